@@ -1,0 +1,1 @@
+//! Benchmarks: the limits of the machine and what the project reaches of them

@@ -1,0 +1,1 @@
+//! What every layer speaks: requests, completions, geometry, errors

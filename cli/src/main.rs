@@ -1,0 +1,3 @@
+//! `ashlar`.
+
+fn main() {}

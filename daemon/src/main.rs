@@ -1,0 +1,3 @@
+//! `ashlard`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The one writer of a volume: membership, write path, read choice, rebuild

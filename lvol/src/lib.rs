@@ -1,0 +1,1 @@
+//! The logical-volume store: format, allocator, map, journal, chain, recovery

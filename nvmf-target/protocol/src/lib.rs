@@ -1,0 +1,1 @@
+//! NVMe over TCP: wire structures and the connection state machine, no I/O

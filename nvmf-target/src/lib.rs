@@ -1,0 +1,1 @@
+//! The NVMe/TCP target: listener and connection driver

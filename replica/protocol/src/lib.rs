@@ -1,0 +1,1 @@
+//! The replica protocol: frames and sessions, no I/O

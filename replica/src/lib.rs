@@ -1,0 +1,1 @@
+//! A node's replicas and the client an engine reaches them with

@@ -1,0 +1,1 @@
+//! The simulated cluster: one seed, one thread, faults, invariants checked by number

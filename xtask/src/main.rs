@@ -1,0 +1,3 @@
+//! One entry for people and CI.
+
+fn main() {}
