@@ -1,1 +1,26 @@
-//! One core, one io_uring: tasks, timers, sockets, disks, buffers, mailboxes; and a simulated world behind the same seam
+//! One core, one io_uring: tasks, timers, sockets, disks, buffers and mailboxes, with a simulated world behind
+//! the same seam. See `docs/reactor.md`.
+//!
+//! Code that runs on a reactor calls the free functions and types of this crate; they find the reactor of the current
+//! thread. Nothing here is `Send` but [`Handle`], [`DetachedStream`] and plain values, and nothing takes a lock on the
+//! path of an I/O.
+
+pub mod buffer;
+mod core;
+pub mod disk;
+mod driver;
+mod executor;
+pub mod files;
+mod mailbox;
+pub mod net;
+mod time;
+mod timer;
+
+pub use crate::buffer::{Buffer, Slice};
+pub use crate::core::{boot_id, handle, now, random, random_bytes, task_count, wall_clock};
+pub use crate::disk::{Disk, DiskOptions, DiskReply, DiskSink};
+pub use crate::executor::{JoinHandle, TaskEnded, spawn, yield_now};
+pub use crate::mailbox::{Handle, PostError};
+pub use crate::net::{DetachedStream, Received, TcpListener, TcpStream};
+pub use crate::time::Instant;
+pub use crate::timer::{Elapsed, Sleep, sleep, sleep_until, timeout};

@@ -1,0 +1,273 @@
+//! Disks: files and block devices through the driver, or plain memory.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::buffer::{Buffer, Slice};
+use crate::core::{current, perform, start, try_current};
+use crate::driver::{Completion, Operation, ResourceId};
+
+/// How to open a disk.
+#[derive(Clone, Debug, Default)]
+pub struct DiskOptions {
+    /// Make the file with this size in bytes if there is none (sparse).
+    pub create: Option<u64>,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Go without O_DIRECT where the file system has none (tmpfs): for tests.
+    pub buffered: bool,
+}
+
+/// An open disk. Clones share it; the last one closes it. An exclusive lock is held while it is open, so that no second
+/// process or store uses it.
+///
+/// Offsets, lengths and memory are multiples of [`Disk::alignment`].
+#[derive(Clone)]
+pub struct Disk {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    backing: Backing,
+    size: Cell<u64>,
+    alignment: u32,
+}
+
+enum Backing {
+    Driver(ResourceId),
+    /// Inline copies: a memory file would cost more through the kernel (docs/decisions).
+    Memory(RefCell<Vec<u8>>),
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Backing::Driver(id) = self.backing {
+            try_current(|core| core.with_driver(|driver| driver.close(id)));
+        }
+    }
+}
+
+/// Receives the end of a disk operation started with [`Disk::start_read`] or [`Disk::start_write`].
+pub trait DiskSink {
+    /// The read with this token is done; the buffer is full if the result is good.
+    fn read_done(&self, token: u64, result: io::Result<()>, buffer: Buffer);
+    /// The write with this token is done.
+    fn write_done(&self, token: u64, result: io::Result<()>);
+}
+
+/// Turns completions of the driver into those of a disk.
+struct SinkAdapter(Rc<dyn DiskSink>);
+
+impl crate::core::OperationSink for SinkAdapter {
+    fn complete(&self, token: u64, completion: Completion) {
+        let result = completion.result.map(drop);
+        match completion.operation {
+            Some(Operation::DiskRead { buffer, .. }) => self.0.read_done(token, result, buffer),
+            _ => self.0.write_done(token, result),
+        }
+    }
+}
+
+/// A [`DiskSink`] ready to be used again and again, so that starting an operation allocates nothing.
+#[derive(Clone)]
+pub struct DiskReply(Rc<SinkAdapter>);
+
+impl DiskReply {
+    /// Wraps a sink.
+    pub fn new(sink: Rc<dyn DiskSink>) -> Self {
+        Self(Rc::new(SinkAdapter(sink)))
+    }
+}
+
+impl Disk {
+    /// Opens a file or block device.
+    ///
+    /// # Errors
+    /// `WouldBlock` with a clear text when another process holds it; the system's errors otherwise.
+    pub fn open(path: &Path, options: &DiskOptions) -> io::Result<Self> {
+        let opened = current(|core| core.with_driver(|driver| driver.open_disk(path, options)))?;
+        let inner =
+            Inner { backing: Backing::Driver(opened.id), size: Cell::new(opened.size), alignment: opened.alignment };
+        Ok(Self { inner: Rc::new(inner) })
+    }
+
+    /// A disk of plain memory, zeroes at first, gone with its last clone.
+    pub fn memory(size: u64) -> io::Result<Self> {
+        let length = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let memory = Backing::Memory(RefCell::new(vec![0; length]));
+        Ok(Self { inner: Rc::new(Inner { backing: memory, size: Cell::new(size), alignment: 512 }) })
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.inner.size.get()
+    }
+
+    /// What offsets, lengths and memory must be multiples of, in bytes: a power of two, 512 to 4096.
+    pub fn alignment(&self) -> u32 {
+        self.inner.alignment
+    }
+
+    /// Changes the size of a file or memory, durably. Blocking and rare.
+    pub fn resize(&self, size: u64) -> io::Result<()> {
+        match &self.inner.backing {
+            Backing::Driver(id) => current(|core| core.with_driver(|driver| driver.resize_disk(*id, size)))?,
+            Backing::Memory(memory) => {
+                let length = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+                memory.borrow_mut().resize(length, 0);
+            }
+        }
+        self.inner.size.set(size);
+        Ok(())
+    }
+
+    /// Fills `buffer` from `offset`. Hands it back also with an error.
+    pub async fn read(&self, offset: u64, buffer: Buffer) -> (io::Result<()>, Buffer) {
+        if let Err(error) = self.check(offset, buffer.len() as u64) {
+            return (Err(error), buffer);
+        }
+        match &self.inner.backing {
+            Backing::Memory(memory) => read_memory(&memory.borrow(), offset, buffer),
+            Backing::Driver(disk) => {
+                let (result, operation) = perform(Operation::DiskRead { disk: *disk, offset, buffer }).await;
+                let Operation::DiskRead { buffer, .. } = operation else {
+                    unreachable!("a driver hands back the operation it was given")
+                };
+                (result.map(drop), buffer)
+            }
+        }
+    }
+
+    /// Writes all of `data` at `offset`. Done means that a kill of the process loses nothing; see [`Disk::sync`] for
+    /// power cuts.
+    pub async fn write(&self, offset: u64, data: Slice) -> io::Result<()> {
+        self.write_slices(offset, smallvec![data]).await
+    }
+
+    /// Writes several slices one after the other at `offset`, as one operation. Each is aligned in memory and length.
+    pub async fn write_slices(&self, offset: u64, data: SmallVec<[Slice; 1]>) -> io::Result<()> {
+        let length = data.iter().map(|slice| slice.len() as u64).sum();
+        self.check(offset, length)?;
+        match &self.inner.backing {
+            Backing::Memory(memory) => {
+                write_memory(&mut memory.borrow_mut(), offset, &data);
+                Ok(())
+            }
+            Backing::Driver(disk) => perform(Operation::DiskWrite { disk: *disk, offset, data }).await.0.map(drop),
+        }
+    }
+
+    /// Makes every write that was done before this call stable: a power cut loses none of them.
+    pub async fn sync(&self) -> io::Result<()> {
+        self.range_operation(|disk| Operation::DiskSync { disk }, |_| ()).await
+    }
+
+    /// Gives a range back to the backing (hole punch or discard). It reads as zeroes afterwards.
+    pub async fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.check(offset, length)?;
+        self.range_operation(
+            |disk| Operation::DiskDiscard { disk, offset, length },
+            |memory| memory[range(offset, length)].fill(0),
+        )
+        .await
+    }
+
+    /// Makes a range read as zeroes, keeping it allocated where the backing can.
+    pub async fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.check(offset, length)?;
+        self.range_operation(
+            |disk| Operation::DiskZero { disk, offset, length },
+            |memory| memory[range(offset, length)].fill(0),
+        )
+        .await
+    }
+
+    /// Like [`Disk::read`] without a future: the sink is told. Memory disks answer before this returns.
+    pub fn start_read(&self, offset: u64, buffer: Buffer, reply: &DiskReply, token: u64) {
+        if let Err(error) = self.check(offset, buffer.len() as u64) {
+            return reply.0.0.read_done(token, Err(error), buffer);
+        }
+        match &self.inner.backing {
+            Backing::Memory(memory) => {
+                let (result, buffer) = read_memory(&memory.borrow(), offset, buffer);
+                reply.0.0.read_done(token, result, buffer);
+            }
+            Backing::Driver(disk) => {
+                start(Operation::DiskRead { disk: *disk, offset, buffer }, Rc::clone(&reply.0) as Rc<_>, token);
+            }
+        }
+    }
+
+    /// Like [`Disk::write`] without a future: the sink is told. Memory disks answer before this returns.
+    pub fn start_write(&self, offset: u64, data: Slice, reply: &DiskReply, token: u64) {
+        if let Err(error) = self.check(offset, data.len() as u64) {
+            return reply.0.0.write_done(token, Err(error));
+        }
+        match &self.inner.backing {
+            Backing::Memory(memory) => {
+                write_memory(&mut memory.borrow_mut(), offset, &[data]);
+                reply.0.0.write_done(token, Ok(()));
+            }
+            Backing::Driver(disk) => {
+                let operation = Operation::DiskWrite { disk: *disk, offset, data: smallvec![data] };
+                start(operation, Rc::clone(&reply.0) as Rc<_>, token);
+            }
+        }
+    }
+
+    /// Reads from memory at once, without a future or a sink; `None` for other backings.
+    pub fn read_now(&self, offset: u64, into: &mut [u8]) -> Option<io::Result<()>> {
+        let Backing::Memory(memory) = &self.inner.backing else { return None };
+        Some(self.check(offset, into.len() as u64).map(|()| {
+            into.copy_from_slice(&memory.borrow()[range(offset, into.len() as u64)]);
+        }))
+    }
+
+    async fn range_operation(
+        &self,
+        operation: impl FnOnce(ResourceId) -> Operation,
+        in_memory: impl FnOnce(&mut [u8]),
+    ) -> io::Result<()> {
+        match &self.inner.backing {
+            Backing::Memory(memory) => {
+                in_memory(&mut memory.borrow_mut());
+                Ok(())
+            }
+            Backing::Driver(disk) => perform(operation(*disk)).await.0.map(drop),
+        }
+    }
+
+    fn check(&self, offset: u64, length: u64) -> io::Result<()> {
+        let mask = u64::from(self.inner.alignment) - 1;
+        let end = offset.checked_add(length);
+        if (offset | length) & mask != 0 || end.is_none_or(|end| end > self.size()) {
+            let size = self.size();
+            let text = format!("{length} bytes at {offset} are not an aligned range of a disk of {size} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok(())
+    }
+}
+
+fn range(offset: u64, length: u64) -> std::ops::Range<usize> {
+    // Checked against the size of the vector, whose length is a usize.
+    offset as usize..(offset + length) as usize
+}
+
+fn read_memory(memory: &[u8], offset: u64, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
+    let length = buffer.len() as u64;
+    buffer.copy_from_slice(&memory[range(offset, length)]);
+    (Ok(()), buffer)
+}
+
+fn write_memory(memory: &mut [u8], offset: u64, data: &[Slice]) {
+    let mut at = offset;
+    for slice in data {
+        memory[range(at, slice.len() as u64)].copy_from_slice(slice);
+        at += slice.len() as u64;
+    }
+}

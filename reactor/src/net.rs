@@ -1,0 +1,480 @@
+//! TCP: streams whose sends of one turn go out together, listeners, and hand-over between reactors.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use smallvec::SmallVec;
+
+use crate::buffer::{Buffer, Slice};
+use crate::core::{OperationSink, cancel, current, perform, start, try_current};
+use crate::driver::{Completion, Operation, OperationId, Output, ResourceId, SEND_SLICES};
+
+/// How many received chunks may wait in a stream before it stops receiving: the peer then meets a full window.
+const RECEIVED_CHUNKS: usize = 32;
+
+/// The size of the buffers that small pieces of a stream's output are gathered in.
+const GATHER: usize = 16 << 10;
+
+/// A chunk of bytes from a socket. It holds a place in the driver's receive ring until it is dropped: do not keep it.
+#[derive(Debug)]
+pub struct Received(pub(crate) ReceivedBytes);
+
+/// Where the bytes of a chunk live.
+#[derive(Debug)]
+pub(crate) enum ReceivedBytes {
+    /// Own memory.
+    Owned(Vec<u8>),
+    /// A buffer of the ring, returned on drop.
+    Ring(crate::driver::uring::RingChunk),
+}
+
+impl Received {
+    /// The end of a stream.
+    pub(crate) const fn end() -> Self {
+        Self(ReceivedBytes::Owned(Vec::new()))
+    }
+}
+
+impl Deref for Received {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            ReceivedBytes::Owned(bytes) => bytes,
+            ReceivedBytes::Ring(chunk) => chunk,
+        }
+    }
+}
+
+/// A socket between two reactors: the descriptor (or its simulated twin) and bytes received but not yet read.
+#[derive(Debug)]
+pub struct DetachedSocket {
+    /// The socket itself, as its driver knows it.
+    pub(crate) raw: RawSocket,
+}
+
+/// A socket outside any driver.
+#[derive(Debug)]
+pub(crate) enum RawSocket {
+    Descriptor(std::os::fd::OwnedFd),
+    Simulated(u64),
+}
+
+/// A stream on its way to another reactor.
+#[derive(Debug)]
+pub struct DetachedStream {
+    socket: DetachedSocket,
+    peer: SocketAddr,
+    unread: Vec<u8>,
+}
+
+impl DetachedStream {
+    /// Takes the stream in on the current reactor.
+    pub fn attach(self) -> io::Result<TcpStream> {
+        let socket = current(|core| core.with_driver(|driver| driver.attach(self.socket)))?;
+        let stream = TcpStream::new(socket, self.peer);
+        if !self.unread.is_empty() {
+            stream.inner.state.borrow_mut().chunks.push_back(Received(ReceivedBytes::Owned(self.unread)));
+        }
+        Ok(stream)
+    }
+}
+
+/// A listening socket.
+pub struct TcpListener {
+    listener: ResourceId,
+    address: SocketAddr,
+}
+
+impl TcpListener {
+    /// Binds and listens. Port 0 takes a free port, see [`TcpListener::local_address`].
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let (listener, address) = current(|core| core.with_driver(|driver| driver.listen(address)))?;
+        Ok(Self { listener, address })
+    }
+
+    /// The address in use.
+    pub fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for a connection.
+    pub async fn accept(&self) -> io::Result<TcpStream> {
+        connected(perform(Operation::Accept { listener: self.listener }).await.0)
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        try_current(|core| core.with_driver(|driver| driver.close(self.listener)));
+    }
+}
+
+/// A connected stream. Clones share it; dropping the last one closes the socket.
+///
+/// One task receives; any task may queue output. Output is queued with [`TcpStream::push`] and friends and goes out, all
+/// of it in as few system calls as possible, at [`TcpStream::flush`].
+#[derive(Clone)]
+pub struct TcpStream {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    socket: Cell<Option<ResourceId>>,
+    peer: SocketAddr,
+    state: RefCell<State>,
+    sink: RefCell<Option<Rc<StreamSink>>>,
+}
+
+#[derive(Default)]
+struct State {
+    chunks: VecDeque<Received>,
+    receiving: Option<OperationId>,
+    /// Set by `detach`: the receive in flight ends and is not started again.
+    stopping: bool,
+    ended: Option<Result<(), io::ErrorKind>>,
+    reader: Option<Waker>,
+
+    queue: VecDeque<Slice>,
+    /// Small output gathered until something else is queued or flushed; it ends at `gathered`.
+    gather: Option<Buffer>,
+    gathered: usize,
+    queued_bytes: usize,
+    sending: bool,
+    flush_asked: bool,
+    send_error: Option<io::ErrorKind>,
+    writers: Vec<Waker>,
+}
+
+const RECEIVE: u64 = 0;
+const SEND: u64 = 1;
+
+/// Takes completions to the stream if it still exists.
+struct StreamSink(std::rc::Weak<Inner>);
+
+impl OperationSink for StreamSink {
+    fn complete(&self, token: u64, completion: Completion) {
+        let Some(inner) = self.0.upgrade() else { return };
+        match token {
+            RECEIVE => inner.received(completion),
+            _ => inner.sent(completion),
+        }
+    }
+}
+
+fn connected(result: io::Result<Output>) -> io::Result<TcpStream> {
+    match result? {
+        Output::Socket(socket, peer) => Ok(TcpStream::new(socket, peer)),
+        other => unreachable!("a driver answers Accept and Connect with a socket, not {other:?}"),
+    }
+}
+
+impl TcpStream {
+    /// Connects. There is no time limit but the system's: see [`crate::timeout`].
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        connected(perform(Operation::Connect { address }).await.0)
+    }
+
+    fn new(socket: ResourceId, peer: SocketAddr) -> Self {
+        let inner = Rc::new(Inner {
+            socket: Cell::new(Some(socket)),
+            peer,
+            state: RefCell::default(),
+            sink: RefCell::new(None),
+        });
+        *inner.sink.borrow_mut() = Some(Rc::new(StreamSink(Rc::downgrade(&inner))));
+        Self { inner }
+    }
+
+    /// The other end.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.inner.peer
+    }
+
+    /// Waits for bytes; an empty chunk is the end of the stream.
+    pub async fn receive(&self) -> io::Result<Received> {
+        poll_fn(|context| {
+            if let Some(chunk) = self.try_receive() {
+                return Poll::Ready(chunk);
+            }
+            self.inner.state.borrow_mut().reader = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The next chunk, if one is here. Starts receiving if nothing is.
+    pub fn try_receive(&self) -> Option<io::Result<Received>> {
+        let mut state = self.inner.state.borrow_mut();
+        let chunk = state.chunks.pop_front();
+        let ended = state.ended;
+        drop(state);
+        if chunk.is_none()
+            && let Some(ended) = ended
+        {
+            return Some(ended.map(|()| Received::end()).map_err(io::Error::from));
+        }
+        self.inner.start_receiving();
+        chunk.map(Ok)
+    }
+
+    /// Queues a copy of a few bytes (a header).
+    pub fn push_copy(&self, bytes: &[u8]) {
+        self.inner.state.borrow_mut().push_copy(bytes);
+    }
+
+    /// Queues bytes by reference.
+    pub fn push(&self, slice: Slice) {
+        self.inner.state.borrow_mut().push(slice);
+    }
+
+    /// Sends what is queued. Returns at once; what the socket cannot take yet stays queued, and errors show in
+    /// [`TcpStream::drained`] and at the next receive.
+    pub fn flush(&self) {
+        self.inner.flush();
+    }
+
+    /// How many bytes are queued or being sent.
+    pub fn queued_bytes(&self) -> usize {
+        self.inner.state.borrow().queued_bytes
+    }
+
+    /// Waits until at most `bytes` are queued: back-pressure for whoever produces output.
+    pub async fn drained(&self, bytes: usize) -> io::Result<()> {
+        poll_fn(|context| {
+            let mut state = self.inner.state.borrow_mut();
+            if let Some(error) = state.send_error {
+                return Poll::Ready(Err(error.into()));
+            }
+            if state.queued_bytes <= bytes {
+                return Poll::Ready(Ok(()));
+            }
+            state.writers.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Ends the stream for both sides now: receives and sends fail from here on. What was flushed before may still arrive.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
+    /// Takes the stream off this reactor, with what was received but not read. Nothing may be queued for sending.
+    ///
+    /// # Errors
+    /// When the stream has failed, or output is still queued.
+    pub async fn detach(self) -> io::Result<DetachedStream> {
+        self.drained(0).await?;
+        self.inner.stop_receiving().await;
+        let unread = self.inner.take_unread()?;
+        let socket = self.inner.socket.take().ok_or(io::ErrorKind::NotConnected)?;
+        let socket = current(|core| core.with_driver(|driver| driver.detach(socket)));
+        Ok(DetachedStream { socket, peer: self.inner.peer, unread })
+    }
+}
+
+impl State {
+    fn push_copy(&mut self, mut bytes: &[u8]) {
+        self.queued_bytes += bytes.len();
+        while !bytes.is_empty() {
+            let gather = self.gather.get_or_insert_with(|| Buffer::new(GATHER));
+            let room = gather.len() - self.gathered;
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            gather[self.gathered..self.gathered + now.len()].copy_from_slice(now);
+            self.gathered += now.len();
+            bytes = later;
+            if self.gathered == gather.len() {
+                self.seal();
+            }
+        }
+    }
+
+    fn push(&mut self, slice: Slice) {
+        self.queued_bytes += slice.len();
+        self.seal();
+        self.queue.push_back(slice);
+    }
+
+    /// Moves gathered bytes to the queue; the rest of their buffer goes on gathering.
+    fn seal(&mut self) {
+        if self.gathered == 0 {
+            return;
+        }
+        if let Some(mut full) = self.gather.take() {
+            let rest = full.split_off(self.gathered);
+            self.gather = (!rest.is_empty()).then_some(rest);
+            self.queue.push_back(full.freeze());
+        }
+        self.gathered = 0;
+    }
+
+    fn wake_writers(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.writers)
+    }
+}
+
+impl Inner {
+    fn sink(&self) -> Rc<dyn OperationSink> {
+        let sink = self.sink.borrow();
+        Rc::clone(sink.as_ref().expect("set when the stream was made")) as Rc<_>
+    }
+
+    fn start_receiving(&self) {
+        let Some(socket) = self.socket.get() else { return };
+        let mut state = self.state.borrow_mut();
+        if state.receiving.is_some() || state.stopping || state.ended.is_some() || state.chunks.len() >= RECEIVED_CHUNKS
+        {
+            return;
+        }
+        state.receiving = Some(start(Operation::Receive { socket }, self.sink(), RECEIVE));
+    }
+
+    fn received(&self, completion: Completion) {
+        let mut state = self.state.borrow_mut();
+        if completion.operation.is_some() {
+            state.receiving = None;
+        }
+        match completion.result {
+            Ok(Output::Received(chunk)) if chunk.is_empty() => state.ended = Some(Ok(())),
+            Ok(Output::Received(chunk)) => {
+                state.chunks.push_back(chunk);
+                if state.chunks.len() >= RECEIVED_CHUNKS
+                    && let Some(receiving) = state.receiving
+                {
+                    cancel(receiving);
+                }
+            }
+            // Cancelled by us, or out of ring buffers: started again when the reader asks for more.
+            Err(error) if matches!(error.raw_os_error(), Some(crate::core::ECANCELED | ENOBUFS)) => {}
+            Err(error) => state.ended = Some(Err(error.kind())),
+            Ok(_) => {}
+        }
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn flush(&self) {
+        let Some(socket) = self.socket.get() else { return };
+        let mut state = self.state.borrow_mut();
+        state.seal();
+        if state.sending {
+            state.flush_asked = true;
+            return;
+        }
+        if state.send_error.is_some() || state.queue.is_empty() {
+            return;
+        }
+        let count = state.queue.len().min(SEND_SLICES);
+        let slices: SmallVec<[Slice; 16]> = state.queue.drain(..count).collect();
+        state.sending = true;
+        state.flush_asked = !state.queue.is_empty();
+        drop(state);
+        start(Operation::Send { socket, slices }, self.sink(), SEND);
+    }
+
+    fn sent(&self, completion: Completion) {
+        let mut state = self.state.borrow_mut();
+        state.sending = false;
+        match completion.result {
+            Ok(Output::Sent(count)) => {
+                state.queued_bytes -= count;
+                if let Some(Operation::Send { slices, .. }) = completion.operation {
+                    state.put_back(slices, count);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                state.send_error = Some(error.kind());
+                state.queue.clear();
+                state.queued_bytes = 0;
+            }
+        }
+        let writers = state.wake_writers();
+        let again = state.flush_asked;
+        drop(state);
+        for writer in writers {
+            writer.wake();
+        }
+        if again {
+            self.flush();
+        }
+    }
+
+    async fn stop_receiving(&self) {
+        poll_fn(|context| {
+            let mut state = self.state.borrow_mut();
+            let Some(receiving) = state.receiving else { return Poll::Ready(()) };
+            state.reader = Some(context.waker().clone());
+            if !std::mem::replace(&mut state.stopping, true) {
+                drop(state);
+                cancel(receiving);
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn take_unread(&self) -> io::Result<Vec<u8>> {
+        let mut state = self.state.borrow_mut();
+        match state.ended {
+            Some(Ok(())) if state.chunks.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(Err(error)) => return Err(error.into()),
+            _ => {}
+        }
+        Ok(state.chunks.drain(..).flat_map(|chunk| chunk.to_vec()).collect())
+    }
+
+    fn close(&self) {
+        let Some(socket) = self.socket.take() else { return };
+        try_current(|core| core.with_driver(|driver| driver.close(socket)));
+        let Ok(mut state) = self.state.try_borrow_mut() else { return };
+        state.ended.get_or_insert(Err(io::ErrorKind::NotConnected));
+        state.send_error.get_or_insert(io::ErrorKind::NotConnected);
+        state.queue.clear();
+        let mut waiting = state.wake_writers();
+        waiting.extend(state.reader.take());
+        drop(state);
+        for waker in waiting {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// Returns the part of `slices` after the first `sent` bytes to the front of the queue.
+    fn put_back(&mut self, slices: SmallVec<[Slice; 16]>, mut sent: usize) {
+        let mut rest: SmallVec<[Slice; 16]> = SmallVec::new();
+        for slice in slices {
+            let gone = sent.min(slice.len());
+            sent -= gone;
+            if gone < slice.len() {
+                rest.push(if gone == 0 { slice } else { slice.slice(gone..) });
+            }
+        }
+        if !rest.is_empty() {
+            self.flush_asked = true;
+        }
+        for slice in rest.into_iter().rev() {
+            self.queue.push_front(slice);
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Linux's ENOBUFS: the ring of receive buffers is empty.
+const ENOBUFS: i32 = 105;
