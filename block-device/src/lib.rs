@@ -1,1 +1,44 @@
-//! What every layer speaks: requests, completions, geometry, errors
+//! What every layer speaks: a [`Request`] goes to a [`BlockDevice`] with a [`Reply`], and exactly one
+//! [`Outcome`] comes back through it (I34).
+//!
+//! There is no future and no task in this path: a device that can answer at once does so inside `submit`, and one that
+//! waits for a disk or a peer keeps the reply until then. [`execute`] wraps a request into a future for control code.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod file;
+mod geometry;
+mod memory;
+mod null;
+mod reply;
+mod request;
+
+pub use crate::error::{Error, ErrorKind};
+pub use crate::file::FileDevice;
+pub use crate::geometry::{Geometry, GeometryError};
+pub use crate::memory::MemoryDevice;
+pub use crate::null::NullDevice;
+pub use crate::reply::{Completions, Reply, ReplySink, execute};
+pub use crate::request::{Range, Request, Segments};
+pub use reactor::{Buffer, Slice};
+
+/// What a request came to: the bytes of a read (empty for the others), or why not.
+pub type Outcome = Result<Segments, Error>;
+
+/// Something with numbered blocks.
+///
+/// # Contract
+/// - `submit` never blocks and never fails: whatever goes wrong comes through the reply.
+/// - Each request is answered exactly once (I34). Requests complete in any order; two that overlap and are in flight
+///   together land in any order, but each block ends as one of them.
+/// - A completed write survives a kill of the process. A completed [`Request::Flush`] or `fua` write survives a power
+///   cut, with everything that completed before it was submitted (I4).
+/// - The device checks requests against its geometry; callers need not.
+pub trait BlockDevice {
+    /// The geometry now. The size can grow while the device is open.
+    fn geometry(&self) -> Geometry;
+
+    /// Starts a request. The reply may be answered before this returns.
+    fn submit(&self, request: Request, reply: Reply);
+}
