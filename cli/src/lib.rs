@@ -1,0 +1,1 @@
+//! What the command line is made of, so that the integration tests can use its parts.
