@@ -1,3 +1,70 @@
-//! One entry for people and CI.
+//! One entry for people and CI: `cargo xtask test|tidy|e2e|demo|bench`. docs/testing.md tells what each does.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod debian;
+mod e2e;
+mod guest;
+mod process;
+mod programs;
+mod report;
+mod suite;
+mod tidy;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use report::Report;
+use workspace::Workspace;
+
+/// Checks, tests, shows and measures Ashlar.
+#[derive(Parser)]
+#[command(name = "xtask")]
+enum Task {
+    /// Run every check and test; ends with `N passed, N failed, N skipped`
+    Test {
+        /// Leave out the tests with a real Linux host
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Check the rules of the house that the compiler does not know
+    Tidy,
+    /// Test with a real Linux host, in a guest under qemu
+    E2e,
+    /// Show the main job: three nodes, a volume with three replicas, a node killed (arguments as `ashlar demo`)
+    Demo {
+        /// Passed on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Measure (arguments as the benchmarks': try `--help`)
+    Bench {
+        /// Passed on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    let workspace = Workspace::find();
+    match Task::parse() {
+        Task::Test { fast } => suite::run(&workspace, fast),
+        Task::Tidy => {
+            let violations = tidy::check(&workspace)?;
+            violations.iter().for_each(|violation| println!("{violation}"));
+            Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Task::E2e => {
+            let mut report = Report::default();
+            if report.check("build", || programs::build(&workspace)).is_some() {
+                e2e::run(&workspace, &mut report);
+            }
+            Ok(report.close())
+        }
+        Task::Demo { arguments } => programs::demo(&workspace, &arguments),
+        Task::Bench { arguments } => programs::bench(&workspace, &arguments),
+    }
+}

@@ -1,0 +1,70 @@
+//! The programs of the workspace: built here, found here, run in our place.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// A first build takes a few minutes on two cores.
+const BUILD_LIMIT: Duration = Duration::from_secs(25 * 60);
+
+/// A command for the cargo that runs us, in the workspace.
+pub(crate) fn cargo(workspace: &Workspace) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&workspace.root).env("CARGO_TERM_COLOR", "never");
+    command
+}
+
+/// Builds `ashlar` and `ashlard` for tests that start them.
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
+    build_targets(workspace, &["--bins"])
+}
+
+/// Builds the programs and all tests: together, because cargo would otherwise build what they share twice.
+pub(crate) fn build_with_tests(workspace: &Workspace) -> Result<()> {
+    build_targets(workspace, &["--bins", "--tests"])
+}
+
+fn build_targets(workspace: &Workspace, targets: &[&str]) -> Result<()> {
+    let mut command = cargo(workspace);
+    command.args(["build", "--workspace"]).args(targets);
+    process::run_quietly(&mut command, &workspace.log("build")?, BUILD_LIMIT)
+}
+
+/// The folder with `ashlar` and `ashlard` as the tests use them: the development profile, with its assertions.
+pub(crate) fn test_programs(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("debug")
+}
+
+/// Builds `ashlar` and `ashlard` in release and becomes `ashlar demo`.
+pub(crate) fn demo(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
+    build_release(workspace, &["cli", "daemon"])?;
+    let mut demo = Command::new(workspace.target.join("release/ashlar"));
+    become_program(demo.arg("demo").args(arguments))
+}
+
+/// Builds the benchmarks in release and becomes them.
+pub(crate) fn bench(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
+    build_release(workspace, &["cli", "daemon", "benches"])?;
+    become_program(Command::new(workspace.target.join("release/benches")).args(arguments))
+}
+
+fn build_release(workspace: &Workspace, packages: &[&str]) -> Result<()> {
+    eprintln!("building {} (release; the first time takes minutes)", packages.join(", "));
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    let status = cargo(workspace).args(["build", "--release", "--quiet"]).args(packages).status();
+    ensure!(status.context("cannot run cargo")?.success(), "the build failed");
+    Ok(())
+}
+
+/// Replaces this process, so that signals and the exit code are the program's own.
+fn become_program(command: &mut Command) -> Result<ExitCode> {
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot run {command:?}"))
+}

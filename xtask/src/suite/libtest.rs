@@ -1,0 +1,127 @@
+//! All of `cargo test`, counted from what each program of tests says about itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::anyhow;
+
+use crate::process;
+use crate::programs::{cargo, test_programs};
+use crate::report::Report;
+use crate::workspace::Workspace;
+
+/// Runs the tests of the whole workspace and adds them to `report`.
+pub(super) fn run(workspace: &Workspace, log: &Path, limit: Duration, report: &mut Report) {
+    println!("tests:");
+    let mut count = Count::default();
+    let mut command = cargo(workspace);
+    command.args(["test", "--workspace", "--no-fail-fast"]).env("ASHLAR_BIN_DIR", test_programs(workspace));
+    let result = process::run_logged(&mut command, log, limit, |line| {
+        if let Some(told) = count.read(line) {
+            println!("    {told}");
+        }
+    });
+    // A program of tests that dies says nothing about itself; only cargo knows.
+    let problem = match result {
+        Ok(status) if status.success() || !count.failures.is_empty() => None,
+        Ok(status) => Some(anyhow!("{status}, see {}", log.display())),
+        Err(error) => Some(error.context(format!("see {}", log.display()))),
+    };
+    report.add(count.passed, count.failures, count.ignored);
+    if let Some(problem) = problem {
+        report.fail("cargo test", &problem);
+    }
+}
+
+/// What the programs of tests have said so far.
+#[derive(Debug, Default)]
+struct Count {
+    passed: u64,
+    ignored: u64,
+    /// The names of failed tests, with the program that they are in.
+    failures: Vec<String>,
+    program: String,
+}
+
+impl Count {
+    /// Takes in a line of the output, and returns what is worth telling of it.
+    fn read(&mut self, line: &str) -> Option<String> {
+        if let Some(program) = program(line) {
+            self.program = program;
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            let failure = format!("{}: {name}", self.program);
+            self.failures.push(failure.clone());
+            return Some(format!("FAILED {failure}"));
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            let (passed, failed, ignored) =
+                (counted(result, "passed"), counted(result, "failed"), counted(result, "ignored"));
+            self.passed += passed;
+            self.ignored += ignored;
+            if passed + failed + ignored > 0 {
+                let more = if ignored > 0 { format!(", {ignored} ignored") } else { String::new() };
+                return Some(format!("{}: {passed} passed, {failed} failed{more}", self.program));
+            }
+        }
+        None
+    }
+}
+
+/// The program whose tests begin with this line of cargo's: its crate, and its file if it is not the crate's own.
+fn program(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    if let Some(name) = line.strip_prefix("Doc-tests ") {
+        return Some(format!("{name} (documentation)"));
+    }
+    let (source, binary) = line.strip_prefix("Running ")?.split_once(" (")?;
+    let binary = binary.trim_end_matches(')').rsplit('/').next()?;
+    let name = binary.rsplit_once('-').map_or(binary, |(name, _hash)| name);
+    Some(if source.starts_with("unittests") { name.to_owned() } else { format!("{name} ({source})") })
+}
+
+/// The number before `what` in `ok. 12 passed; 0 failed; 1 ignored; …`.
+fn counted(result: &str, what: &str) -> u64 {
+    let words: Vec<_> = result.split([' ', ';']).filter(|word| !word.is_empty()).collect();
+    let number = words.windows(2).find(|pair| pair[1] == what).and_then(|pair| pair[0].parse().ok());
+    number.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_counted_by_what_they_say() {
+        let output = "\
+   Compiling lvol v0.1.0 (/house/lvol)
+     Running unittests src/lib.rs (target/debug/deps/block_device-8630ad8d0c8a4afe)
+running 3 tests
+test file::tests::reads ... ok
+test file::tests::writes ... FAILED
+test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.09s
+     Running tests/damage.rs (target/debug/deps/damage-2e1f)
+test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.09s
+   Doc-tests lvol
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+     Running unittests src/main.rs (target/debug/deps/ashlar-1f)
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        let mut count = Count::default();
+        let told: Vec<_> = output.lines().filter_map(|line| count.read(line)).collect();
+        assert_eq!((count.passed, count.ignored), (43, 1));
+        assert_eq!(count.failures, ["block_device: file::tests::writes"]);
+        let expected = [
+            "FAILED block_device: file::tests::writes",
+            "block_device: 1 passed, 1 failed, 1 ignored",
+            "damage (tests/damage.rs): 40 passed, 0 failed",
+            "lvol (documentation): 2 passed, 0 failed",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_test_that_speaks_like_a_result_is_not_one() {
+        let mut count = Count::default();
+        assert_eq!(count.read("the test result: ok. 5 passed"), None);
+        assert_eq!(count.read("test result: what?"), None);
+        assert_eq!(count.passed, 0);
+    }
+}

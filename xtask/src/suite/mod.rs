@@ -1,0 +1,58 @@
+//! `cargo xtask test`: everything that must hold before a change lands, in one command.
+
+mod libtest;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::programs::{self, cargo};
+use crate::report::Report;
+use crate::workspace::Workspace;
+use crate::{e2e, process, tidy};
+
+/// No single check may take longer; the whole is to be done in 30 minutes on two cores.
+const LIMIT: Duration = Duration::from_secs(25 * 60);
+
+/// Runs every check and test, those with a guest only without `fast`.
+pub(crate) fn run(workspace: &Workspace, fast: bool) -> Result<ExitCode> {
+    println!("logs are in {}", workspace.display(&workspace.logs()));
+
+    let mut report = Report::default();
+    check_with(workspace, "fmt", &["--all", "--check"], &mut report);
+    report.check("tidy", || tidy_check(workspace));
+    check_with(workspace, "clippy", &["--workspace", "--all-targets", "--", "-D", "warnings"], &mut report);
+    check_with(workspace, "doc", &["--workspace", "--no-deps"], &mut report);
+    if report.check("build", || programs::build_with_tests(workspace)).is_some() {
+        libtest::run(workspace, &workspace.log("tests")?, LIMIT, &mut report);
+        if fast {
+            report.skip("e2e", "left out by --fast");
+        } else {
+            e2e::run(workspace, &mut report);
+        }
+    }
+    Ok(report.close())
+}
+
+/// Runs `cargo COMMAND ARGUMENTS` as a check. Toolchains of the minimal profile lack some of cargo's commands.
+fn check_with(workspace: &Workspace, command: &str, arguments: &[&str], report: &mut Report) {
+    let name = format!("cargo {command}");
+    if process::output(cargo(workspace).args([command, "-h"])).is_err() {
+        return report.skip(&name, format_args!("not installed (rustup component add {command})"));
+    }
+    report.check(&name, || {
+        let mut cargo = cargo(workspace);
+        cargo.arg(command).args(arguments).env("RUSTDOCFLAGS", "-D warnings");
+        process::run_quietly(&mut cargo, &workspace.log(command)?, LIMIT)
+    });
+}
+
+fn tidy_check(workspace: &Workspace) -> Result<()> {
+    let violations = tidy::check(workspace)?;
+    if !violations.is_empty() {
+        let lines: Vec<_> = violations.iter().map(ToString::to_string).collect();
+        bail!("{}", lines.join("\n"));
+    }
+    Ok(())
+}
