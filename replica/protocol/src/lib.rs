@@ -1,1 +1,50 @@
-//! The replica protocol: frames and sessions, no I/O
+//! The replica protocol, free of I/O: frames, and the two ends of a connection as state machines.
+//!
+//! Bytes go in through [`Client::handle`] and [`Server::handle`] in whatever pieces they arrived; events come out, with the
+//! data of reads and writes as slices of what was given. What is to be sent comes as headers and small messages that the
+//! driver writes in front of its data. `docs/replica-protocol.md` is the specification.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod client;
+mod decoder;
+mod error;
+mod frame;
+mod message;
+mod server;
+mod status;
+
+pub use crate::client::{Answer, Client, ClientEvent, Credits, NoCredit};
+pub use crate::decoder::{Decoder, Piece};
+pub use crate::error::ProtocolError;
+pub use crate::frame::{Flags, Frame, HEADER_SIZE, Kind, checksum};
+pub use crate::message::{
+    Chain, ChainEntry, Command, Extent, ExtentKind, Extents, Grant, Hello, Id, LvolKind, Open, Pong, Refusal, State,
+    Welcome,
+};
+pub use crate::server::{Server, ServerEvent};
+pub use crate::status::Status;
+
+/// The only version so far.
+pub const VERSION: u16 = 1;
+
+/// The most data one Read, Write or ReadLvol moves, in bytes.
+pub const MAX_TRANSFER: u32 = 4 << 20;
+
+/// The longest payload of anything but data, in bytes.
+pub const MAX_CONTROL: u32 = 128 << 10;
+
+/// The longest text of an error, in bytes.
+pub const MAX_TEXT: usize = 1024;
+
+/// The most ranges of one Unmap.
+pub const MAX_RANGES: usize = 256;
+
+/// The most extents in one answer.
+pub const MAX_EXTENTS: u32 = 4096;
+
+/// The most requests a replica can grant: slots are the low 16 bits of a request id.
+pub const MAX_REQUESTS: u32 = 4096;

@@ -1,0 +1,606 @@
+//! The payloads that are not data, and the requests in words.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::{
+    Flags, Frame, Kind, MAX_CONTROL, MAX_EXTENTS, MAX_RANGES, MAX_TEXT, MAX_TRANSFER, ProtocolError, Status, checksum,
+};
+
+/// A UUID's bytes.
+pub type Id = [u8; 16];
+
+/// The first frame of an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The lowest version spoken.
+    pub min: u16,
+    /// The highest.
+    pub max: u16,
+    /// The engine's instance.
+    pub instance: Id,
+    /// The engine's node, for people.
+    pub node: String,
+}
+
+/// The answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// The version of all that follows.
+    pub version: u16,
+    /// How many requests may be in flight.
+    pub requests: u32,
+    /// How many bytes of data they may carry together.
+    pub bytes: u64,
+    /// The replica's node, for people.
+    pub node: String,
+}
+
+/// Asks for a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Which replica.
+    pub replica: Id,
+    /// The volume it must belong to.
+    pub volume: Id,
+    /// The engine's instance.
+    pub instance: Id,
+    /// The epoch asked for.
+    pub epoch: u64,
+}
+
+/// Whether a replica's chain is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// It is.
+    Complete = 0,
+    /// A full rebuild began and has not ended.
+    Rebuilding = 1,
+}
+
+impl State {
+    fn from_code(code: u64) -> Result<Self, ProtocolError> {
+        match code {
+            0 => Ok(Self::Complete),
+            1 => Ok(Self::Rebuilding),
+            _ => Err(ProtocolError::Malformed),
+        }
+    }
+}
+
+/// The replica is open at the epoch asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The epoch granted.
+    pub epoch: u64,
+    /// Bytes in all.
+    pub size: u64,
+    /// Bytes a block.
+    pub block_size: u32,
+    /// Bytes that a power cut leaves whole.
+    pub atomic_write: u32,
+    /// Bytes that an unmap gives back at least.
+    pub allocation_unit: u32,
+    /// Whether its chain is whole.
+    pub state: State,
+}
+
+/// The replica is not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub status: Status,
+    /// The epoch the replica has stored.
+    pub stored_epoch: u64,
+    /// Words for people.
+    pub text: String,
+}
+
+/// How the replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pong {
+    /// The age of the oldest request in flight, in milliseconds; zero without one.
+    pub oldest_ms: u64,
+    /// Requests in flight.
+    pub in_flight: u32,
+}
+
+/// A chain, oldest first, the head last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain(pub Vec<ChainEntry>);
+
+/// One lvol of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainEntry {
+    /// Its uuid.
+    pub id: Id,
+    /// When it was made, in seconds since the Unix epoch.
+    pub created: u64,
+    /// What it is.
+    pub kind: LvolKind,
+    /// Its name.
+    pub name: String,
+}
+
+/// What an lvol of a chain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LvolKind {
+    /// The writable end.
+    Head = 0,
+    /// An immutable ancestor.
+    Snapshot = 1,
+}
+
+/// Own blocks of an lvol, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extents {
+    /// The extents.
+    pub list: Vec<Extent>,
+    /// Where the next request goes on; none at the end.
+    pub next: Option<u64>,
+}
+
+/// A run of own blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes from the start.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// What it holds.
+    pub kind: ExtentKind,
+}
+
+/// What own blocks hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExtentKind {
+    /// Data.
+    Data = 0,
+    /// Zeroes, whatever the parent has there.
+    Zero = 1,
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Read a range.
+    Read {
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        length: u32,
+    },
+    /// Write data, which follows the header.
+    Write {
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        length: u32,
+        /// Durable before the answer.
+        fua: bool,
+        /// CRC32C of the data.
+        checksum: u32,
+    },
+    /// Make everything answered before durable.
+    Flush,
+    /// Forget ranges of `(offset, length)`.
+    Unmap(Vec<(u64, u64)>),
+    /// Make a range read as zeroes.
+    WriteZeroes {
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        length: u64,
+        /// The space may be given back.
+        unmap: bool,
+        /// Durable before the answer.
+        fua: bool,
+    },
+    /// Cut the head.
+    Snapshot {
+        /// The snapshot's uuid.
+        id: Id,
+        /// Its name.
+        name: String,
+    },
+    /// List the chain.
+    Chain,
+    /// List own blocks of an lvol of the chain.
+    Extents {
+        /// Which.
+        lvol: Id,
+        /// From where, in bytes.
+        from: u64,
+        /// At most so many.
+        max: u32,
+    },
+    /// Read through a snapshot of the chain.
+    ReadLvol {
+        /// Which.
+        lvol: Id,
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        length: u32,
+    },
+    /// Begin a full rebuild.
+    Reset,
+    /// Say whether the chain is whole.
+    SetState(State),
+}
+
+impl Command {
+    /// The kind of its frame.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Read { .. } => Kind::Read,
+            Self::Write { .. } => Kind::Write,
+            Self::Flush => Kind::Flush,
+            Self::Unmap(_) => Kind::Unmap,
+            Self::WriteZeroes { .. } => Kind::WriteZeroes,
+            Self::Snapshot { .. } => Kind::Snapshot,
+            Self::Chain => Kind::Chain,
+            Self::Extents { .. } => Kind::Extents,
+            Self::ReadLvol { .. } => Kind::ReadLvol,
+            Self::Reset => Kind::Reset,
+            Self::SetState(_) => Kind::SetState,
+        }
+    }
+
+    /// Header and payload. The payload of a write is the caller's data.
+    pub(crate) fn frame(&self, request: u64, epoch: u64) -> (Frame, Vec<u8>) {
+        let mut frame = Frame { request, epoch, ..Frame::new(self.kind()) };
+        let mut payload = Vec::new();
+        match self {
+            Self::Flush | Self::Chain | Self::Reset => {}
+            Self::Read { offset, length } => (frame.offset, frame.length) = (*offset, u64::from(*length)),
+            Self::Write { offset, length, fua, checksum } => {
+                (frame.offset, frame.length, frame.flags.fua) = (*offset, u64::from(*length), *fua);
+                (frame.payload_length, frame.payload_checksum) = (*length, *checksum);
+                return (frame, payload);
+            }
+            Self::Unmap(ranges) => {
+                for (offset, length) in ranges {
+                    payload.extend_from_slice(&offset.to_le_bytes());
+                    payload.extend_from_slice(&length.to_le_bytes());
+                }
+            }
+            Self::WriteZeroes { offset, length, unmap, fua } => {
+                (frame.offset, frame.length, frame.flags) = (*offset, *length, Flags { fua: *fua, unmap: *unmap });
+            }
+            Self::Snapshot { id, name } => {
+                payload.extend_from_slice(id);
+                put_name(&mut payload, name);
+            }
+            Self::Extents { lvol, from, max } => {
+                (frame.offset, frame.length) = (*from, u64::from(*max));
+                payload.extend_from_slice(lvol);
+            }
+            Self::ReadLvol { lvol, offset, length } => {
+                (frame.offset, frame.length) = (*offset, u64::from(*length));
+                payload.extend_from_slice(lvol);
+            }
+            Self::SetState(state) => frame.offset = *state as u64,
+        }
+        seal(&mut frame, &payload);
+        (frame, payload)
+    }
+
+    /// The request of a frame and its payload (none for a write).
+    pub(crate) fn parse(frame: &Frame, payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let (offset, length) = (frame.offset, frame.length);
+        let command = match frame.kind {
+            Kind::Read => Self::Read { offset, length: transfer(length)? },
+            Kind::Flush => Self::Flush,
+            Kind::Unmap => Self::Unmap(fields.ranges()?),
+            Kind::WriteZeroes => Self::WriteZeroes { offset, length, unmap: frame.flags.unmap, fua: frame.flags.fua },
+            Kind::Snapshot => Self::Snapshot { id: fields.array()?, name: fields.name()? },
+            Kind::Chain => Self::Chain,
+            Kind::Extents => {
+                let max = u32::try_from(length).ok().filter(|max| (1..=MAX_EXTENTS).contains(max));
+                Self::Extents { lvol: fields.array()?, from: offset, max: max.ok_or(ProtocolError::Malformed)? }
+            }
+            Kind::ReadLvol => Self::ReadLvol { lvol: fields.array()?, offset, length: transfer(length)? },
+            Kind::Reset => Self::Reset,
+            Kind::SetState => Self::SetState(State::from_code(offset)?),
+            other => return Err(ProtocolError::Unexpected(other as u8)),
+        };
+        fields.end()?;
+        Ok(command)
+    }
+}
+
+fn transfer(length: u64) -> Result<u32, ProtocolError> {
+    u32::try_from(length).ok().filter(|&length| length <= MAX_TRANSFER).ok_or(ProtocolError::Malformed)
+}
+
+impl Hello {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&self.min.to_le_bytes());
+        payload.extend_from_slice(&self.max.to_le_bytes());
+        payload.extend_from_slice(&[0; 4]);
+        payload.extend_from_slice(&self.instance);
+        put_name(&mut payload, &self.node);
+        message(Frame::new(Kind::Hello), &payload)
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let (min, max) = (fields.u16()?, fields.u16()?);
+        fields.zeroes(4)?;
+        let hello = Self { min, max, instance: fields.array()?, node: fields.name()? };
+        fields.end()?;
+        Ok(hello)
+    }
+}
+
+impl Welcome {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&self.version.to_le_bytes());
+        payload.extend_from_slice(&[0; 2]);
+        payload.extend_from_slice(&self.requests.to_le_bytes());
+        payload.extend_from_slice(&self.bytes.to_le_bytes());
+        put_name(&mut payload, &self.node);
+        message(Frame::new(Kind::Welcome), &payload)
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let version = fields.u16()?;
+        fields.zeroes(2)?;
+        let welcome = Self { version, requests: fields.u32()?, bytes: fields.u64()?, node: fields.name()? };
+        fields.end()?;
+        Ok(welcome)
+    }
+}
+
+impl Open {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let payload = [self.replica, self.volume, self.instance].concat();
+        message(Frame { epoch: self.epoch, ..Frame::new(Kind::Open) }, &payload)
+    }
+
+    pub(crate) fn parse(frame: &Frame, payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let open =
+            Self { replica: fields.array()?, volume: fields.array()?, instance: fields.array()?, epoch: frame.epoch };
+        fields.end()?;
+        Ok(open)
+    }
+}
+
+impl Grant {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&self.size.to_le_bytes());
+        payload.extend_from_slice(&self.block_size.to_le_bytes());
+        payload.extend_from_slice(&self.atomic_write.to_le_bytes());
+        payload.extend_from_slice(&self.allocation_unit.to_le_bytes());
+        payload.extend_from_slice(&[self.state as u8, 0, 0, 0]);
+        message(Frame { epoch: self.epoch, ..Frame::new(Kind::Grant) }, &payload)
+    }
+
+    pub(crate) fn parse(frame: &Frame, payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let grant = Self {
+            epoch: frame.epoch,
+            size: fields.u64()?,
+            block_size: fields.u32()?,
+            atomic_write: fields.u32()?,
+            allocation_unit: fields.u32()?,
+            state: State::from_code(fields.u8()?.into())?,
+        };
+        fields.zeroes(3)?;
+        fields.end()?;
+        Ok(grant)
+    }
+}
+
+impl Refusal {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let frame = Frame { status: self.status, epoch: self.stored_epoch, ..Frame::new(Kind::Refuse) };
+        message(frame, text_bytes(&self.text))
+    }
+
+    pub(crate) fn parse(frame: &Frame, payload: &[u8]) -> Result<Self, ProtocolError> {
+        if frame.status == Status::Good {
+            return Err(ProtocolError::Malformed);
+        }
+        Ok(Self { status: frame.status, stored_epoch: frame.epoch, text: parse_text(payload)? })
+    }
+}
+
+impl Pong {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&self.oldest_ms.to_le_bytes());
+        payload.extend_from_slice(&self.in_flight.to_le_bytes());
+        payload.extend_from_slice(&[0; 4]);
+        message(Frame::new(Kind::Pong), &payload)
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let pong = Self { oldest_ms: fields.u64()?, in_flight: fields.u32()? };
+        fields.zeroes(4)?;
+        fields.end()?;
+        Ok(pong)
+    }
+}
+
+impl Chain {
+    /// The payload of the answer.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        // Chains are a few hundred long.
+        payload.extend_from_slice(&(self.0.len() as u32).to_le_bytes());
+        payload.extend_from_slice(&[0; 4]);
+        for entry in &self.0 {
+            payload.extend_from_slice(&entry.id);
+            payload.extend_from_slice(&entry.created.to_le_bytes());
+            payload.push(entry.kind as u8);
+            put_name(&mut payload, &entry.name);
+        }
+        payload
+    }
+
+    /// The chain in the payload of an answer.
+    pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let count = fields.u32()?;
+        fields.zeroes(4)?;
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            let (id, created) = (fields.array()?, fields.u64()?);
+            let kind = match fields.u8()? {
+                0 => LvolKind::Head,
+                1 => LvolKind::Snapshot,
+                _ => return Err(ProtocolError::Malformed),
+            };
+            entries.push(ChainEntry { id, created, kind, name: fields.name()? });
+        }
+        fields.end()?;
+        Ok(Self(entries))
+    }
+}
+
+impl Extents {
+    /// The payload of the answer.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(16 + 24 * self.list.len());
+        // At most MAX_EXTENTS.
+        payload.extend_from_slice(&(self.list.len() as u32).to_le_bytes());
+        payload.extend_from_slice(&[0; 4]);
+        payload.extend_from_slice(&self.next.unwrap_or(u64::MAX).to_le_bytes());
+        for extent in &self.list {
+            payload.extend_from_slice(&extent.offset.to_le_bytes());
+            payload.extend_from_slice(&extent.length.to_le_bytes());
+            payload.extend_from_slice(&[extent.kind as u8, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        payload
+    }
+
+    /// The extents in the payload of an answer.
+    pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let count = fields.u32()?;
+        fields.zeroes(4)?;
+        let next = fields.u64()?;
+        let mut list = Vec::new();
+        for _ in 0..count {
+            let (offset, length) = (fields.u64()?, fields.u64()?);
+            let kind = match fields.u8()? {
+                0 => ExtentKind::Data,
+                1 => ExtentKind::Zero,
+                _ => return Err(ProtocolError::Malformed),
+            };
+            fields.zeroes(7)?;
+            offset.checked_add(length).ok_or(ProtocolError::Malformed)?;
+            list.push(Extent { offset, length, kind });
+        }
+        fields.end()?;
+        Ok(Self { list, next: (next != u64::MAX).then_some(next) })
+    }
+}
+
+/// A frame with its payload, ready to be sent.
+pub(crate) fn message(mut frame: Frame, payload: &[u8]) -> Vec<u8> {
+    seal(&mut frame, payload);
+    [&frame.encode()[..], payload].concat()
+}
+
+/// Puts a control payload's length and checksum into its header.
+pub(crate) fn seal(frame: &mut Frame, payload: &[u8]) {
+    debug_assert!(payload.len() <= MAX_CONTROL as usize);
+    if !payload.is_empty() {
+        // Bounded by MAX_CONTROL.
+        (frame.payload_length, frame.payload_checksum) = (payload.len() as u32, checksum(payload));
+    }
+}
+
+/// As much of a text as a frame carries.
+pub(crate) fn text_bytes(text: &str) -> &[u8] {
+    &text.as_bytes()[..text.floor_char_boundary(MAX_TEXT)]
+}
+
+/// The text of an error.
+pub(crate) fn parse_text(payload: &[u8]) -> Result<String, ProtocolError> {
+    let text = core::str::from_utf8(payload).map_err(|_| ProtocolError::Malformed)?;
+    Ok(String::from(text))
+}
+
+/// Writes as much of a name as fits.
+fn put_name(payload: &mut Vec<u8>, name: &str) {
+    let name = &name[..name.floor_char_boundary(usize::from(u8::MAX))];
+    payload.push(name.len() as u8);
+    payload.extend_from_slice(name.as_bytes());
+}
+
+/// Takes fields off the front of a payload.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], ProtocolError> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(ProtocolError::Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ProtocolError> {
+        let mut out = [0; N];
+        out.copy_from_slice(self.take(N)?);
+        Ok(out)
+    }
+
+    fn u8(&mut self) -> Result<u8, ProtocolError> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Result<u16, ProtocolError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, ProtocolError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, ProtocolError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn name(&mut self) -> Result<String, ProtocolError> {
+        let length = self.u8()?;
+        parse_text(self.take(length.into())?)
+    }
+
+    fn ranges(&mut self) -> Result<Vec<(u64, u64)>, ProtocolError> {
+        if self.0.is_empty() || self.0.len() > 16 * MAX_RANGES {
+            return Err(ProtocolError::Malformed);
+        }
+        let mut ranges = Vec::with_capacity(self.0.len() / 16);
+        while !self.0.is_empty() {
+            ranges.push((self.u64()?, self.u64()?));
+        }
+        Ok(ranges)
+    }
+
+    fn zeroes(&mut self, count: usize) -> Result<(), ProtocolError> {
+        match self.take(count)?.iter().all(|&byte| byte == 0) {
+            true => Ok(()),
+            false => Err(ProtocolError::Reserved),
+        }
+    }
+
+    fn end(&self) -> Result<(), ProtocolError> {
+        match self.0.is_empty() {
+            true => Ok(()),
+            false => Err(ProtocolError::Malformed),
+        }
+    }
+}
