@@ -12,6 +12,15 @@ const FILES: [&str; 5] = [
     "ashlar/v1/volume.proto",
 ];
 
+/// Fields that hold a state, and how they are serialized.
+const STATES: [(&str, &str); 5] = [
+    (".ashlar.v1.Store.state", "store_state"),
+    (".ashlar.v1.Replica.state", "replica_state"),
+    (".ashlar.v1.Member.state", "member_state"),
+    (".ashlar.v1.Engine.state", "engine_state"),
+    (".ashlar.v1.Volume.state", "volume_state"),
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {
         println!("cargo::rerun-if-changed={file}");
@@ -21,6 +30,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Served by reflection, so that grpcurl and the like work without these files.
     let encoded = protox::prost::Message::encode_to_vec(&descriptors);
     fs::write(output.join("descriptors.bin"), encoded)?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // `ashlar -o json` prints messages as they are, with states as words.
+    let mut generator = tonic_prost_build::configure().message_attribute(".ashlar.v1", "#[derive(serde::Serialize)]");
+    for (field, serialize) in STATES {
+        let attribute = format!("#[serde(serialize_with = \"crate::states::{serialize}\")]");
+        generator = generator.field_attribute(field, attribute);
+    }
+    generator.compile_fds(descriptors)?;
     Ok(())
 }

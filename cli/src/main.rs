@@ -1,3 +1,7 @@
-//! `ashlar`.
+//! `ashlar`: see the library of this package.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+mod states;
 
 /// Package `ashlar.v1`, as generated.
 pub mod v1 {

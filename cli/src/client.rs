@@ -1,0 +1,123 @@
+//! Calls to a daemon, and their errors in words.
+
+use std::error::Error;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use proto::v1::engine_service_client::EngineServiceClient;
+use proto::v1::node_service_client::NodeServiceClient;
+use proto::v1::replica_service_client::ReplicaServiceClient;
+use proto::v1::store_service_client::StoreServiceClient;
+use proto::v1::volume_service_client::VolumeServiceClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than any call of the daemon to its peers.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection to one daemon.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to `server`, a URL such as `http://127.0.0.1:9500`.
+    pub async fn connect(server: &str) -> anyhow::Result<Self> {
+        let endpoint = Endpoint::from_shared(server.to_owned())
+            .ok()
+            .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
+            .ok_or_else(|| anyhow!("`{server}` cannot be a server; write --server http://ADDRESS:PORT"))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT);
+        let channel = endpoint.connect().await.map_err(|error| {
+            anyhow!(
+                "cannot reach ashlard at {server}: {}\nIs it running there? Start it with `ashlard --config FILE`, or \
+                 name another one with --server URL or ASHLAR_SERVER.",
+                innermost(&error)
+            )
+        })?;
+        Ok(Self { channel })
+    }
+
+    /// The node.
+    pub fn node(&self) -> NodeServiceClient<Channel> {
+        NodeServiceClient::new(self.channel.clone())
+    }
+
+    /// Its stores.
+    pub fn stores(&self) -> StoreServiceClient<Channel> {
+        StoreServiceClient::new(self.channel.clone())
+    }
+
+    /// Its replicas.
+    pub fn replicas(&self) -> ReplicaServiceClient<Channel> {
+        ReplicaServiceClient::new(self.channel.clone())
+    }
+
+    /// Its engines.
+    pub fn engines(&self) -> EngineServiceClient<Channel> {
+        EngineServiceClient::new(self.channel.clone())
+    }
+
+    /// Its volumes.
+    pub fn volumes(&self) -> VolumeServiceClient<Channel> {
+        VolumeServiceClient::new(self.channel.clone())
+    }
+}
+
+/// The answer of a call, or its error as text that says what to do.
+pub fn answer<T>(result: Result<Response<T>, Status>) -> anyhow::Result<T> {
+    result.map(Response::into_inner).map_err(|status| anyhow!(explain(&status)))
+}
+
+fn explain(status: &Status) -> String {
+    let message = match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => message.to_owned(),
+    };
+    match hint(status) {
+        Some(hint) => format!("{message}\n{hint}"),
+        None => message,
+    }
+}
+
+fn hint(status: &Status) -> Option<&'static str> {
+    let reason = proto::error::info(status).map(|info| info.reason);
+    match (status.code(), reason.as_deref()) {
+        (Code::FailedPrecondition, Some("CONFLICT")) => {
+            Some("Nothing was changed. Choose another name, or delete the existing one first.")
+        }
+        (Code::NotFound, Some("NOT_FOUND")) => Some("List what there is with `ashlar … list`."),
+        (Code::Unimplemented, _) => Some("The daemon is of another version than this command."),
+        (Code::DeadlineExceeded | Code::Cancelled, _) => {
+            Some("The daemon may still be working on it: sending the same command again is safe.")
+        }
+        _ => None,
+    }
+}
+
+/// The cause at the bottom of a chain: "connection refused" rather than "transport error".
+fn innermost(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_happened_and_what_to_do() {
+        let status = proto::error::status(Code::FailedPrecondition, "volume `v` differs", "CONFLICT", [("a", "b")]);
+        assert_eq!(
+            explain(&status),
+            "volume `v` differs\nNothing was changed. Choose another name, or delete the existing one first."
+        );
+        assert_eq!(explain(&Status::internal("broken")), "broken");
+    }
+}

@@ -1,0 +1,41 @@
+//! `ashlar replica`.
+
+use proto::v1::{ListReplicasRequest, Replica};
+
+use crate::arguments::{Output, ReplicaCommand};
+use crate::client::{Client, answer};
+use crate::output::{Table, print_json};
+use crate::size::Size;
+
+pub(super) async fn run(client: &Client, command: &ReplicaCommand, output: Output) -> anyhow::Result<()> {
+    let ReplicaCommand::List { volume } = command;
+    let request = ListReplicasRequest { volume_uuid: volume.clone().unwrap_or_default() };
+    let replicas = answer(client.replicas().list(request).await)?.replicas;
+    if output == Output::Json {
+        return print_json(&replicas);
+    }
+    print!("{}", render(&replicas));
+    Ok(())
+}
+
+fn render(replicas: &[Replica]) -> String {
+    if replicas.is_empty() {
+        return "There are no replicas on this node.\n".to_owned();
+    }
+    let mut table = Table::new(&["VOLUME", "STORE", "STATE", "SIZE", "USED", "SNAPSHOTS", "EPOCH"]);
+    for replica in replicas {
+        table.row(vec![
+            replica.name.clone(),
+            replica.store.clone(),
+            replica.state().to_string(),
+            Size(replica.size_bytes).to_string(),
+            Size(replica.used_bytes).to_string(),
+            replica.snapshots.to_string(),
+            replica.epoch.to_string(),
+        ]);
+    }
+    let failed = replicas.iter().filter(|replica| !replica.reason.is_empty());
+    failed.fold(table.render(), |text, replica| {
+        format!("{text}\n{} ({}): {}\n", replica.name, replica.uuid, replica.reason)
+    })
+}

@@ -1,0 +1,247 @@
+//! `ashlar volume`.
+
+use std::fmt::Write;
+
+use proto::v1::{
+    CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState, GetVolumeRequest, ListVolumesRequest, Member,
+    MemberState, SnapshotVolumeRequest, Volume, VolumeState,
+};
+
+use crate::arguments::{CreateVolume, Output, VolumeCommand};
+use crate::client::{Client, answer};
+use crate::output::{Table, print_json};
+use crate::size::Size;
+
+pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output) -> anyhow::Result<()> {
+    match command {
+        VolumeCommand::Create(options) => create(client, options, output).await,
+        VolumeCommand::List => {
+            let volumes = answer(client.volumes().list(ListVolumesRequest {}).await)?.volumes;
+            if output == Output::Json {
+                return print_json(&volumes);
+            }
+            print!("{}", render_list(&volumes));
+            Ok(())
+        }
+        VolumeCommand::Show { volume } => {
+            let volume = answer(client.volumes().get(GetVolumeRequest { volume: volume.clone() }).await)?;
+            show(&volume, output)
+        }
+        VolumeCommand::Snapshot { volume, name, uuid } => {
+            let (name, uuid) = (name.clone().unwrap_or_default(), uuid.clone().unwrap_or_default());
+            let request = SnapshotVolumeRequest { volume: volume.clone(), name, uuid };
+            let snapshot = answer(client.volumes().snapshot(request).await)?;
+            if output == Output::Json {
+                return print_json(&snapshot);
+            }
+            println!("snapshot {} ({}) of volume {volume}", snapshot.name, snapshot.uuid);
+            Ok(())
+        }
+        VolumeCommand::Delete { volume, uuid } => delete(client, volume, uuid.as_deref(), output).await,
+    }
+}
+
+async fn create(client: &Client, options: &CreateVolume, output: Output) -> anyhow::Result<()> {
+    let request = CreateVolumeRequest {
+        name: options.name.clone(),
+        size_bytes: options.size.0,
+        block_size_bytes: options.block_size,
+        nodes: options.replicas.clone(),
+        replica_count: if options.replicas.is_empty() { options.replica_count } else { 0 },
+        store: options.store.clone().unwrap_or_default(),
+        uuid: options.uuid.clone().unwrap_or_default(),
+    };
+    let volume = answer(client.volumes().create(request).await)?;
+    show(&volume, output)
+}
+
+async fn delete(client: &Client, volume: &str, uuid: Option<&str>, output: Output) -> anyhow::Result<()> {
+    let request = DeleteVolumeRequest { volume: volume.to_owned(), expected_uuid: uuid.unwrap_or_default().to_owned() };
+    let pending = answer(client.volumes().delete(request).await)?.pending_nodes;
+    if output == Output::Json {
+        return print_json(&serde_json::json!({ "pending_nodes": pending }));
+    }
+    println!("volume {volume} is deleted");
+    if !pending.is_empty() {
+        println!("Not reachable now: {}. The replicas there are deleted when they are back.", pending.join(", "));
+    }
+    Ok(())
+}
+
+fn show(volume: &Volume, output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return print_json(volume);
+    }
+    print!("{}", render(volume));
+    Ok(())
+}
+
+fn render_list(volumes: &[Volume]) -> String {
+    if volumes.is_empty() {
+        return "There are no volumes. Make one with `ashlar volume create NAME --size 1GiB`.\n".to_owned();
+    }
+    let mut table = Table::new(&["NAME", "SIZE", "STATE", "IN SYNC", "EPOCH"]);
+    for volume in volumes {
+        table.row(vec![
+            volume.name.clone(),
+            Size(volume.size_bytes).to_string(),
+            state(volume),
+            in_sync(volume),
+            volume.engine.as_ref().map_or("-".to_owned(), |engine| engine.epoch.to_string()),
+        ]);
+    }
+    table.render()
+}
+
+/// How the volume's engine is, or that it has none yet.
+fn state(volume: &Volume) -> String {
+    match (volume.state(), &volume.engine) {
+        (VolumeState::Created, Some(engine)) => engine.state().to_string(),
+        (state, _) => state.to_string(),
+    }
+}
+
+fn in_sync(volume: &Volume) -> String {
+    let members = volume.engine.as_ref().map_or(&[][..], |engine| &engine.members);
+    let good = members.iter().filter(|member| member.state() == MemberState::InSync).count();
+    format!("{good}/{}", volume.replicas.len())
+}
+
+fn render(volume: &Volume) -> String {
+    let mut text = format!(
+        "volume   {} ({}, blocks of {} bytes)\nuuid     {}\nstate    {}\n",
+        volume.name,
+        Size(volume.size_bytes),
+        volume.block_size_bytes,
+        volume.uuid,
+        state(volume),
+    );
+    if !volume.reason.is_empty() {
+        push(&mut text, format_args!("reason   {}\n", volume.reason));
+    }
+    if let Some(engine) = &volume.engine {
+        push_engine(&mut text, engine);
+    }
+    text
+}
+
+fn push_engine(text: &mut String, engine: &Engine) {
+    if !engine.reason.is_empty() && engine.state() != EngineState::Healthy {
+        push(text, format_args!("reason   {}\n", engine.reason));
+    }
+    push(text, format_args!("epoch    {}\n", engine.epoch));
+    let mut table = Table::new(&["REPLICA ON", "STATE", "ADDRESS", "NOTE"]);
+    for member in &engine.members {
+        let state = member.state().to_string();
+        table.row(vec![member.node.clone(), state, member.address.clone(), note(member)]);
+    }
+    push(text, format_args!("\n{}", table.render()));
+    let Some(nvmf) = &engine.nvmf else { return };
+    push(text, format_args!("\nnqn      {}\n\nAttach it to a Linux host:\n", nvmf.nqn));
+    for address in &nvmf.discovery_addresses {
+        let (host, port) = split(address);
+        push(text, format_args!("  nvme discover -t tcp -a {host} -s {port}\n"));
+    }
+    for address in &nvmf.addresses {
+        let (host, port) = split(address);
+        push(text, format_args!("  nvme connect -t tcp -a {host} -s {port} -n {}\n", nvmf.nqn));
+    }
+}
+
+fn note(member: &Member) -> String {
+    match member.state() {
+        MemberState::InSync => "-".to_owned(),
+        MemberState::Rebuilding if member.rebuild_total_bytes > 0 => {
+            let percent = member.rebuilt_bytes as f64 * 100.0 / member.rebuild_total_bytes as f64;
+            format!("{percent:.0} % of {}", Size(member.rebuild_total_bytes))
+        }
+        _ => member.reason.clone(),
+    }
+}
+
+/// `address:port`, with the brackets of IPv6 taken off as nvme-cli wants it.
+fn split(address: &str) -> (&str, &str) {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    (host.trim_start_matches('[').trim_end_matches(']'), port)
+}
+
+fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = text.write_fmt(arguments);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::v1::{NvmfExport, ReplicaPlacement};
+
+    fn volume() -> Volume {
+        let member = |node: &str, state: MemberState, reason: &str| Member {
+            node: node.into(),
+            address: format!("10.0.0.1{}:9600", node.len()),
+            state: state.into(),
+            reason: reason.into(),
+            rebuilt_bytes: 256 << 20,
+            rebuild_total_bytes: 1 << 30,
+            ..Member::default()
+        };
+        let members = vec![
+            member("a", MemberState::InSync, ""),
+            member("b", MemberState::Rebuilding, ""),
+            member("c", MemberState::OutOfSync, "connection refused"),
+        ];
+        let nvmf = NvmfExport {
+            nqn: "nqn.2026-11.example:v".into(),
+            addresses: vec!["127.0.0.1:4420".into()],
+            discovery_addresses: vec!["[::1]:8009".into()],
+            ..NvmfExport::default()
+        };
+        let engine = Engine {
+            state: EngineState::Degraded.into(),
+            reason: "2 of 3 replicas are not in sync".into(),
+            epoch: 7,
+            members,
+            nvmf: Some(nvmf),
+            ..Engine::default()
+        };
+        Volume {
+            uuid: "00000000-0000-0000-0000-000000000001".into(),
+            name: "v".into(),
+            size_bytes: 1 << 30,
+            block_size_bytes: 4096,
+            state: VolumeState::Created.into(),
+            replicas: vec![ReplicaPlacement::default(); 3],
+            engine: Some(engine),
+            ..Volume::default()
+        }
+    }
+
+    #[test]
+    fn a_volume_shows_its_replicas_and_how_to_attach() {
+        let expected = "\
+volume   v (1 GiB, blocks of 4096 bytes)
+uuid     00000000-0000-0000-0000-000000000001
+state    degraded
+reason   2 of 3 replicas are not in sync
+epoch    7
+
+REPLICA ON  STATE        ADDRESS         NOTE
+a           in sync      10.0.0.11:9600  -
+b           rebuilding   10.0.0.11:9600  25 % of 1 GiB
+c           out of sync  10.0.0.11:9600  connection refused
+
+nqn      nqn.2026-11.example:v
+
+Attach it to a Linux host:
+  nvme discover -t tcp -a ::1 -s 8009
+  nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2026-11.example:v
+";
+        assert_eq!(render(&volume()), expected);
+    }
+
+    #[test]
+    fn the_list_counts_replicas_in_sync() {
+        let expected = "NAME  SIZE   STATE     IN SYNC  EPOCH\nv     1 GiB  degraded  1/3      7\n";
+        assert_eq!(render_list(&[volume()]), expected);
+    }
+}
