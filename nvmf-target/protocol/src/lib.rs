@@ -19,4 +19,12 @@
 
 extern crate alloc;
 
+mod framing;
+pub mod host;
+mod sink;
+mod slots;
+pub mod target;
 pub mod wire;
+
+pub use framing::Digests;
+pub use sink::HeaderSink;

@@ -18,17 +18,11 @@ pub struct Completion {
 
 impl Completion {
     /// Successful Completion with a zero result.
-    pub const SUCCESS: Self = Self {
-        result: 0,
-        status: Status::Success,
-    };
+    pub const SUCCESS: Self = Self { result: 0, status: Status::Success };
 
     /// Successful Completion with `result` in dwords 0 and 1.
     pub const fn with_result(result: u64) -> Self {
-        Self {
-            result,
-            status: Status::Success,
-        }
+        Self { result, status: Status::Success }
     }
 
     /// Completion with `status` and a zero result.
@@ -61,21 +55,14 @@ impl CompletionEntry {
         put(&mut bytes, 0, self.completion.result.to_le_bytes());
         put(&mut bytes, 8, self.submission_head.to_le_bytes());
         put(&mut bytes, 12, self.command_id.to_le_bytes());
-        put(
-            &mut bytes,
-            14,
-            self.completion.status.to_field().to_le_bytes(),
-        );
+        put(&mut bytes, 14, self.completion.status.to_field().to_le_bytes());
         bytes
     }
 
     /// The entry in `bytes`.
     pub fn parse(bytes: &[u8; COMPLETION_SIZE]) -> Self {
         Self {
-            completion: Completion {
-                result: u64_at(bytes, 0),
-                status: Status::from_field(u16_at(bytes, 14)),
-            },
+            completion: Completion { result: u64_at(bytes, 0), status: Status::from_field(u16_at(bytes, 14)) },
             submission_head: u16_at(bytes, 8),
             command_id: u16_at(bytes, 12),
         }
@@ -94,9 +81,7 @@ mod tests {
             submission_head: 0x0102,
             command_id: 0x0304,
         };
-        let bytes = [
-            0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x01, 0, 0, 0x04, 0x03, 0x02, 0x85,
-        ];
+        let bytes = [0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x01, 0, 0, 0x04, 0x03, 0x02, 0x85];
         assert_eq!(entry.encode(), bytes);
         assert_eq!(CompletionEntry::parse(&bytes), entry);
     }
@@ -108,9 +93,6 @@ mod tests {
             submission_head: 1,
             command_id: 2,
         };
-        assert_eq!(
-            entry.encode()[..8],
-            [0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01]
-        );
+        assert_eq!(entry.encode()[..8], [0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01]);
     }
 }

@@ -21,10 +21,7 @@ pub struct Range {
 impl Range {
     /// The range in `bytes`.
     pub fn parse(bytes: &[u8; RANGE_SIZE]) -> Self {
-        Self {
-            blocks: u32_at(bytes, 4),
-            start: u64_at(bytes, 8),
-        }
+        Self { blocks: u32_at(bytes, 4), start: u64_at(bytes, 8) }
     }
 
     /// The range's bytes.
@@ -43,13 +40,8 @@ mod tests {
     /// NVM 3.2.3.
     #[test]
     fn bytes_of_a_range() {
-        let range = Range {
-            blocks: 0x0102_0304,
-            start: 0x1112_1314_1516_1718,
-        };
-        let bytes = [
-            0, 0, 0, 0, 0x04, 0x03, 0x02, 0x01, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11,
-        ];
+        let range = Range { blocks: 0x0102_0304, start: 0x1112_1314_1516_1718 };
+        let bytes = [0, 0, 0, 0, 0x04, 0x03, 0x02, 0x01, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11];
         assert_eq!(range.encode(), bytes);
         assert_eq!(Range::parse(&bytes), range);
     }

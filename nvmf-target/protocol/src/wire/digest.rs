@@ -19,9 +19,7 @@ pub struct RunningDigest {
 impl RunningDigest {
     /// The digest of no bytes yet.
     pub fn new() -> Self {
-        Self {
-            state: u64::from(u32::MAX),
-        }
+        Self { state: u64::from(u32::MAX) }
     }
 
     /// Adds the next piece.
@@ -50,19 +48,10 @@ mod tests {
     /// RFC 3720, appendix B.4: CRC-32C of known 32-byte runs.
     #[test]
     fn rfc_3720_examples() {
-        assert_eq!(
-            digest_of(&[0x00; 32]).to_le_bytes(),
-            [0xaa, 0x36, 0x91, 0x8a]
-        );
-        assert_eq!(
-            digest_of(&[0xff; 32]).to_le_bytes(),
-            [0x43, 0xab, 0xa8, 0x62]
-        );
+        assert_eq!(digest_of(&[0x00; 32]).to_le_bytes(), [0xaa, 0x36, 0x91, 0x8a]);
+        assert_eq!(digest_of(&[0xff; 32]).to_le_bytes(), [0x43, 0xab, 0xa8, 0x62]);
         let ascending: [u8; 32] = core::array::from_fn(|i| i as u8);
-        assert_eq!(
-            digest_of(&ascending).to_le_bytes(),
-            [0x4e, 0x79, 0xdd, 0x46]
-        );
+        assert_eq!(digest_of(&ascending).to_le_bytes(), [0x4e, 0x79, 0xdd, 0x46]);
     }
 
     #[test]

@@ -51,10 +51,7 @@ pub fn encode_discovery(generation: u64, entries: &[DiscoveryEntry]) -> Vec<u8> 
     let mut bytes = alloc::vec![0; ENTRY_SIZE * (1 + entries.len())];
     put(&mut bytes, 0, generation.to_le_bytes());
     put(&mut bytes, 8, (entries.len() as u64).to_le_bytes());
-    for (entry, field) in entries
-        .iter()
-        .zip(bytes[ENTRY_SIZE..].chunks_exact_mut(ENTRY_SIZE))
-    {
+    for (entry, field) in entries.iter().zip(bytes[ENTRY_SIZE..].chunks_exact_mut(ENTRY_SIZE)) {
         encode_entry(entry, field);
     }
     bytes
@@ -102,10 +99,7 @@ pub fn parse_discovery_entry(bytes: &[u8; ENTRY_SIZE]) -> Option<DiscoveryEntry>
 }
 
 fn text(field: &[u8]) -> Option<&str> {
-    let end = field
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(field.len());
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     Some(core::str::from_utf8(&field[..end]).ok()?.trim_end())
 }
 
@@ -125,10 +119,7 @@ mod tests {
         };
         let bytes = encode_discovery(5, core::slice::from_ref(&entry));
         assert_eq!(bytes.len(), 2048);
-        assert_eq!(
-            bytes[..18],
-            [5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-        );
+        assert_eq!(bytes[..18], [5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let record: &[u8; ENTRY_SIZE] = bytes[1024..].try_into().unwrap();
         assert_eq!(record[..12], [3, 1, 2, 6, 2, 1, 0xff, 0xff, 32, 0, 0, 0]);
         assert_eq!(record[32..40], *b"4420    ");

@@ -56,10 +56,7 @@ impl ConnectCommand {
     /// # Panics
     /// If `queue_entries` is not 1 to 65536.
     pub fn encode(&self) -> Submission {
-        assert!(
-            (1..=65_536).contains(&self.queue_entries),
-            "SQSIZE is 16 bits, 0's based"
-        );
+        assert!((1..=65_536).contains(&self.queue_entries), "SQSIZE is 16 bits, 0's based");
         let mut entry = command(CONNECT);
         let bytes = entry.bytes_mut();
         put(bytes, 40, self.record_format.to_le_bytes());
@@ -106,18 +103,12 @@ pub struct InvalidParameter {
 impl InvalidParameter {
     /// A field of the submission queue entry.
     pub fn entry(offset: u16) -> Self {
-        Self {
-            offset,
-            in_data: false,
-        }
+        Self { offset, in_data: false }
     }
 
     /// A field of the data.
     pub fn data(offset: u16) -> Self {
-        Self {
-            offset,
-            in_data: true,
-        }
+        Self { offset, in_data: true }
     }
 
     /// Dword 0 of the completion.
@@ -145,9 +136,7 @@ impl ConnectData {
     /// # Errors
     /// Which field is no valid NQN.
     pub fn parse(bytes: &[u8; CONNECT_DATA_SIZE]) -> Result<Self, InvalidParameter> {
-        let nqn = |offset: u16| {
-            parse_nqn(&array_at(bytes, usize::from(offset))).ok_or(InvalidParameter::data(offset))
-        };
+        let nqn = |offset: u16| parse_nqn(&array_at(bytes, usize::from(offset))).ok_or(InvalidParameter::data(offset));
         Ok(Self {
             host_id: array_at(bytes, 0),
             controller_id: u16_at(bytes, 16),
@@ -290,23 +279,10 @@ mod tests {
         assert_eq!(get.as_bytes()[40..48], [0x01, 0, 0, 0, 0, 0, 0, 0]);
         let set = PropertyCommand::set(0x14, 0x0046_0001);
         assert_eq!(set.fabrics_type(), PROPERTY_SET);
-        assert_eq!(
-            set.as_bytes()[40..56],
-            [0, 0, 0, 0, 0x14, 0, 0, 0, 0x01, 0, 0x46, 0, 0, 0, 0, 0]
-        );
-        assert_eq!(
-            PropertyCommand::parse(&set),
-            PropertyCommand {
-                size: 4,
-                offset: 0x14,
-                value: 0x0046_0001
-            }
-        );
+        assert_eq!(set.as_bytes()[40..56], [0, 0, 0, 0, 0x14, 0, 0, 0, 0x01, 0, 0x46, 0, 0, 0, 0, 0]);
+        assert_eq!(PropertyCommand::parse(&set), PropertyCommand { size: 4, offset: 0x14, value: 0x0046_0001 });
         let mut reserved = *get.as_bytes();
         reserved[40] = 2;
-        assert_eq!(
-            PropertyCommand::parse(&Submission::from_bytes(reserved)).size,
-            0
-        );
+        assert_eq!(PropertyCommand::parse(&Submission::from_bytes(reserved)).size, 0);
     }
 }

@@ -18,15 +18,10 @@ pub const WRITE_ATOMICITY: u8 = 0x0a;
 pub const ASYNC_EVENT_CONFIGURATION: u8 = 0x0b;
 /// Keep Alive Timer.
 pub const KEEP_ALIVE_TIMER: u8 = 0x0f;
-/// Host Behavior Support.
-pub const HOST_BEHAVIOR: u8 = 0x16;
 /// I/O Command Set Profile.
 pub const COMMAND_SET_PROFILE: u8 = 0x19;
 /// Host Identifier.
 pub const HOST_IDENTIFIER: u8 = 0x81;
-
-/// Bytes of Host Behavior Support's data (Base 5.27.1.18).
-pub const HOST_BEHAVIOR_SIZE: usize = 512;
 
 /// Which value Get Features returns: Select (SEL), CDW10 bits 10:8 (Base 5.15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,10 +27,6 @@ pub mod cns {
     pub const COMMAND_SET_ACTIVE_NAMESPACES: u8 = 0x07;
     /// I/O Command Set Independent Identify Namespace.
     pub const INDEPENDENT_NAMESPACE: u8 = 0x08;
-    /// Allocated Namespace ID list.
-    pub const ALLOCATED_NAMESPACES: u8 = 0x10;
-    /// Identify Namespace of an allocated namespace.
-    pub const ALLOCATED_NAMESPACE: u8 = 0x11;
     /// Identify I/O Command Set.
     pub const COMMAND_SETS: u8 = 0x1c;
 }
@@ -278,11 +274,7 @@ impl IdentifyNamespace {
         for offset in [64, 66, 68, 70] {
             put(&mut bytes, offset, preferred);
         }
-        put(
-            &mut bytes,
-            72,
-            zero_based_u16(self.optimal_write_blocks).to_le_bytes(),
-        );
+        put(&mut bytes, 72, zero_based_u16(self.optimal_write_blocks).to_le_bytes());
         put(&mut bytes, 92, self.ana_group.to_le_bytes());
         put(&mut bytes, 104, self.nguid);
         bytes[130] = self.block_shift;
@@ -356,7 +348,7 @@ pub fn encode_command_sets() -> Vec<u8> {
     bytes
 }
 
-/// A namespace list (CNS 02h, 07h, 10h; log page 04h): identifiers in ascending order, at most 1024.
+/// A namespace list (CNS 02h and 07h; log page 04h): identifiers in ascending order, at most 1024.
 pub fn encode_namespace_list(namespaces: impl Iterator<Item = u32>) -> Vec<u8> {
     let mut bytes = alloc::vec![0; IDENTIFY_SIZE];
     for (field, namespace) in bytes.chunks_exact_mut(4).zip(namespaces) {
@@ -367,11 +359,7 @@ pub fn encode_namespace_list(namespaces: impl Iterator<Item = u32>) -> Vec<u8> {
 
 /// The identifiers in a namespace list.
 pub fn parse_namespace_list(bytes: &[u8; IDENTIFY_SIZE]) -> Vec<u32> {
-    bytes
-        .chunks_exact(4)
-        .map(|field| u32_at(field, 0))
-        .take_while(|namespace| *namespace != 0)
-        .collect()
+    bytes.chunks_exact(4).map(|field| u32_at(field, 0)).take_while(|namespace| *namespace != 0).collect()
 }
 
 /// Namespace Identification Descriptor list (CNS 03h, Base 5.17.2.3): NGUID, UUID and command set.
@@ -414,10 +402,7 @@ fn zero_based_u16(count: u32) -> u16 {
 
 /// ASCII text of a field without its padding; bytes that are none become U+FFFD.
 fn text(field: &[u8]) -> String {
-    let end = field
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(field.len());
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     String::from_utf8_lossy(&field[..end]).trim().to_string()
 }
 
@@ -426,9 +411,7 @@ mod tests {
     use super::*;
 
     fn page(bytes: &[u8]) -> &[u8; IDENTIFY_SIZE] {
-        bytes
-            .try_into()
-            .expect("Identify structures have 4096 bytes")
+        bytes.try_into().expect("Identify structures have 4096 bytes")
     }
 
     fn controller() -> IdentifyController {
@@ -512,11 +495,7 @@ mod tests {
             (1803, &[1]),
         ];
         for (offset, field) in expected {
-            assert_eq!(
-                &bytes[*offset..offset + field.len()],
-                *field,
-                "byte {offset}"
-            );
+            assert_eq!(&bytes[*offset..offset + field.len()], *field, "byte {offset}");
         }
         assert_eq!(IdentifyController::parse(page(&bytes)), controller());
     }
@@ -557,38 +536,22 @@ mod tests {
             (128, &[0, 0, 9, 0]),
         ];
         for (offset, field) in expected {
-            assert_eq!(
-                &bytes[*offset..offset + field.len()],
-                *field,
-                "byte {offset}"
-            );
+            assert_eq!(&bytes[*offset..offset + field.len()], *field, "byte {offset}");
         }
         assert_eq!(IdentifyNamespace::parse(page(&bytes)), Some(namespace()));
     }
 
     #[test]
     fn namespaces_that_cannot_be_used_are_refused() {
-        assert_eq!(
-            IdentifyNamespace::parse(&[0; IDENTIFY_SIZE]),
-            None,
-            "inactive"
-        );
+        assert_eq!(IdentifyNamespace::parse(&[0; IDENTIFY_SIZE]), None, "inactive");
         let mut bytes = namespace().encode();
         bytes[128] = 8;
         assert_eq!(IdentifyNamespace::parse(page(&bytes)), None, "metadata");
         bytes[128] = 0;
         bytes[130] = 63;
-        assert_eq!(
-            IdentifyNamespace::parse(page(&bytes)),
-            None,
-            "2^63-byte blocks"
-        );
+        assert_eq!(IdentifyNamespace::parse(page(&bytes)), None, "2^63-byte blocks");
         bytes[26] = 0x7f;
-        assert_eq!(
-            IdentifyNamespace::parse(page(&bytes)),
-            None,
-            "an empty format 63"
-        );
+        assert_eq!(IdentifyNamespace::parse(page(&bytes)), None, "an empty format 63");
     }
 
     /// Base 5.17.2, NVM 4.1.5.
@@ -603,10 +566,7 @@ mod tests {
         assert_eq!(find_uuid(&[0; IDENTIFY_SIZE]), None);
 
         let independent = encode_independent_namespace(5);
-        assert_eq!(
-            independent[..16],
-            [8, 1, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
-        );
+        assert_eq!(independent[..16], [8, 1, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
 
         let limits = CommandLimits {
             write_zeroes_shift: 9,
@@ -614,10 +574,7 @@ mod tests {
             dataset_range_blocks: 0x0102_0304,
             dataset_blocks: 0x0506,
         };
-        assert_eq!(
-            limits.encode()[..16],
-            [0, 9, 0, 16, 4, 3, 2, 1, 6, 5, 0, 0, 0, 0, 0, 0]
-        );
+        assert_eq!(limits.encode()[..16], [0, 9, 0, 16, 4, 3, 2, 1, 6, 5, 0, 0, 0, 0, 0, 0]);
 
         let list = encode_namespace_list([1, 2, 0x0304].into_iter());
         assert_eq!(list[..16], [1, 0, 0, 0, 2, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0]);

@@ -58,10 +58,7 @@ impl GetLogPage {
     /// # Panics
     /// If `length` is no positive multiple of 4.
     pub fn encode(&self, entry: &mut Submission) {
-        assert!(
-            self.length >= 4 && self.length.is_multiple_of(4),
-            "whole dwords"
-        );
+        assert!(self.length >= 4 && self.length.is_multiple_of(4), "whole dwords");
         let zero_based_dwords = self.length / 4 - 1;
         let low = (zero_based_dwords as u32 & 0xffff) << 16
             | u32::from(self.retain_event) << 15
@@ -193,11 +190,7 @@ pub fn encode_effects(admin: &[u8], reads: &[u8], writes: &[u8]) -> Vec<u8> {
     let mut bytes = alloc::vec![0; 4096];
     let mut set = |base: usize, opcodes: &[u8], effects: u32| {
         for opcode in opcodes {
-            put(
-                &mut bytes,
-                base + 4 * usize::from(*opcode),
-                effects.to_le_bytes(),
-            );
+            put(&mut bytes, base + 4 * usize::from(*opcode), effects.to_le_bytes());
         }
     };
     set(0, admin, SUPPORTED);
@@ -253,11 +246,7 @@ pub fn encode_ana(change_count: u64, groups: &[AnaGroup], groups_only: bool) -> 
     put(&mut bytes, 0, change_count.to_le_bytes());
     put(&mut bytes, 8, (groups.len() as u16).to_le_bytes());
     for group in groups {
-        let namespaces = if groups_only {
-            &[][..]
-        } else {
-            &group.namespaces
-        };
+        let namespaces = if groups_only { &[][..] } else { &group.namespaces };
         let mut descriptor = [0; 32];
         put(&mut descriptor, 0, group.group.to_le_bytes());
         put(&mut descriptor, 4, (namespaces.len() as u32).to_le_bytes());
@@ -277,9 +266,7 @@ pub fn parse_ana(bytes: &[u8]) -> Option<(u64, Vec<AnaGroup>)> {
     let mut groups = Vec::new();
     for _ in 0..u32_at(header, 8) & 0xffff {
         let (descriptor, tail) = rest.split_at_checked(32)?;
-        let size = usize::try_from(u32_at(descriptor, 4))
-            .ok()?
-            .checked_mul(4)?;
+        let size = usize::try_from(u32_at(descriptor, 4)).ok()?.checked_mul(4)?;
         let (list, next) = tail.split_at_checked(size)?;
         groups.push(AnaGroup {
             group: u32_at(descriptor, 0),
@@ -323,13 +310,9 @@ impl Notice {
 
     /// The notice in a completion's dword 0, if it is one of ours.
     pub fn from_result(result: u64) -> Option<Self> {
-        [
-            Self::NamespaceChanged,
-            Self::AnaChanged,
-            Self::DiscoveryChanged,
-        ]
-        .into_iter()
-        .find(|notice| notice.to_result() == result & 0x00ff_ff07)
+        [Self::NamespaceChanged, Self::AnaChanged, Self::DiscoveryChanged]
+            .into_iter()
+            .find(|notice| notice.to_result() == result & 0x00ff_ff07)
     }
 }
 
@@ -375,8 +358,8 @@ mod tests {
             namespace: 1,
         };
         let expected = [
-            3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 1, 0x00, 0x81, 0xff, 0xff, 0x0d, 0x0c, 0x0b, 0x0a, 0,
-            0, 0, 0, 1, 0, 0, 0, 0, 3, 0, 0,
+            3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 1, 0x00, 0x81, 0xff, 0xff, 0x0d, 0x0c, 0x0b, 0x0a, 0, 0, 0, 0, 1, 0, 0, 0,
+            0, 3, 0, 0,
         ];
         assert_eq!(entry.encode()[..32], expected);
     }
@@ -418,16 +401,12 @@ mod tests {
     /// Base 5.16.1.13.
     #[test]
     fn ana_page_bytes() {
-        let groups = [AnaGroup {
-            group: 1,
-            change_count: 7,
-            state: AnaState::Inaccessible,
-            namespaces: alloc::vec![1, 2],
-        }];
+        let groups =
+            [AnaGroup { group: 1, change_count: 7, state: AnaState::Inaccessible, namespaces: alloc::vec![1, 2] }];
         let bytes = encode_ana(9, &groups, false);
         let expected = [
-            9, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 0,
-            0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0,
+            9, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0,
         ];
         assert_eq!(bytes, expected);
         assert_eq!(parse_ana(&bytes), Some((9, groups.to_vec())));
@@ -440,17 +419,10 @@ mod tests {
     /// Base 5.2.1.
     #[test]
     fn notices() {
-        for notice in [
-            Notice::NamespaceChanged,
-            Notice::AnaChanged,
-            Notice::DiscoveryChanged,
-        ] {
+        for notice in [Notice::NamespaceChanged, Notice::AnaChanged, Notice::DiscoveryChanged] {
             assert_eq!(Notice::from_result(notice.to_result()), Some(notice));
         }
-        assert_eq!(
-            Notice::from_result(0x0004_0002),
-            Some(Notice::NamespaceChanged)
-        );
+        assert_eq!(Notice::from_result(0x0004_0002), Some(Notice::NamespaceChanged));
         assert_eq!(Notice::from_result(0x0002_0101), None);
     }
 }

@@ -3,7 +3,7 @@
 //! Each structure is encoded and decoded at explicit byte offsets, little-endian. 0's based values
 //! of the wire are converted once, while parsing; in memory every count counts from one.
 
-mod bytes;
+pub(crate) mod bytes;
 pub mod completion;
 pub mod dataset;
 pub mod digest;

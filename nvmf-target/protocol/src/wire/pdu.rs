@@ -144,16 +144,7 @@ impl CommonHeader {
     /// The header's bytes.
     pub fn encode(&self) -> [u8; COMMON_HEADER_SIZE] {
         let length = self.length.to_le_bytes();
-        [
-            self.pdu_type,
-            self.flags,
-            self.header_length,
-            self.data_offset,
-            length[0],
-            length[1],
-            length[2],
-            length[3],
-        ]
+        [self.pdu_type, self.flags, self.header_length, self.data_offset, length[0], length[1], length[2], length[3]]
     }
 }
 
@@ -390,13 +381,7 @@ mod tests {
         let request = Initialize::parse_request(&bytes).unwrap();
         assert_eq!(
             request,
-            Initialize {
-                format_version: 0,
-                data_alignment: 16,
-                header_digest: true,
-                data_digest: true,
-                maximum: 16,
-            }
+            Initialize { format_version: 0, data_alignment: 16, header_digest: true, data_digest: true, maximum: 16 }
         );
         assert_eq!(request.encode_request(), bytes);
     }
@@ -432,61 +417,32 @@ mod tests {
     #[test]
     fn terminate_request_bytes() {
         let bytes = FatalError::InvalidHeaderField(10).encode(PduType::ControllerTerminate, 24);
-        let expected = [
-            0x03, 0, 0x18, 0, 0x30, 0, 0, 0, 0x01, 0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
+        let expected = [0x03, 0, 0x18, 0, 0x30, 0, 0, 0, 0x01, 0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(bytes, expected);
-        assert_eq!(
-            FatalError::parse(&bytes),
-            FatalError::InvalidHeaderField(10)
-        );
+        assert_eq!(FatalError::parse(&bytes), FatalError::InvalidHeaderField(10));
     }
 
     /// TCP 3.6.2.10: R2T for 1 MiB of command 0x0201 with tag 0x0403.
     #[test]
     fn ready_to_transfer_bytes() {
-        let expected = [
-            0x09, 0, 0x18, 0, 0x18, 0, 0, 0, 0x01, 0x02, 0x03, 0x04, 0, 0x10, 0, 0, 0, 0, 0x10, 0,
-            0, 0, 0, 0,
-        ];
+        let expected =
+            [0x09, 0, 0x18, 0, 0x18, 0, 0, 0, 0x01, 0x02, 0x03, 0x04, 0, 0x10, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0];
         let header = DataHeader::parse(&expected);
-        assert_eq!(
-            header,
-            DataHeader {
-                command_id: 0x0201,
-                transfer_tag: 0x0403,
-                offset: 4096,
-                length: 1 << 20,
-            }
-        );
+        assert_eq!(header, DataHeader { command_id: 0x0201, transfer_tag: 0x0403, offset: 4096, length: 1 << 20 });
         let common = CommonHeader::parse(&array_at(&expected, 0));
-        assert_eq!(
-            PduType::from_byte(common.pdu_type),
-            Some(PduType::ReadyToTransfer)
-        );
+        assert_eq!(PduType::from_byte(common.pdu_type), Some(PduType::ReadyToTransfer));
         assert_eq!(header.encode(&common), expected);
     }
 
     /// TCP 3.6.2.6, 3.6.2.7: the entries follow the common header directly.
     #[test]
     fn capsules_carry_their_entry_at_byte_8() {
-        let common = CommonHeader {
-            pdu_type: 0x05,
-            flags: FLAG_HEADER_DIGEST,
-            header_length: 24,
-            data_offset: 0,
-            length: 28,
-        };
-        let entry = CompletionEntry {
-            completion: Completion::error(Status::InvalidOpcode),
-            submission_head: 3,
-            command_id: 7,
-        };
+        let common =
+            CommonHeader { pdu_type: 0x05, flags: FLAG_HEADER_DIGEST, header_length: 24, data_offset: 0, length: 28 };
+        let entry =
+            CompletionEntry { completion: Completion::error(Status::InvalidOpcode), submission_head: 3, command_id: 7 };
         let bytes = encode_response(&common, &entry);
-        let expected = [
-            0x05, 0x01, 0x18, 0, 0x1c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x03, 0, 0, 0, 0x07, 0,
-            0x02, 0x80,
-        ];
+        let expected = [0x05, 0x01, 0x18, 0, 0x1c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x03, 0, 0, 0, 0x07, 0, 0x02, 0x80];
         assert_eq!(bytes, expected);
         assert_eq!(parse_response(&bytes), entry);
         assert_eq!(PduType::Command.header_size(), 72);

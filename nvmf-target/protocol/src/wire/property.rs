@@ -39,10 +39,7 @@ impl Capabilities {
 
     /// Reads the fields from the property's value.
     pub fn parse(value: u64) -> Self {
-        Self {
-            max_queue_entries: (value as u32 & 0xffff) + 1,
-            ready_timeout_500ms: (value >> 24) as u8,
-        }
+        Self { max_queue_entries: (value as u32 & 0xffff) + 1, ready_timeout_500ms: (value >> 24) as u8 }
     }
 }
 
@@ -121,10 +118,7 @@ mod tests {
     /// Base 3.1.3.1: 128 entries, 7.5 s.
     #[test]
     fn capabilities_bits() {
-        let capabilities = Capabilities {
-            max_queue_entries: 128,
-            ready_timeout_500ms: 15,
-        };
+        let capabilities = Capabilities { max_queue_entries: 128, ready_timeout_500ms: 15 };
         assert_eq!(capabilities.encode(), 0x0800_0820_0f01_007f);
         assert_eq!(Capabilities::parse(0x0800_0820_0f01_007f), capabilities);
     }
@@ -141,9 +135,6 @@ mod tests {
         assert_eq!(configuration.arbitration(), 0);
         assert_eq!(configuration.shutdown(), ShutdownNotification::Shutdown);
         assert_eq!(Configuration(0x0046_0001).with_shutdown().0, 0x0046_4001);
-        assert_eq!(
-            Configuration(0xc000).shutdown(),
-            ShutdownNotification::Reserved
-        );
+        assert_eq!(Configuration(0xc000).shutdown(), ShutdownNotification::Reserved);
     }
 }

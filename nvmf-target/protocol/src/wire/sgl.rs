@@ -37,10 +37,7 @@ impl Sgl {
     pub fn parse(bytes: &[u8; SGL_SIZE]) -> Self {
         let length = u32_at(bytes, 8);
         match bytes[15] {
-            IN_CAPSULE => Self::InCapsule {
-                offset: u64_at(bytes, 0),
-                length,
-            },
+            IN_CAPSULE => Self::InCapsule { offset: u64_at(bytes, 0), length },
             TRANSPORT => Self::Transport { length },
             identifier => Self::Unsupported { identifier },
         }
@@ -73,13 +70,7 @@ mod tests {
     #[test]
     fn the_two_descriptors_of_tcp() {
         let capsule = [0, 0, 0, 0, 0, 0, 0, 0, 0x00, 0x10, 0, 0, 0, 0, 0, 0x01];
-        assert_eq!(
-            Sgl::parse(&capsule),
-            Sgl::InCapsule {
-                offset: 0,
-                length: 4096
-            }
-        );
+        assert_eq!(Sgl::parse(&capsule), Sgl::InCapsule { offset: 0, length: 4096 });
         assert_eq!(Sgl::parse(&capsule).encode(), capsule);
         let transport = [0, 0, 0, 0, 0, 0, 0, 0, 0x00, 0x00, 0x02, 0, 0, 0, 0, 0x5a];
         assert_eq!(Sgl::parse(&transport), Sgl::Transport { length: 131_072 });

@@ -172,11 +172,7 @@ impl Status {
     /// The 16-bit status field of a completion, phase tag (bit 0) clear (Base 3.3.3.2.1).
     pub const fn to_field(self) -> u16 {
         let codes = (self.code_type() as u16) << 9 | (self.code() as u16) << 1;
-        if self.is_retryable() {
-            codes
-        } else {
-            codes | DO_NOT_RETRY
-        }
+        if self.is_retryable() { codes } else { codes | DO_NOT_RETRY }
     }
 
     /// The status in a completion's 16-bit status field; phase tag, retry delay and DNR are left aside.
@@ -206,13 +202,7 @@ mod tests {
         assert_eq!(Status::from_field(0xf605), Status::AnaInaccessible);
         assert_eq!(Status::from_field(0x8102), Status::CapacityExceeded);
         let unnamed = Status::from_field(0x0ffe);
-        assert_eq!(
-            unnamed,
-            Status::Other {
-                code_type: 7,
-                code: 0xff
-            }
-        );
+        assert_eq!(unnamed, Status::Other { code_type: 7, code: 0xff });
         assert_eq!(Status::from_field(unnamed.to_field()), unnamed);
     }
 }

@@ -85,10 +85,7 @@ impl Submission {
     /// # Panics
     /// If `index` is not 10 to 15.
     pub fn dword(&self, index: usize) -> u32 {
-        assert!(
-            (10..=15).contains(&index),
-            "CDW{index} is not command specific"
-        );
+        assert!((10..=15).contains(&index), "CDW{index} is not command specific");
         u32_at(&self.bytes, index * 4)
     }
 
@@ -97,10 +94,7 @@ impl Submission {
     /// # Panics
     /// If `index` is not 10 to 15.
     pub fn set_dword(&mut self, index: usize, value: u32) {
-        assert!(
-            (10..=15).contains(&index),
-            "CDW{index} is not command specific"
-        );
+        assert!((10..=15).contains(&index), "CDW{index} is not command specific");
         put(&mut self.bytes, index * 4, value.to_le_bytes());
     }
 

@@ -1,0 +1,4 @@
+//! The end that sends commands.
+
+pub mod command;
+pub mod connection;
