@@ -125,7 +125,7 @@ impl Core {
 
     /// Whether a turn would find work without waiting.
     pub(crate) fn has_work(&self) -> bool {
-        self.executor.has_ready() || self.inbox.is_pending()
+        self.executor.has_ready() || self.inbox.is_pending() || !self.backlog.borrow().is_empty()
     }
 
     /// When the next timer is due.
@@ -141,6 +141,7 @@ impl Core {
         for job in jobs {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
                 tracing::error!("a posted job panicked and was ended");
+                self.executor.count_panic();
             }
         }
     }
@@ -174,7 +175,7 @@ impl Core {
     }
 
     fn shorten(&self, wait: Wait) -> Wait {
-        if self.has_work() || !self.backlog.borrow().is_empty() {
+        if self.has_work() {
             return Wait::Poll;
         }
         match (wait, self.next_deadline()) {
@@ -202,7 +203,7 @@ impl Core {
                         waiters.remove(id);
                     }
                     drop(waiters);
-                    drop(completion);
+                    self.discard(completion);
                     return;
                 }
                 waiter => {
@@ -216,6 +217,13 @@ impl Core {
             }
         };
         sink.0.complete(sink.1, completion);
+    }
+
+    /// Ends what nobody waits for. A socket in it would otherwise stay open for ever (I40).
+    fn discard(&self, completion: Completion) {
+        if let Ok(Output::Socket(socket, _)) = completion.result {
+            self.driver.borrow_mut().close(socket);
+        }
     }
 
     fn begin(&self, operation: Operation, waiter: Waiter) -> OperationId {
@@ -247,15 +255,16 @@ impl Core {
         let finished = {
             let mut waiters = self.waiters.borrow_mut();
             match std::mem::replace(&mut waiters[id], Waiter::Abandoned) {
-                finished @ Waiter::Finished(_) => {
+                Waiter::Finished(completion) => {
                     waiters.remove(id);
-                    Some(finished)
+                    Some(completion)
                 }
                 _ => None,
             }
         };
-        if finished.is_none() {
-            self.cancel(id);
+        match finished {
+            Some(completion) => self.discard(completion),
+            None => self.cancel(id),
         }
     }
 }

@@ -69,6 +69,7 @@ pub(crate) struct Executor {
     tasks: RefCell<Slab<Task>>,
     ready: RefCell<VecDeque<TaskKey>>,
     generation: Cell<u64>,
+    panics: Cell<u64>,
 }
 
 impl Executor {
@@ -97,6 +98,15 @@ impl Executor {
         self.tasks.borrow().len()
     }
 
+    /// How many tasks and jobs have panicked.
+    pub(crate) fn panics(&self) -> u64 {
+        self.panics.get()
+    }
+
+    pub(crate) fn count_panic(&self) {
+        self.panics.set(self.panics.get() + 1);
+    }
+
     /// Runs each task that is ready now once; those woken meanwhile wait for the next turn.
     pub(crate) fn run_ready(&self) {
         let count = self.ready.borrow().len();
@@ -116,6 +126,7 @@ impl Executor {
             Err(_) => {
                 // The panic hook has told about it; the task ends, the reactor and its other tasks go on.
                 tracing::error!("a task panicked and was ended");
+                self.count_panic();
                 true
             }
         };
