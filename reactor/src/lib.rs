@@ -13,6 +13,7 @@ mod executor;
 pub mod files;
 mod mailbox;
 pub mod net;
+pub mod simulated;
 mod time;
 mod timer;
 

@@ -35,6 +35,11 @@ pub(crate) enum ReceivedBytes {
 }
 
 impl Received {
+    /// A chunk with memory of its own.
+    pub(crate) const fn owned(bytes: Vec<u8>) -> Self {
+        Self(ReceivedBytes::Owned(bytes))
+    }
+
     /// The end of a stream.
     pub(crate) const fn end() -> Self {
         Self(ReceivedBytes::Owned(Vec::new()))
@@ -63,7 +68,7 @@ pub struct DetachedSocket {
 #[derive(Debug)]
 pub(crate) enum RawSocket {
     Descriptor(std::os::fd::OwnedFd),
-    Simulated(u64),
+    Simulated(crate::driver::simulated::SimulatedSocket),
 }
 
 /// A stream on its way to another reactor.
@@ -259,6 +264,14 @@ impl TcpStream {
             Poll::Pending
         })
         .await
+    }
+
+    /// Ends this side's direction when all queued output is sent: the peer sees the end of the stream, and may still send.
+    pub async fn shutdown(&self) -> io::Result<()> {
+        self.drained(0).await?;
+        let socket = self.inner.socket.get().ok_or(io::ErrorKind::NotConnected)?;
+        current(|core| core.with_driver(|driver| driver.shutdown(socket)));
+        Ok(())
     }
 
     /// Ends the stream for both sides now: receives and sends fail from here on. What was flushed before may still arrive.

@@ -11,6 +11,7 @@
 //!            cancel(id) ───────────▶ (a completion still comes, with ECANCELED or the real result)
 //! ```
 
+pub(crate) mod simulated;
 pub(crate) mod uring;
 
 use std::io;
@@ -56,13 +57,14 @@ pub enum Operation {
     Receive { socket: ResourceId },
     /// Send slices in order; may send a part, and says how many bytes.
     Send { socket: ResourceId, slices: SmallVec<[Slice; 16]> },
-    /// Read a whole small file.
+    /// Read a whole small file. What it gives is stable: a name that an unfinished [`Operation::ReplaceFile`] of a killed
+    /// process left behind is made durable (fsync of the folder) before its content is returned.
     ReadFile { path: PathBuf },
     /// Replace a small file atomically and durably: temporary, fsync, rename, fsync of the folder.
     ReplaceFile { path: PathBuf, content: Vec<u8> },
     /// Remove a file durably; no error if there is none.
     RemoveFile { path: PathBuf },
-    /// The names in a folder, sorted; an absent folder is empty.
+    /// The names in a folder, sorted and stable like what [`Operation::ReadFile`] gives; an absent folder is empty.
     ListFolder { path: PathBuf },
 }
 
