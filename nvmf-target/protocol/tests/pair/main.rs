@@ -2,4 +2,6 @@
 
 mod admin;
 mod data;
+mod hostile;
+mod random;
 mod util;
