@@ -37,6 +37,7 @@ const HOUSE: &[Room] = &[
     room("benches", &["nvmf-initiator", "nvmf-target-protocol", "block-device", "reactor"]),
     room("simulator", &["engine", "replica", "lvol", "block-device", "reactor"]),
     room("integration", &["cli", "proto", "nvmf-initiator", "reactor"]),
+    room("e2e", &["cli"]),
     room("xtask", &[]),
 ];
 

@@ -20,6 +20,10 @@ const UNDONE_MACROS: &[&str] = &[concat!("to", "do!"), concat!("un", "implemente
 
 pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     let mut violations = Vec::new();
+    for path in &tree.ignored {
+        let advice = "git ignores this file, so nobody else will ever have it: narrow the pattern in .gitignore";
+        violations.push(Violation::new(path, 1, "ignored", advice));
+    }
     for (path, text) in &tree.texts {
         violations.extend(check_undone(path, text));
     }
@@ -177,6 +181,13 @@ mod tests {
 
     fn found_in(text: &str) -> Vec<(&'static str, usize)> {
         found(&Tree::of_texts(&[("somewhere/src/file.rs", text)]))
+    }
+
+    #[test]
+    fn a_source_that_git_ignores_is_found() {
+        let mut tree = Tree::of_texts(&[("somewhere/src/target/mod.rs", "")]);
+        tree.ignored.push("somewhere/src/target/mod.rs".to_owned());
+        assert_eq!(found(&tree), [("ignored", 1)]);
     }
 
     #[test]

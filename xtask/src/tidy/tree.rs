@@ -22,6 +22,8 @@ pub(super) struct Tree {
     pub(super) texts: BTreeMap<String, String>,
     /// All files, also those that are not text, and all folders.
     pub(super) paths: Vec<String>,
+    /// The text files that git ignores; none without git.
+    pub(super) ignored: Vec<String>,
 }
 
 impl Tree {
@@ -34,6 +36,7 @@ impl Tree {
         )?;
         let mut tree = Self { packages: metadata::parse(&json, &workspace.root)?, ..Self::default() };
         tree.read_folder(&workspace.root, "", &workspace.target)?;
+        tree.ignored = ignored_by_git(tree.texts.keys(), &workspace.root);
         Ok(tree)
     }
 
@@ -62,7 +65,7 @@ impl Tree {
             let relative = format!("{prefix}{name}");
             let kind = entry.file_type()?;
             if kind.is_dir() {
-                if name != ".git" && name != "target" && entry.path() != target {
+                if relative != ".git" && relative != "target" && entry.path() != target {
                     self.read_folder(&entry.path(), &format!("{relative}/"), target)?;
                     self.paths.push(relative);
                 }
@@ -79,11 +82,18 @@ impl Tree {
     }
 }
 
+/// Which of `paths` git ignores. A source archive has no git, and then nothing is ignored.
+fn ignored_by_git<'a>(paths: impl Iterator<Item = &'a String>, root: &Path) -> Vec<String> {
+    // Exits with 1 when nothing is ignored.
+    let said = process::output(Command::new("git").args(["check-ignore", "--"]).args(paths).current_dir(root));
+    said.unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 impl Tree {
     /// A tree of these files and no packages.
     pub(super) fn of_texts(texts: &[(&str, &str)]) -> Self {
         let texts: BTreeMap<_, _> = texts.iter().map(|&(path, text)| (path.to_owned(), text.to_owned())).collect();
-        Self { packages: Vec::new(), paths: texts.keys().cloned().collect(), texts }
+        Self { paths: texts.keys().cloned().collect(), texts, ..Self::default() }
     }
 }
