@@ -4,6 +4,7 @@
 mod debian;
 mod e2e;
 mod guest;
+mod libtest;
 mod process;
 mod programs;
 mod report;

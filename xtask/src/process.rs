@@ -81,15 +81,6 @@ pub(crate) fn run_quietly(command: &mut Command, log: &Path, limit: Duration) ->
     Ok(())
 }
 
-/// A command for `program` whose process the kernel kills when the calling thread ends, however it ends.
-///
-/// Without unsafe code only another program can ask the kernel for that: setpriv, in every Debian.
-pub(crate) fn tied_to_us(program: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", program]);
-    command
-}
-
 /// Kills `child` and whatever it started, by their process ids, and waits for it.
 fn kill_with_descendants(child: &mut Child) {
     let descendants = descendants(child.id());

@@ -5,19 +5,14 @@
 mod connection;
 mod crash;
 mod disk;
-mod ending;
-mod errno;
 mod fault;
 mod files;
-mod handshake;
 mod history;
 mod image;
 mod network;
-mod operations;
 mod queue;
 mod random;
 mod state;
-mod stream;
 mod trace;
 
 use std::cell::RefCell;

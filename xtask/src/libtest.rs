@@ -1,24 +1,32 @@
-//! All of `cargo test`, counted from what each program of tests says about itself.
+//! Programs of tests, counted from what each says about itself: those of `cargo test`, and others that speak like them.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::anyhow;
 
 use crate::process;
-use crate::programs::{cargo, test_programs};
 use crate::report::Report;
-use crate::workspace::Workspace;
 
-/// Runs the tests of the whole workspace and adds them to `report`.
-pub(super) fn run(workspace: &Workspace, log: &Path, limit: Duration, report: &mut Report) {
-    println!("tests:");
-    let mut count = Count::default();
-    let mut command = cargo(workspace);
-    command.args(["test", "--workspace", "--no-fail-fast"]).env("ASHLAR_BIN_DIR", test_programs(workspace));
-    let result = process::run_logged(&mut command, log, limit, |line| {
-        if let Some(told) = count.read(line) {
-            println!("    {told}");
+/// What to tell of a run while it goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Tell {
+    /// Each program's sum, and failures.
+    Sums,
+    /// Every line.
+    Everything,
+}
+
+/// Runs `command`, which runs programs of tests, and adds what these say to `report`. `name` is its own.
+pub(crate) fn run(command: &mut Command, name: &str, log: &Path, limit: Duration, tell: Tell, report: &mut Report) {
+    println!("{name}:");
+    let mut count = Count { program: name.to_owned(), ..Count::default() };
+    let result = process::run_logged(command, log, limit, |line| {
+        let sum = count.read(line);
+        match tell {
+            Tell::Everything => println!("    {line}"),
+            Tell::Sums => sum.iter().for_each(|sum| println!("    {sum}")),
         }
     });
     // A program of tests that dies says nothing about itself; only cargo knows.
@@ -29,7 +37,7 @@ pub(super) fn run(workspace: &Workspace, log: &Path, limit: Duration, report: &m
     };
     report.add(count.passed, count.failures, count.ignored);
     if let Some(problem) = problem {
-        report.fail("cargo test", &problem);
+        report.fail(name, &problem);
     }
 }
 

@@ -1,16 +1,21 @@
-//! `cargo xtask e2e`: a real Linux host, in a guest, on a volume of three real daemons on this machine.
-
-mod scenario;
+//! `cargo xtask e2e`: prepares the guest, and runs the program in `tests/e2e`, which tells the story.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::debian::{self, Missing, Tool};
-use crate::guest::Image;
+use crate::libtest::Tell;
+use crate::programs::test_programs;
 use crate::report::Report;
 use crate::workspace::Workspace;
+use crate::{guest, libtest};
+
+/// The story takes a few minutes under emulation.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// What running the guest needs.
 const RUN: &[Tool] = &[
@@ -25,10 +30,10 @@ const BUILD: &[Tool] = &[
     Tool { program: "xz", package: "xz-utils" },
 ];
 
-/// Plays the scenario with the programs that are built already, and counts its steps.
+/// Runs the story with the programs that are built already, and counts its steps.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
-    let image = match guest(workspace) {
-        Ok(image) => image,
+    let guest = match guest(workspace) {
+        Ok(guest) => guest,
         Err(Missing::LeftOut(reason)) => return report.skip("e2e", reason),
         Err(Missing::Failed(error)) => return report.fail("e2e: the guest", &error),
     };
@@ -36,23 +41,23 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     if let Err(error) = empty(&directory) {
         return report.fail("e2e: the folder for its logs", &error);
     }
-    if scenario::play(&image, &directory, report).is_none() {
-        println!("    logs of the daemons and of the guest: {}", workspace.display(&directory));
-    }
+    let mut story = Command::new(test_programs(workspace).join("e2e"));
+    story.arg(guest).arg(&directory).env("ASHLAR_BIN_DIR", test_programs(workspace));
+    libtest::run(&mut story, "e2e", &directory.join("story.log"), LIMIT, Tell::Everything, report);
 }
 
 /// The guest, built now if there is none yet.
-fn guest(workspace: &Workspace) -> Result<Image, Missing> {
-    if let Some(image) = Image::find(workspace).map_err(Missing::Failed)? {
+fn guest(workspace: &Workspace) -> Result<PathBuf, Missing> {
+    if let Some(guest) = guest::find(workspace).map_err(Missing::Failed)? {
         debian::provide(RUN)?;
-        return Ok(image);
+        return Ok(guest);
     }
     debian::provide(&[RUN, BUILD].concat())?;
     if !debian::is_root() {
         return Err(Missing::LeftOut("the guest is not built yet, and building it needs root".to_owned()));
     }
     println!("building the guest of e2e (half a minute)");
-    Image::build(workspace).map_err(Missing::Failed)
+    guest::build(workspace).map_err(Missing::Failed)
 }
 
 fn empty(directory: &Path) -> Result<()> {

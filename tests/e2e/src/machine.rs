@@ -1,17 +1,19 @@
-//! One running guest: qemu's process, and the agent in the guest that runs our steps.
+//! One running guest: qemu's process, and the agent in the guest (`tests/e2e/guest/init.sh`) that runs our scripts.
+//!
+//! With user-mode networking the guest finds this machine's loopback at [`HOST`].
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Image;
-use crate::process;
+/// The address at which the guest finds the loopback of the machine it runs on.
+pub(crate) const HOST: &str = "10.0.2.2";
 
 /// Booting takes 6 s under emulation on an idle machine, and up to a minute on one that compiles meanwhile.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
@@ -57,18 +59,18 @@ enum Accelerator {
 }
 
 impl Machine {
-    /// Boots `image`. The guest's console, qemu's messages and the steps' output are kept in `directory`.
-    pub(crate) fn boot(image: &Image, directory: &Path) -> Result<Self> {
+    /// Boots the guest whose kernel and disk are in the folder `guest`. Its console, qemu's messages and the steps' output are kept in `directory`.
+    pub(crate) fn boot(guest: &Path, directory: &Path) -> Result<Self> {
         // Where a machine has KVM it may still be broken, and only a boot tells.
         if works(Path::new("/dev/kvm"))
-            && let Ok(machine) = Self::boot_with(image, directory, Accelerator::Kvm, KVM_BOOT_LIMIT)
+            && let Ok(machine) = Self::boot_with(guest, directory, Accelerator::Kvm, KVM_BOOT_LIMIT)
         {
             return Ok(machine);
         }
-        Self::boot_with(image, directory, Accelerator::Emulation, BOOT_LIMIT)
+        Self::boot_with(guest, directory, Accelerator::Emulation, BOOT_LIMIT)
     }
 
-    fn boot_with(image: &Image, directory: &Path, accelerator: Accelerator, limit: Duration) -> Result<Self> {
+    fn boot_with(guest: &Path, directory: &Path, accelerator: Accelerator, limit: Duration) -> Result<Self> {
         let log = directory.join(format!("qemu-{}.log", accelerator.name()));
         let share = directory.join("share");
         match fs::remove_dir_all(&share) {
@@ -77,8 +79,10 @@ impl Machine {
             }
             _ => fs::create_dir_all(&share)?,
         }
-        let mut qemu = process::tied_to_us("qemu-system-x86_64")
-            .args(arguments(image, accelerator))
+        let mut qemu = Command::new("setpriv")
+            // The kernel kills it when this thread ends, however it ends.
+            .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
+            .args(arguments(guest, accelerator))
             .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -146,6 +150,14 @@ impl Machine {
         self.wait(&step)
     }
 
+    /// True once `step` has ended, without waiting for it.
+    pub(crate) fn has_ended(&mut self, step: &Step) -> bool {
+        while let Ok(Report::Ended { step, code }) = self.reports.try_recv() {
+            self.ended.insert(step, code);
+        }
+        self.ended.contains_key(&step.number)
+    }
+
     /// What `step` has written so far.
     pub(crate) fn output(&self, step: &Step) -> String {
         let bytes = fs::read(self.share.join(format!("{}.out", step.number))).unwrap_or_default();
@@ -165,8 +177,8 @@ fn works(device: &Path) -> bool {
     File::options().read(true).write(true).open(device).is_ok()
 }
 
-fn arguments(image: &Image, accelerator: Accelerator) -> Vec<String> {
-    let file = |name: &str| image.directory().join(name).display().to_string();
+fn arguments(guest: &Path, accelerator: Accelerator) -> Vec<String> {
+    let file = |name: &str| guest.join(name).display().to_string();
     let processor = match accelerator {
         Accelerator::Kvm => "host",
         // The oldest one with the CRC32C instruction: newer ones have more to emulate and are slower.
