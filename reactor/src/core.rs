@@ -4,8 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -25,7 +26,7 @@ thread_local! {
 /// # Panics
 /// Outside a reactor.
 pub(crate) fn current<T>(body: impl FnOnce(&Core) -> T) -> T {
-    try_current(body).expect("called on a reactor's thread, from a task or a job of the reactor")
+    try_current(body).expect(OUTSIDE)
 }
 
 /// Runs `body` with the current reactor, if there is one.
@@ -34,7 +35,65 @@ pub(crate) fn try_current<T>(body: impl FnOnce(&Core) -> T) -> Option<T> {
     Some(body(&core))
 }
 
-/// Receives the completions of operations started with [`start`]. Called from the reactor's turn, never from
+/// The reactor that a thing belongs to. It keeps nothing alive, and it makes the things that hold one `!Send`.
+///
+/// Identifiers of operations and resources mean something to their own reactor only. One thread may have several
+/// reactors (one after the other in tests, side by side in a simulated world), so whatever holds an identifier also
+/// holds its home and never asks which reactor happens to be current.
+#[derive(Clone)]
+pub(crate) struct Home(Weak<Core>);
+
+impl Home {
+    /// The current reactor.
+    ///
+    /// # Panics
+    /// Outside a reactor.
+    pub(crate) fn here() -> Self {
+        let core = CURRENT.with(|current| current.borrow().as_ref().map(Rc::downgrade));
+        Self(core.expect(OUTSIDE))
+    }
+
+    /// Runs `body` with the reactor, or not at all when it has ended.
+    pub(crate) fn with<T>(&self, body: impl FnOnce(&Core) -> T) -> Option<T> {
+        self.0.upgrade().map(|core| body(&core))
+    }
+
+    /// Runs `body` with the reactor's driver.
+    ///
+    /// # Panics
+    /// When the reactor has ended.
+    pub(crate) fn with_driver<T>(&self, body: impl FnOnce(&mut dyn Driver) -> T) -> T {
+        self.with(|core| core.with_driver(body)).expect(ENDED)
+    }
+
+    /// Starts an operation whose completions go to a sink.
+    ///
+    /// # Panics
+    /// When the reactor has ended.
+    pub(crate) fn start(&self, operation: Operation, sink: Rc<dyn OperationSink>, token: u64) -> OperationId {
+        self.with(|core| core.begin(operation, Waiter::Sink(sink, token))).expect(ENDED)
+    }
+
+    /// Starts an operation and waits for it. Dropping the future asks for its cancellation; the memory stays with the
+    /// driver until the world has let go of it.
+    ///
+    /// # Panics
+    /// When the reactor has ended.
+    pub(crate) fn perform(&self, operation: Operation) -> Performing {
+        let id = self.with(|core| core.begin(operation, Waiter::Unpolled)).expect(ENDED);
+        Performing { id: Some(id), home: self.clone() }
+    }
+
+    /// Asks for an operation to end early.
+    pub(crate) fn cancel(&self, id: OperationId) {
+        self.with(|core| core.cancel(id));
+    }
+}
+
+const OUTSIDE: &str = "called on a reactor's thread, from a task or a job of the reactor";
+const ENDED: &str = "disks and streams are used only while their reactor runs";
+
+/// Receives the completions of operations started with [`Home::start`]. Called from the reactor's turn, never from
 /// within the call that started the operation.
 pub(crate) trait OperationSink {
     fn complete(&self, token: u64, completion: Completion);
@@ -60,7 +119,9 @@ pub(crate) struct Core {
     waiters: RefCell<Slab<Waiter>>,
     /// Operations the driver had no room for, in order.
     backlog: RefCell<VecDeque<(OperationId, Operation)>>,
-    timers: RefCell<BTreeMap<(Instant, u64), Waker>>,
+    /// Operations cancelled in the backlog, to be told of in the next turn.
+    withdrawn: RefCell<Vec<Completion>>,
+    timers: RefCell<BTreeMap<TimerKey, Waker>>,
     next_timer: Cell<u64>,
     /// Reused by each turn.
     completions: RefCell<Vec<Completion>>,
@@ -74,6 +135,7 @@ impl Core {
             driver: RefCell::new(driver),
             waiters: RefCell::default(),
             backlog: RefCell::default(),
+            withdrawn: RefCell::default(),
             timers: RefCell::default(),
             next_timer: Cell::new(0),
             completions: RefCell::default(),
@@ -115,6 +177,7 @@ impl Core {
         self.submit_backlog();
         let wait = self.shorten(wait);
         let mut completions = self.completions.take();
+        completions.append(&mut self.withdrawn.borrow_mut());
         let result = self.driver.borrow_mut().turn(wait, &mut completions);
         for completion in completions.drain(..) {
             self.dispatch(completion);
@@ -125,7 +188,41 @@ impl Core {
 
     /// Whether a turn would find work without waiting.
     pub(crate) fn has_work(&self) -> bool {
-        self.executor.has_ready() || self.inbox.is_pending() || !self.backlog.borrow().is_empty()
+        let waiting = !self.backlog.borrow().is_empty() || !self.withdrawn.borrow().is_empty();
+        waiting || self.executor.has_ready() || self.inbox.is_pending()
+    }
+
+    /// Ends the reactor: refuses messages, drops every task, timer and waiter. The driver lets go of what is in flight
+    /// when it is dropped itself. Must run inside [`Core::enter`], so that what tasks drop finds its reactor.
+    pub(crate) fn shut_down(&self) {
+        self.inbox.close();
+        self.executor.clear();
+        // Taken out first: what these drop may come back to the reactor.
+        drop(self.timers.take());
+        drop(self.backlog.take());
+        drop(self.withdrawn.take());
+        // The identifiers stay taken: the driver may still work on these operations.
+        let abandoned: Vec<Waiter> = (self.waiters.borrow_mut().iter_mut())
+            .map(|(_, waiter)| std::mem::replace(waiter, Waiter::Abandoned))
+            .collect();
+        drop(abandoned);
+    }
+
+    fn arm(&self, deadline: Instant, waker: Waker) -> TimerKey {
+        let key = (deadline, self.next_timer.replace(self.next_timer.get() + 1));
+        self.timers.borrow_mut().insert(key, waker);
+        key
+    }
+
+    /// Gives an armed timer the waker of its latest poll; false if it has fired.
+    fn rearm(&self, key: &TimerKey, waker: &Waker) -> bool {
+        let old = match self.timers.borrow_mut().get_mut(key) {
+            Some(armed) if armed.will_wake(waker) => return true,
+            Some(armed) => std::mem::replace(armed, waker.clone()),
+            None => return false,
+        };
+        drop(old);
+        true
     }
 
     /// When the next timer is due.
@@ -139,7 +236,7 @@ impl Core {
             self.executor.queue(key);
         }
         for job in jobs {
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
+            if catch_unwind(AssertUnwindSafe(job)).is_err() {
                 tracing::error!("a posted job panicked and was ended");
                 self.executor.count_panic();
             }
@@ -188,35 +285,34 @@ impl Core {
     fn dispatch(&self, completion: Completion) {
         let id = completion.id;
         let last = completion.operation.is_some();
-        let sink = {
-            let mut waiters = self.waiters.borrow_mut();
-            match &mut waiters[id] {
-                Waiter::Sink(sink, token) => {
-                    let sink = (Rc::clone(sink), *token);
-                    if last {
-                        waiters.remove(id);
-                    }
-                    sink
-                }
-                Waiter::Abandoned => {
-                    if last {
-                        waiters.remove(id);
-                    }
-                    drop(waiters);
-                    self.discard(completion);
-                    return;
-                }
-                waiter => {
-                    debug_assert!(last, "only sinks take part results");
-                    if let Waiter::Future(waker) = std::mem::replace(waiter, Waiter::Finished(completion)) {
-                        drop(waiters);
-                        waker.wake();
-                    }
-                    return;
+        let mut waiters = self.waiters.borrow_mut();
+        match &mut waiters[id] {
+            Waiter::Sink(sink, token) => {
+                let (sink, token) = (Rc::clone(sink), *token);
+                let over = last.then(|| waiters.remove(id));
+                drop(waiters);
+                drop(over);
+                let told = catch_unwind(AssertUnwindSafe(|| sink.complete(token, completion)));
+                if told.is_err() {
+                    tracing::error!("the receiver of a completion panicked; the reactor goes on");
+                    self.executor.count_panic();
                 }
             }
-        };
-        sink.0.complete(sink.1, completion);
+            Waiter::Abandoned => {
+                if last {
+                    waiters.remove(id);
+                }
+                drop(waiters);
+                self.discard(completion);
+            }
+            waiter => {
+                debug_assert!(last, "only sinks take part results");
+                if let Waiter::Future(waker) = std::mem::replace(waiter, Waiter::Finished(completion)) {
+                    drop(waiters);
+                    waker.wake();
+                }
+            }
+        }
     }
 
     /// Ends what nobody waits for. A socket in it would otherwise stay open for ever (I40).
@@ -239,32 +335,30 @@ impl Core {
 
     fn cancel(&self, id: OperationId) {
         let mut backlog = self.backlog.borrow_mut();
-        if let Some(place) = backlog.iter().position(|(waiting, _)| *waiting == id) {
-            // Never reached the driver: complete it here, in the next turn like any other.
-            if let Some((id, operation)) = backlog.remove(place) {
+        let place = backlog.iter().position(|(waiting, _)| *waiting == id);
+        match place.and_then(|place| backlog.remove(place)) {
+            Some((id, operation)) => {
                 let result = Err(io::Error::from_raw_os_error(ECANCELED));
-                drop(backlog);
-                self.dispatch(Completion { id, result, operation: Some(operation) });
+                self.withdrawn.borrow_mut().push(Completion { id, result, operation: Some(operation) });
             }
-        } else {
-            self.driver.borrow_mut().cancel(id);
+            None => self.driver.borrow_mut().cancel(id),
         }
     }
 
     fn forget(&self, id: OperationId) {
-        let finished = {
-            let mut waiters = self.waiters.borrow_mut();
-            match std::mem::replace(&mut waiters[id], Waiter::Abandoned) {
-                Waiter::Finished(completion) => {
-                    waiters.remove(id);
-                    Some(completion)
-                }
-                _ => None,
+        let mut waiters = self.waiters.borrow_mut();
+        let Some(waiter) = waiters.get_mut(id) else { return };
+        match std::mem::replace(waiter, Waiter::Abandoned) {
+            Waiter::Finished(completion) => {
+                waiters.remove(id);
+                drop(waiters);
+                self.discard(completion);
             }
-        };
-        match finished {
-            Some(completion) => self.discard(completion),
-            None => self.cancel(id),
+            waiting => {
+                drop(waiters);
+                drop(waiting);
+                self.cancel(id);
+            }
         }
     }
 }
@@ -272,26 +366,19 @@ impl Core {
 /// Linux's ECANCELED, named here because the simulated world reports it too.
 pub(crate) const ECANCELED: i32 = 125;
 
-/// Starts an operation whose completions go to a sink.
-pub(crate) fn start(operation: Operation, sink: Rc<dyn OperationSink>, token: u64) -> OperationId {
-    current(|core| core.begin(operation, Waiter::Sink(sink, token)))
-}
-
-/// Asks for an operation to end early.
-pub(crate) fn cancel(id: OperationId) {
-    try_current(|core| core.cancel(id));
-}
-
-/// Starts an operation and waits for it. Dropping the future asks for its cancellation; the memory stays with the
-/// driver until the world has let go of it.
+/// Starts an operation on the current reactor and waits for it, see [`Home::perform`].
+///
+/// # Panics
+/// Outside a reactor.
 pub(crate) fn perform(operation: Operation) -> Performing {
-    Performing { id: Some(current(|core| core.begin(operation, Waiter::Unpolled))) }
+    Home::here().perform(operation)
 }
 
 /// The future of [`perform`].
 pub(crate) struct Performing {
     /// None once finished.
     id: Option<OperationId>,
+    home: Home,
 }
 
 impl Future for Performing {
@@ -299,20 +386,21 @@ impl Future for Performing {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let id = self.id.expect("not polled after it finished");
-        let completion = current(|core| {
+        let completion = self.home.with(|core| {
             let mut waiters = core.waiters.borrow_mut();
             if matches!(waiters[id], Waiter::Finished(_))
                 && let Waiter::Finished(completion) = waiters.remove(id)
             {
                 return Some(completion);
             }
-            match &mut waiters[id] {
-                Waiter::Future(waker) => waker.clone_from(context.waker()),
-                waiter => *waiter = Waiter::Future(context.waker().clone()),
+            if !matches!(&waiters[id], Waiter::Future(waker) if waker.will_wake(context.waker())) {
+                let old = std::mem::replace(&mut waiters[id], Waiter::Future(context.waker().clone()));
+                drop(waiters);
+                drop(old);
             }
             None
         });
-        let Some(completion) = completion else { return Poll::Pending };
+        let Some(completion) = completion.expect(ENDED) else { return Poll::Pending };
         self.id = None;
         let operation = completion.operation.expect("a future takes last completions only");
         Poll::Ready((completion.result, operation))
@@ -322,7 +410,7 @@ impl Future for Performing {
 impl Drop for Performing {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            try_current(|core| core.forget(id));
+            self.home.with(|core| core.forget(id));
         }
     }
 }
@@ -366,37 +454,38 @@ pub fn task_count() -> usize {
 }
 
 /// A timer's place in the queue, until it fires or is dropped.
-pub(crate) struct TimerEntry(Option<(Instant, u64)>);
+#[derive(Default)]
+pub(crate) struct TimerEntry(Option<(Home, TimerKey)>);
+
+/// When a timer is due, and a number that tells it from others due then.
+type TimerKey = (Instant, u64);
 
 impl TimerEntry {
-    pub(crate) const fn empty() -> Self {
-        Self(None)
-    }
-
     /// Arms or re-arms the timer.
     pub(crate) fn arm(&mut self, deadline: Instant, waker: &Waker) {
-        current(|core| {
-            let mut timers = core.timers.borrow_mut();
-            if let Some(key) = self.0.filter(|key| key.0 == deadline)
-                && let Some(armed) = timers.get_mut(&key)
-            {
-                armed.clone_from(waker);
-                return;
-            }
-            let key = (deadline, core.next_timer.replace(core.next_timer.get() + 1));
-            timers.insert(key, waker.clone());
-            if let Some(old) = self.0.replace(key) {
-                timers.remove(&old);
-            }
-        });
+        if let Some((home, key)) = &self.0
+            && key.0 == deadline
+            && home.with(|core| core.rearm(key, waker)) == Some(true)
+        {
+            return;
+        }
+        self.disarm();
+        let home = Home::here();
+        let key = home.with(|core| core.arm(deadline, waker.clone()));
+        self.0 = key.map(|key| (home, key));
+    }
+
+    fn disarm(&mut self) {
+        if let Some((home, key)) = self.0.take() {
+            // Dropped outside the borrow: a waker may be anything.
+            let waker = home.with(|core| core.timers.borrow_mut().remove(&key));
+            drop(waker);
+        }
     }
 }
 
 impl Drop for TimerEntry {
     fn drop(&mut self) {
-        if let Some(key) = self.0 {
-            let waker = try_current(|core| core.timers.borrow_mut().remove(&key));
-            drop(waker);
-        }
+        self.disarm();
     }
 }

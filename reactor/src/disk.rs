@@ -8,7 +8,7 @@ use std::rc::Rc;
 use smallvec::{SmallVec, smallvec};
 
 use crate::buffer::{Buffer, Slice};
-use crate::core::{current, perform, start, try_current};
+use crate::core::Home;
 use crate::driver::{Completion, Operation, ResourceId};
 
 /// How to open a disk.
@@ -38,15 +38,15 @@ struct Inner {
 }
 
 enum Backing {
-    Driver(ResourceId),
+    Driver(Home, ResourceId),
     /// Inline copies: a memory file would cost more through the kernel (docs/decisions).
     Memory(RefCell<Vec<u8>>),
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Backing::Driver(id) = self.backing {
-            try_current(|core| core.with_driver(|driver| driver.close(id)));
+        if let Backing::Driver(home, id) = &self.backing {
+            home.with(|core| core.with_driver(|driver| driver.close(*id)));
         }
     }
 }
@@ -89,9 +89,10 @@ impl Disk {
     /// # Errors
     /// `WouldBlock` with a clear text when another process holds it; the system's errors otherwise.
     pub fn open(path: &Path, options: &DiskOptions) -> io::Result<Self> {
-        let opened = current(|core| core.with_driver(|driver| driver.open_disk(path, options)))?;
-        let inner =
-            Inner { backing: Backing::Driver(opened.id), size: Cell::new(opened.size), alignment: opened.alignment };
+        let home = Home::here();
+        let opened = home.with_driver(|driver| driver.open_disk(path, options))?;
+        let backing = Backing::Driver(home, opened.id);
+        let inner = Inner { backing, size: Cell::new(opened.size), alignment: opened.alignment };
         Ok(Self { inner: Rc::new(inner) })
     }
 
@@ -115,7 +116,7 @@ impl Disk {
     /// Changes the size of a file or memory, durably. Blocking and rare.
     pub fn resize(&self, size: u64) -> io::Result<()> {
         match &self.inner.backing {
-            Backing::Driver(id) => current(|core| core.with_driver(|driver| driver.resize_disk(*id, size)))?,
+            Backing::Driver(home, id) => home.with_driver(|driver| driver.resize_disk(*id, size))?,
             Backing::Memory(memory) => {
                 let length = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
                 memory.borrow_mut().resize(length, 0);
@@ -132,8 +133,8 @@ impl Disk {
         }
         match &self.inner.backing {
             Backing::Memory(memory) => read_memory(&memory.borrow(), offset, buffer),
-            Backing::Driver(disk) => {
-                let (result, operation) = perform(Operation::DiskRead { disk: *disk, offset, buffer }).await;
+            Backing::Driver(home, disk) => {
+                let (result, operation) = home.perform(Operation::DiskRead { disk: *disk, offset, buffer }).await;
                 let Operation::DiskRead { buffer, .. } = operation else {
                     unreachable!("a driver hands back the operation it was given")
                 };
@@ -157,7 +158,9 @@ impl Disk {
                 write_memory(&mut memory.borrow_mut(), offset, &data);
                 Ok(())
             }
-            Backing::Driver(disk) => perform(Operation::DiskWrite { disk: *disk, offset, data }).await.0.map(drop),
+            Backing::Driver(home, disk) => {
+                home.perform(Operation::DiskWrite { disk: *disk, offset, data }).await.0.map(drop)
+            }
         }
     }
 
@@ -196,8 +199,8 @@ impl Disk {
                 let (result, buffer) = read_memory(&memory.borrow(), offset, buffer);
                 reply.0.0.read_done(token, result, buffer);
             }
-            Backing::Driver(disk) => {
-                start(Operation::DiskRead { disk: *disk, offset, buffer }, Rc::clone(&reply.0) as Rc<_>, token);
+            Backing::Driver(home, disk) => {
+                home.start(Operation::DiskRead { disk: *disk, offset, buffer }, Rc::clone(&reply.0) as Rc<_>, token);
             }
         }
     }
@@ -212,9 +215,9 @@ impl Disk {
                 write_memory(&mut memory.borrow_mut(), offset, &[data]);
                 reply.0.0.write_done(token, Ok(()));
             }
-            Backing::Driver(disk) => {
+            Backing::Driver(home, disk) => {
                 let operation = Operation::DiskWrite { disk: *disk, offset, data: smallvec![data] };
-                start(operation, Rc::clone(&reply.0) as Rc<_>, token);
+                home.start(operation, Rc::clone(&reply.0) as Rc<_>, token);
             }
         }
     }
@@ -237,7 +240,7 @@ impl Disk {
                 in_memory(&mut memory.borrow_mut());
                 Ok(())
             }
-            Backing::Driver(disk) => perform(operation(*disk)).await.0.map(drop),
+            Backing::Driver(home, disk) => home.perform(operation(*disk)).await.0.map(drop),
         }
     }
 

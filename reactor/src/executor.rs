@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use slab::Slab;
 
-use crate::core::try_current;
+use crate::core::{Home, current, try_current};
 use crate::mailbox::Inbox;
 
 /// Names a task: its place and how often the place was used before.
@@ -141,8 +141,7 @@ impl Executor {
             }
         };
         // Dropped outside the borrow: what a future drops may spawn, wake or abort.
-        drop(over);
-        drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
+        drop_quietly((over, future));
     }
 
     #[allow(clippy::type_complexity, reason = "a pair used once, just above")]
@@ -163,20 +162,27 @@ impl Executor {
             }
             tasks.remove(key.index)
         };
-        drop(over);
+        drop_quietly(over);
     }
 
-    /// Drops every task, as a killed process would.
+    /// Drops every task, as a killed process would, also those that dropping others starts.
     pub(crate) fn clear(&self) {
         while let Some(index) = self.first_index() {
             let task = self.tasks.borrow_mut().remove(index);
-            drop(task);
+            drop_quietly(task);
         }
         self.ready.borrow_mut().clear();
     }
 
     fn first_index(&self) -> Option<usize> {
         self.tasks.borrow().iter().next().map(|(index, _)| index)
+    }
+}
+
+/// Drops what belongs to a task. A panic in there ends with the task; its hook has told about it.
+fn drop_quietly<T>(value: T) {
+    if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
+        tracing::error!("dropping a task panicked; the reactor goes on");
     }
 }
 
@@ -189,6 +195,7 @@ struct JoinState<T> {
 /// Waits for a spawned task. Dropping it lets the task run on.
 pub struct JoinHandle<T> {
     key: TaskKey,
+    home: Home,
     state: Rc<RefCell<JoinState<T>>>,
 }
 
@@ -207,7 +214,7 @@ impl std::error::Error for TaskEnded {}
 impl<T> JoinHandle<T> {
     /// Ends the task at its next suspension, dropping its future.
     pub fn abort(&self) {
-        try_current(|core| core.executor().abort(self.key));
+        self.home.with(|core| core.executor().abort(self.key));
     }
 
     /// Whether the task has ended, in whatever way.
@@ -264,8 +271,9 @@ where
         notice.0.borrow_mut().output = Some(output);
         drop(notice);
     };
-    let key = crate::core::current(|core| core.executor().spawn(core.inbox(), Box::pin(task)));
-    JoinHandle { key, state }
+    let home = Home::here();
+    let key = current(|core| core.executor().spawn(core.inbox(), Box::pin(task)));
+    JoinHandle { key, home, state }
 }
 
 /// Lets every other ready task run once.

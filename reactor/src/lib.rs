@@ -13,7 +13,9 @@ mod executor;
 pub mod files;
 mod mailbox;
 pub mod net;
+mod reactor;
 pub mod simulated;
+mod stats;
 mod time;
 mod timer;
 
@@ -23,5 +25,7 @@ pub use crate::disk::{Disk, DiskOptions, DiskReply, DiskSink};
 pub use crate::executor::{JoinHandle, TaskEnded, spawn, yield_now};
 pub use crate::mailbox::{Handle, PostError};
 pub use crate::net::{DetachedStream, Received, TcpListener, TcpStream};
+pub use crate::reactor::{Config, Reactor};
+pub use crate::stats::Stats;
 pub use crate::time::Instant;
 pub use crate::timer::{Elapsed, Sleep, sleep, sleep_until, timeout};

@@ -9,14 +9,15 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use smallvec::SmallVec;
-
 use crate::buffer::{Buffer, Slice};
-use crate::core::{OperationSink, cancel, current, perform, start, try_current};
+use crate::core::{Home, OperationSink, perform};
 use crate::driver::{Completion, Operation, OperationId, Output, ResourceId, SEND_SLICES};
 
 /// How many received chunks may wait in a stream before it stops receiving: the peer then meets a full window.
 const RECEIVED_CHUNKS: usize = 32;
+
+/// How few must be left before it receives again: not with every chunk taken, as each start and stop costs a call.
+const RESUME_CHUNKS: usize = RECEIVED_CHUNKS / 2;
 
 /// The size of the buffers that small pieces of a stream's output are gathered in.
 const GATHER: usize = 16 << 10;
@@ -82,8 +83,9 @@ pub struct DetachedStream {
 impl DetachedStream {
     /// Takes the stream in on the current reactor.
     pub fn attach(self) -> io::Result<TcpStream> {
-        let socket = current(|core| core.with_driver(|driver| driver.attach(self.socket)))?;
-        let stream = TcpStream::new(socket, self.peer);
+        let home = Home::here();
+        let socket = home.with_driver(|driver| driver.attach(self.socket))?;
+        let stream = TcpStream::new(home, socket, self.peer);
         if !self.unread.is_empty() {
             stream.inner.state.borrow_mut().chunks.push_back(Received(ReceivedBytes::Owned(self.unread)));
         }
@@ -93,6 +95,7 @@ impl DetachedStream {
 
 /// A listening socket.
 pub struct TcpListener {
+    home: Home,
     listener: ResourceId,
     address: SocketAddr,
 }
@@ -100,8 +103,9 @@ pub struct TcpListener {
 impl TcpListener {
     /// Binds and listens. Port 0 takes a free port, see [`TcpListener::local_address`].
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let (listener, address) = current(|core| core.with_driver(|driver| driver.listen(address)))?;
-        Ok(Self { listener, address })
+        let home = Home::here();
+        let (listener, address) = home.with_driver(|driver| driver.listen(address))?;
+        Ok(Self { home, listener, address })
     }
 
     /// The address in use.
@@ -111,13 +115,14 @@ impl TcpListener {
 
     /// Waits for a connection.
     pub async fn accept(&self) -> io::Result<TcpStream> {
-        connected(perform(Operation::Accept { listener: self.listener }).await.0)
+        let accepted = self.home.perform(Operation::Accept { listener: self.listener }).await.0;
+        connected(self.home.clone(), accepted)
     }
 }
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        try_current(|core| core.with_driver(|driver| driver.close(self.listener)));
+        self.home.with(|core| core.with_driver(|driver| driver.close(self.listener)));
     }
 }
 
@@ -131,6 +136,7 @@ pub struct TcpStream {
 }
 
 struct Inner {
+    home: Home,
     socket: Cell<Option<ResourceId>>,
     peer: SocketAddr,
     state: RefCell<State>,
@@ -147,6 +153,8 @@ struct State {
     reader: Option<Waker>,
 
     queue: VecDeque<Slice>,
+    /// The empty list of the last send, for the next one.
+    spare: Vec<Slice>,
     /// Small output gathered until something else is queued or flushed; it ends at `gathered`.
     gather: Option<Buffer>,
     gathered: usize,
@@ -173,9 +181,9 @@ impl OperationSink for StreamSink {
     }
 }
 
-fn connected(result: io::Result<Output>) -> io::Result<TcpStream> {
+fn connected(home: Home, result: io::Result<Output>) -> io::Result<TcpStream> {
     match result? {
-        Output::Socket(socket, peer) => Ok(TcpStream::new(socket, peer)),
+        Output::Socket(socket, peer) => Ok(TcpStream::new(home, socket, peer)),
         other => unreachable!("a driver answers Accept and Connect with a socket, not {other:?}"),
     }
 }
@@ -183,11 +191,14 @@ fn connected(result: io::Result<Output>) -> io::Result<TcpStream> {
 impl TcpStream {
     /// Connects. There is no time limit but the system's: see [`crate::timeout`].
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        connected(perform(Operation::Connect { address }).await.0)
+        let connecting = perform(Operation::Connect { address });
+        let home = Home::here();
+        connected(home, connecting.await.0)
     }
 
-    fn new(socket: ResourceId, peer: SocketAddr) -> Self {
+    fn new(home: Home, socket: ResourceId, peer: SocketAddr) -> Self {
         let inner = Rc::new(Inner {
+            home,
             socket: Cell::new(Some(socket)),
             peer,
             state: RefCell::default(),
@@ -229,12 +240,12 @@ impl TcpStream {
         chunk.map(Ok)
     }
 
-    /// Queues a copy of a few bytes (a header).
+    /// Queues a copy of a few bytes (a header). Once the stream has failed, what is queued is dropped.
     pub fn push_copy(&self, bytes: &[u8]) {
         self.inner.state.borrow_mut().push_copy(bytes);
     }
 
-    /// Queues bytes by reference.
+    /// Queues bytes by reference. Once the stream has failed, what is queued is dropped.
     pub fn push(&self, slice: Slice) {
         self.inner.state.borrow_mut().push(slice);
     }
@@ -268,9 +279,10 @@ impl TcpStream {
 
     /// Ends this side's direction when all queued output is sent: the peer sees the end of the stream, and may still send.
     pub async fn shutdown(&self) -> io::Result<()> {
+        self.flush();
         self.drained(0).await?;
         let socket = self.inner.socket.get().ok_or(io::ErrorKind::NotConnected)?;
-        current(|core| core.with_driver(|driver| driver.shutdown(socket)));
+        self.inner.home.with_driver(|driver| driver.shutdown(socket));
         Ok(())
     }
 
@@ -279,22 +291,28 @@ impl TcpStream {
         self.inner.close();
     }
 
-    /// Takes the stream off this reactor, with what was received but not read. Nothing may be queued for sending.
+    /// Takes the stream off this reactor once all queued output is sent, with what was received but not read. Other
+    /// clones find it closed.
     ///
     /// # Errors
-    /// When the stream has failed, or output is still queued.
+    /// When the stream has failed or ended.
     pub async fn detach(self) -> io::Result<DetachedStream> {
+        self.flush();
         self.drained(0).await?;
         self.inner.stop_receiving().await;
         let unread = self.inner.take_unread()?;
         let socket = self.inner.socket.take().ok_or(io::ErrorKind::NotConnected)?;
-        let socket = current(|core| core.with_driver(|driver| driver.detach(socket)));
+        self.inner.end(io::ErrorKind::NotConnected);
+        let socket = self.inner.home.with_driver(|driver| driver.detach(socket));
         Ok(DetachedStream { socket, peer: self.inner.peer, unread })
     }
 }
 
 impl State {
     fn push_copy(&mut self, mut bytes: &[u8]) {
+        if self.send_error.is_some() {
+            return;
+        }
         self.queued_bytes += bytes.len();
         while !bytes.is_empty() {
             let gather = self.gather.get_or_insert_with(|| Buffer::new(GATHER));
@@ -310,6 +328,9 @@ impl State {
     }
 
     fn push(&mut self, slice: Slice) {
+        if self.send_error.is_some() || slice.is_empty() {
+            return;
+        }
         self.queued_bytes += slice.len();
         self.seal();
         self.queue.push_back(slice);
@@ -328,6 +349,14 @@ impl State {
         self.gathered = 0;
     }
 
+    fn fail_sending(&mut self, error: io::ErrorKind) {
+        self.send_error.get_or_insert(error);
+        self.queue.clear();
+        self.gather = None;
+        self.gathered = 0;
+        self.queued_bytes = 0;
+    }
+
     fn wake_writers(&mut self) -> Vec<Waker> {
         std::mem::take(&mut self.writers)
     }
@@ -342,11 +371,11 @@ impl Inner {
     fn start_receiving(&self) {
         let Some(socket) = self.socket.get() else { return };
         let mut state = self.state.borrow_mut();
-        if state.receiving.is_some() || state.stopping || state.ended.is_some() || state.chunks.len() >= RECEIVED_CHUNKS
-        {
+        let waits = state.chunks.len() > RESUME_CHUNKS;
+        if state.receiving.is_some() || state.stopping || state.ended.is_some() || waits {
             return;
         }
-        state.receiving = Some(start(Operation::Receive { socket }, self.sink(), RECEIVE));
+        state.receiving = Some(self.home.start(Operation::Receive { socket }, self.sink(), RECEIVE));
     }
 
     fn received(&self, completion: Completion) {
@@ -361,11 +390,11 @@ impl Inner {
                 if state.chunks.len() >= RECEIVED_CHUNKS
                     && let Some(receiving) = state.receiving
                 {
-                    cancel(receiving);
+                    self.home.cancel(receiving);
                 }
             }
-            // Cancelled by us, or out of ring buffers: started again when the reader asks for more.
-            Err(error) if matches!(error.raw_os_error(), Some(crate::core::ECANCELED | ENOBUFS)) => {}
+            // Cancelled by us: started again when the reader asks for more.
+            Err(error) if error.raw_os_error() == Some(crate::core::ECANCELED) => {}
             Err(error) => state.ended = Some(Err(error.kind())),
             Ok(_) => {}
         }
@@ -388,11 +417,12 @@ impl Inner {
             return;
         }
         let count = state.queue.len().min(SEND_SLICES);
-        let slices: SmallVec<[Slice; 16]> = state.queue.drain(..count).collect();
+        let mut slices = std::mem::take(&mut state.spare);
+        slices.extend(state.queue.drain(..count));
         state.sending = true;
         state.flush_asked = !state.queue.is_empty();
         drop(state);
-        start(Operation::Send { socket, slices }, self.sink(), SEND);
+        self.home.start(Operation::Send { socket, slices }, self.sink(), SEND);
     }
 
     fn sent(&self, completion: Completion) {
@@ -400,16 +430,15 @@ impl Inner {
         state.sending = false;
         match completion.result {
             Ok(Output::Sent(count)) => {
-                state.queued_bytes -= count;
+                // Nothing is counted any more once the stream has failed.
+                state.queued_bytes = state.queued_bytes.saturating_sub(count);
                 if let Some(Operation::Send { slices, .. }) = completion.operation {
                     state.put_back(slices, count);
                 }
             }
             Ok(_) => {}
             Err(error) => {
-                state.send_error = Some(error.kind());
-                state.queue.clear();
-                state.queued_bytes = 0;
+                state.fail_sending(error.kind());
             }
         }
         let writers = state.wake_writers();
@@ -430,7 +459,7 @@ impl Inner {
             state.reader = Some(context.waker().clone());
             if !std::mem::replace(&mut state.stopping, true) {
                 drop(state);
-                cancel(receiving);
+                self.home.cancel(receiving);
             }
             Poll::Pending
         })
@@ -449,11 +478,15 @@ impl Inner {
 
     fn close(&self) {
         let Some(socket) = self.socket.take() else { return };
-        try_current(|core| core.with_driver(|driver| driver.close(socket)));
-        let Ok(mut state) = self.state.try_borrow_mut() else { return };
-        state.ended.get_or_insert(Err(io::ErrorKind::NotConnected));
-        state.send_error.get_or_insert(io::ErrorKind::NotConnected);
-        state.queue.clear();
+        self.home.with(|core| core.with_driver(|driver| driver.close(socket)));
+        self.end(io::ErrorKind::NotConnected);
+    }
+
+    /// Tells whoever waits that nothing more comes and nothing more goes.
+    fn end(&self, why: io::ErrorKind) {
+        let mut state = self.state.borrow_mut();
+        state.ended.get_or_insert(Err(why));
+        state.fail_sending(why);
         let mut waiting = state.wake_writers();
         waiting.extend(state.reader.take());
         drop(state);
@@ -465,21 +498,17 @@ impl Inner {
 
 impl State {
     /// Returns the part of `slices` after the first `sent` bytes to the front of the queue.
-    fn put_back(&mut self, slices: SmallVec<[Slice; 16]>, mut sent: usize) {
-        let mut rest: SmallVec<[Slice; 16]> = SmallVec::new();
-        for slice in slices {
-            let gone = sent.min(slice.len());
-            sent -= gone;
-            if gone < slice.len() {
-                rest.push(if gone == 0 { slice } else { slice.slice(gone..) });
+    fn put_back(&mut self, mut slices: Vec<Slice>, sent: usize) {
+        let mut unsent = slices.iter().map(|slice| slice.len()).sum::<usize>() - sent;
+        self.flush_asked |= unsent > 0;
+        while let Some(slice) = slices.pop() {
+            let rest = unsent.min(slice.len());
+            unsent -= rest;
+            if rest > 0 {
+                self.queue.push_front(slice.slice(slice.len() - rest..));
             }
         }
-        if !rest.is_empty() {
-            self.flush_asked = true;
-        }
-        for slice in rest.into_iter().rev() {
-            self.queue.push_front(slice);
-        }
+        self.spare = slices;
     }
 }
 
@@ -488,6 +517,3 @@ impl Drop for Inner {
         self.close();
     }
 }
-
-/// Linux's ENOBUFS: the ring of receive buffers is empty.
-const ENOBUFS: i32 = 105;

@@ -16,7 +16,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 
 /// Waits until a point in time.
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, entry: TimerEntry::empty() }
+    Sleep { deadline, entry: TimerEntry::default() }
 }
 
 /// The future of [`sleep`] and [`sleep_until`].

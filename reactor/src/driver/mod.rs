@@ -26,18 +26,18 @@ use crate::net::{DetachedSocket, Received};
 use crate::time::Instant;
 
 /// Names an operation between submit and its last completion; small and dense, reused afterwards.
-pub type OperationId = usize;
+pub(crate) type OperationId = usize;
 
 /// Names an open disk, socket or listener of one driver; small and dense, reused after close.
-pub type ResourceId = usize;
+pub(crate) type ResourceId = usize;
 
 /// The most slices one [`Operation::Send`] carries: more than a turn's replies of one connection need, and
 /// below the kernel's limit of 1024 (IOV_MAX).
-pub const SEND_SLICES: usize = 128;
+pub(crate) const SEND_SLICES: usize = 128;
 
 /// What a driver can be asked to do. Each owns the memory it needs.
 #[derive(Debug)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// Fill `buffer` from the disk at `offset`; fewer bytes than asked is an error (UnexpectedEof).
     DiskRead { disk: ResourceId, offset: u64, buffer: Buffer },
     /// Write all of `data` at `offset`.
@@ -56,7 +56,7 @@ pub enum Operation {
     /// error, or cancel.
     Receive { socket: ResourceId },
     /// Send slices in order; may send a part, and says how many bytes.
-    Send { socket: ResourceId, slices: SmallVec<[Slice; 16]> },
+    Send { socket: ResourceId, slices: Vec<Slice> },
     /// Read a whole small file. What it gives is stable: a name that an unfinished [`Operation::ReplaceFile`] of a killed
     /// process left behind is made durable (fsync of the folder) before its content is returned.
     ReadFile { path: PathBuf },
@@ -70,7 +70,7 @@ pub enum Operation {
 
 /// What an operation came to.
 #[derive(Debug)]
-pub enum Output {
+pub(crate) enum Output {
     /// Done, nothing more to say.
     Done,
     /// How many bytes were sent.
@@ -87,19 +87,19 @@ pub enum Output {
 
 /// One result of an operation.
 #[derive(Debug)]
-pub struct Completion {
+pub(crate) struct Completion {
     /// Which operation.
-    pub id: OperationId,
+    pub(crate) id: OperationId,
     /// What came of it.
-    pub result: io::Result<Output>,
+    pub(crate) result: io::Result<Output>,
     /// The operation itself with its memory, on its last completion. `None` means more will come
     /// ([`Operation::Receive`] only).
-    pub operation: Option<Operation>,
+    pub(crate) operation: Option<Operation>,
 }
 
 /// How long a turn may wait for a completion or a wake-up from another thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// Not at all: tasks are ready to run.
     Poll,
     /// Until this time at the latest.
@@ -109,7 +109,7 @@ pub enum Wait {
 }
 
 /// The world as one reactor sees it. All calls come from the reactor's own thread.
-pub trait Driver {
+pub(crate) trait Driver {
     /// Monotonic time.
     fn now(&self) -> Instant;
 
@@ -156,11 +156,11 @@ pub trait Driver {
 
 /// A disk just opened.
 #[derive(Clone, Copy, Debug)]
-pub struct OpenDisk {
+pub(crate) struct OpenDisk {
     /// Its handle in the driver.
-    pub id: ResourceId,
+    pub(crate) id: ResourceId,
     /// Bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The alignment of offsets, lengths and memory that the disk asks for, in bytes: a power of two, 512 to 4096.
-    pub alignment: u32,
+    pub(crate) alignment: u32,
 }

@@ -1,0 +1,155 @@
+//! Open disks, sockets and listeners, and their places in the ring's table of registered files.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use io_uring::{Submitter, squeue, types};
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::driver::{OperationId, ResourceId};
+
+/// How many descriptors are registered with the ring at most. Those beyond work all the same, with a reference count
+/// for each operation.
+const TABLE: u64 = 8192;
+
+/// What a descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A regular file; the page cache is used unless `direct`.
+    File {
+        direct: bool,
+    },
+    BlockDevice,
+    Socket,
+    Listener,
+}
+
+/// An open descriptor.
+pub(super) struct Resource {
+    pub(super) file: OwnedFd,
+    pub(super) kind: Kind,
+    /// Operations in flight; the descriptor stays open until there are none.
+    users: usize,
+    /// The operations in flight on a socket or listener, to cancel at close.
+    cancellable: SmallVec<[OperationId; 2]>,
+    closing: bool,
+}
+
+/// How an entry of the submission queue names its file.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    pub(super) number: types::Fd,
+    pub(super) flags: squeue::Flags,
+}
+
+/// All open descriptors of one driver.
+pub(super) struct Descriptors {
+    open: Slab<Resource>,
+    /// Resources with a smaller identifier have the table's place of that number.
+    registered: usize,
+}
+
+impl Descriptors {
+    /// Makes the table of registered files, or does without where the limit on open files is too low for one.
+    pub(super) fn new(submitter: &Submitter<'_>) -> Self {
+        let places = open_files_limit().min(TABLE);
+        // At most TABLE, so nothing is cut off.
+        let registered = match submitter.register_files_sparse(places as u32) {
+            Ok(()) => places as usize,
+            Err(error) => {
+                tracing::warn!(%error, "files cannot be registered with io_uring; I/O costs a little more");
+                0
+            }
+        };
+        Self { open: Slab::new(), registered }
+    }
+
+    /// Takes a descriptor in.
+    pub(super) fn add(&mut self, submitter: &Submitter<'_>, file: OwnedFd, kind: Kind) -> io::Result<ResourceId> {
+        let entry = self.open.vacant_entry();
+        let id = entry.key();
+        if id < self.registered {
+            // Below TABLE.
+            submitter.register_files_update(id as u32, &[file.as_raw_fd()])?;
+        }
+        entry.insert(Resource { file, kind, users: 0, cancellable: SmallVec::new(), closing: false });
+        Ok(id)
+    }
+
+    /// An open resource that is not being closed.
+    pub(super) fn get(&self, id: ResourceId) -> io::Result<&Resource> {
+        let resource = self.open.get(id).filter(|resource| !resource.closing);
+        resource.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+
+    /// How to name a resource that has operations in flight.
+    pub(super) fn target(&self, id: ResourceId) -> Target {
+        if id < self.registered {
+            // Below TABLE.
+            return Target { number: types::Fd(id as i32), flags: squeue::Flags::FIXED_FILE };
+        }
+        Target { number: types::Fd(self.open[id].file.as_raw_fd()), flags: squeue::Flags::empty() }
+    }
+
+    /// The kind of a resource that has operations in flight.
+    pub(super) fn kind(&self, id: ResourceId) -> Kind {
+        self.open[id].kind
+    }
+
+    /// Counts an operation that starts.
+    pub(super) fn begin(&mut self, id: ResourceId, operation: OperationId) {
+        let resource = &mut self.open[id];
+        resource.users += 1;
+        if matches!(resource.kind, Kind::Socket | Kind::Listener) {
+            resource.cancellable.push(operation);
+        }
+    }
+
+    /// Counts an operation that has ended; the last one of a closed resource closes the descriptor.
+    pub(super) fn end(&mut self, submitter: &Submitter<'_>, id: ResourceId, operation: OperationId) {
+        let resource = &mut self.open[id];
+        resource.users -= 1;
+        if let Some(place) = resource.cancellable.iter().position(|&other| other == operation) {
+            resource.cancellable.swap_remove(place);
+        }
+        if resource.closing && resource.users == 0 {
+            self.remove(submitter, id);
+        }
+    }
+
+    /// Closes a resource, now or when its last operation ends. Returns the operations to cancel.
+    pub(super) fn close(&mut self, submitter: &Submitter<'_>, id: ResourceId) -> SmallVec<[OperationId; 2]> {
+        let Some(resource) = self.open.get_mut(id) else { return SmallVec::new() };
+        if resource.users == 0 {
+            self.remove(submitter, id);
+            return SmallVec::new();
+        }
+        resource.closing = true;
+        resource.cancellable.clone()
+    }
+
+    /// Takes a resource without operations in flight out of the driver.
+    ///
+    /// # Panics
+    /// When there is no such resource or it is in use.
+    pub(super) fn remove(&mut self, submitter: &Submitter<'_>, id: ResourceId) -> OwnedFd {
+        assert_eq!(self.open[id].users, 0, "a descriptor in use stays open");
+        let resource = self.open.remove(id);
+        if id < self.registered
+            && let Err(error) = submitter.register_files_update(id as u32, &[-1])
+        {
+            tracing::error!(%error, id, "a file cannot be taken out of the ring's table");
+        }
+        resource.file
+    }
+}
+
+fn open_files_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call fills the structure it is given.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } {
+        0 => limit.rlim_cur,
+        _ => 0,
+    }
+}

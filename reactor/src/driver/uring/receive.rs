@@ -1,0 +1,151 @@
+//! The ring of receive buffers that the kernel fills and readers borrow from.
+//!
+//! The kernel takes a buffer only when bytes have arrived, so a thousand idle connections cost no memory; and a
+//! reader parses the bytes where they lie. The price is that readers who keep chunks could empty the ring for everybody,
+//! also for the one connection whose bytes would make them let go. So at most half of the buffers are lent: beyond
+//! that a chunk is copied and its buffer goes back at once. The kernel therefore never waits for a reader.
+
+use std::cell::Cell;
+use std::io;
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+
+use crate::net::{Received, ReceivedBytes};
+
+/// The only group of buffers of a ring.
+pub(super) const GROUP: u16 = 0;
+
+/// Shared by the driver and the chunks it lent; the memory goes with the last of them.
+pub(super) struct ReceiveRing {
+    entries: Mapping,
+    buffers: Mapping,
+    count: u16,
+    size: usize,
+    /// Counts buffers ever given to the kernel.
+    tail: Cell<u16>,
+    lent: Cell<u16>,
+}
+
+impl ReceiveRing {
+    /// Maps `count` buffers (rounded up to a power of two) of `size` bytes each and gives them to the kernel.
+    pub(super) fn new(submitter: &Submitter<'_>, count: u16, size: usize) -> io::Result<Rc<Self>> {
+        let count = count.clamp(2, 1 << 15).next_power_of_two();
+        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
+        let buffers = Mapping::new(usize::from(count) * size)?;
+        let ring = Self { entries, buffers, count, size, tail: Cell::new(0), lent: Cell::new(0) };
+        for buffer in 0..count {
+            ring.provide(buffer);
+        }
+        let address = ring.entries.memory.as_ptr() as u64;
+        // SAFETY: the mapping is page-aligned, holds `count` entries, and lives until after `unregister`, which
+        // the driver calls before it drops its share.
+        unsafe { submitter.register_buf_ring_with_flags(address, count, GROUP, 0)? };
+        Ok(Rc::new(ring))
+    }
+
+    /// Ends the kernel's use of the ring. No receive may be in flight.
+    pub(super) fn unregister(&self, submitter: &Submitter<'_>) {
+        if let Err(error) = submitter.unregister_buf_ring(GROUP) {
+            tracing::error!(%error, "the receive ring cannot be unregistered");
+        }
+    }
+
+    /// Makes a chunk of the first `length` bytes of a buffer that the kernel has just filled.
+    pub(super) fn lend(self: &Rc<Self>, buffer: u16, length: usize) -> Received {
+        assert!(buffer < self.count && length <= self.size, "the kernel fills buffers that it was given");
+        self.lent.set(self.lent.get() + 1);
+        let chunk = RingChunk { ring: Rc::clone(self), buffer, length };
+        if self.lent.get() > self.count / 2 {
+            return Received(ReceivedBytes::Owned(chunk.to_vec()));
+        }
+        Received(ReceivedBytes::Ring(chunk))
+    }
+
+    fn take_back(&self, buffer: u16) {
+        self.lent.set(self.lent.get() - 1);
+        self.provide(buffer);
+    }
+
+    /// Gives a buffer to the kernel.
+    fn provide(&self, buffer: u16) {
+        let tail = self.tail.get();
+        let base = self.entries.memory.as_ptr().cast::<BufRingEntry>();
+        // SAFETY: the index is below `count`, so the entry lies in the mapping, which is aligned and initialised. Only this
+        // thread writes to it, and the kernel does not read the entry before the tail has moved beyond it.
+        let entry = unsafe { &mut *base.add(usize::from(tail & (self.count - 1))) };
+        entry.set_addr(self.address(buffer) as u64);
+        // Sizes are bounded by the configuration, far below 4 GiB.
+        entry.set_len(self.size as u32);
+        entry.set_bid(buffer);
+        let next = tail.wrapping_add(1);
+        self.tail.set(next);
+        // SAFETY: the tail lies in the reserved part of the first entry, in the mapping and aligned; the kernel only reads it.
+        let shared = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(base).cast_mut()) };
+        shared.store(next, Ordering::Release);
+    }
+
+    fn address(&self, buffer: u16) -> *mut u8 {
+        // SAFETY: callers pass buffers below `count`, so this stays in the mapping.
+        unsafe { self.buffers.memory.as_ptr().add(usize::from(buffer) * self.size) }
+    }
+}
+
+/// A buffer of the receive ring, lent to a reader; it goes back when dropped.
+pub(crate) struct RingChunk {
+    ring: Rc<ReceiveRing>,
+    buffer: u16,
+    length: usize,
+}
+
+impl Deref for RingChunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the kernel has filled these bytes and does not touch the buffer again before it is given back in `drop`;
+        // `lend` has checked the length.
+        unsafe { std::slice::from_raw_parts(self.ring.address(self.buffer), self.length) }
+    }
+}
+
+impl Drop for RingChunk {
+    fn drop(&mut self) {
+        self.ring.take_back(self.buffer);
+    }
+}
+
+impl std::fmt::Debug for RingChunk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RingChunk({} bytes)", self.length)
+    }
+}
+
+/// Zeroed pages of our own; those never touched cost nothing.
+struct Mapping {
+    memory: NonNull<u8>,
+    length: usize,
+}
+
+impl Mapping {
+    fn new(length: usize) -> io::Result<Self> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new anonymous mapping touches no memory that is in use.
+        let memory = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { memory, length })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new` with this length; its owner, the ring, is gone and so are all chunks.
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.length) };
+    }
+}
