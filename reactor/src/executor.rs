@@ -141,7 +141,7 @@ impl Executor {
             }
         };
         // Dropped outside the borrow: what a future drops may spawn, wake or abort.
-        drop_quietly((over, future));
+        self.drop_quietly((over, future));
     }
 
     #[allow(clippy::type_complexity, reason = "a pair used once, just above")]
@@ -162,27 +162,28 @@ impl Executor {
             }
             tasks.remove(key.index)
         };
-        drop_quietly(over);
+        self.drop_quietly(over);
     }
 
     /// Drops every task, as a killed process would, also those that dropping others starts.
     pub(crate) fn clear(&self) {
         while let Some(index) = self.first_index() {
             let task = self.tasks.borrow_mut().remove(index);
-            drop_quietly(task);
+            self.drop_quietly(task);
         }
         self.ready.borrow_mut().clear();
     }
 
+    /// Drops what belongs to a task. A panic in there ends with the task; its hook has told about it.
+    fn drop_quietly<T>(&self, value: T) {
+        if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
+            tracing::error!("dropping a task panicked; the reactor goes on");
+            self.count_panic();
+        }
+    }
+
     fn first_index(&self) -> Option<usize> {
         self.tasks.borrow().iter().next().map(|(index, _)| index)
-    }
-}
-
-/// Drops what belongs to a task. A panic in there ends with the task; its hook has told about it.
-fn drop_quietly<T>(value: T) {
-    if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
-        tracing::error!("dropping a task panicked; the reactor goes on");
     }
 }
 
