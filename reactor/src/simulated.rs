@@ -25,7 +25,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -39,7 +38,7 @@ use crate::Handle;
 use crate::core::Core;
 use crate::driver::Wait;
 pub use crate::driver::simulated::{
-    Cut, DiskFault, DiskFaultKind, DiskHistory, DiskImage, DiskLatency, Link, Random, SECTOR, Survival,
+    Cut, DiskFault, DiskFaultKind, DiskHistory, DiskImage, DiskLatency, Link, Random, Survival,
 };
 use crate::driver::simulated::{SimulatedDriver, State, nanoseconds};
 use crate::mailbox::Inbox;
@@ -431,16 +430,9 @@ impl Inner {
 
     fn drop_tasks(&self, reactor: usize) {
         let Some(core) = self.cores.borrow_mut().remove(&reactor) else { return };
-        let dropped = catch_unwind(AssertUnwindSafe(|| {
-            core.enter(|| {
-                core.executor().clear();
-                core.inbox().close();
-                core.executor().clear();
-            });
-        }));
-        if dropped.is_err() && !std::thread::panicking() {
-            panic!("seed {}: a task panicked while it was dropped", self.seed);
-        }
+        core.enter(|| core.shut_down());
+        let panics = core.executor().panics();
+        assert!(panics == 0 || std::thread::panicking(), "seed {}: a task panicked while it was dropped", self.seed);
     }
 }
 

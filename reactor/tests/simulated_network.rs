@@ -288,6 +288,7 @@ fn a_one_way_partition_stops_one_direction_and_then_the_other_for_want_of_acknow
             stream.flush();
             stream.drained(0).await.unwrap();
             counter.set(counter.get() + 4096);
+            sleep(Duration::from_micros(500)).await;
         }
     });
     world.run_for(Duration::from_millis(500));

@@ -6,8 +6,8 @@ use super::{NodeId, World};
 use crate::driver::simulated::{Disk, DiskFault, DiskHistory, DiskImage, DiskLatency};
 
 impl World {
-    /// Gives a machine a disk of zeroes with this many bytes and this alignment (512 or 4096). Opening a path with a size
-    /// makes one too.
+    /// Gives a machine a disk of zeroes with this many bytes and this alignment (512 or 4096), which is also the unit that a
+    /// power cut leaves whole. Opening a path with a size makes one too.
     ///
     /// # Panics
     /// When there is one with this path.

@@ -73,9 +73,9 @@ pub(crate) fn after_kill(change: &Arc<Change>, random: &mut Random) -> Option<Ar
         0..4 => Some(Arc::clone(change)),
         4..7 => None,
         _ => {
-            let length = random.below(change.sectors()) * super::image::SECTOR;
+            let length = random.below(change.sectors()) * change.sector;
             let data = change.data.as_ref().map(|data| data[..length as usize].into());
-            (length > 0).then(|| Arc::new(Change { offset: change.offset, length, data }))
+            (length > 0).then(|| Arc::new(Change { length, data, ..**change }))
         }
     }
 }
@@ -86,7 +86,7 @@ mod tests {
 
     fn change(fill: u8, sectors: u64) -> Arc<Change> {
         let length = sectors * 512;
-        Arc::new(Change { offset: 0, length, data: Some(vec![fill; length as usize].into()) })
+        Arc::new(Change { offset: 0, length, sector: 512, data: Some(vec![fill; length as usize].into()) })
     }
 
     #[test]

@@ -6,15 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::crash::{after_kill, after_power_cut};
+use super::errno::{EIO, ENOSPC, error};
 use super::fault::{DiskFault, DiskFaultKind, DiskLatency};
 use super::history::DiskHistory;
 use super::image::{Change, DiskImage};
 use super::random::Random;
 use super::trace::hash_bytes;
-
-/// Linux's EIO and ENOSPC.
-const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
 
 /// How many done writes may wait for a sync; beyond that the oldest reach the medium by themselves, as they do in life.
 const UNSYNCED: usize = 1 << 16;
@@ -358,8 +355,4 @@ fn touches(fault: &DiskFault, want: &Want) -> bool {
         Want::Sync => return true,
     };
     offset < fault.range.end && offset.saturating_add(length) > fault.range.start
-}
-
-fn error(code: i32) -> io::Error {
-    io::Error::from_raw_os_error(code)
 }

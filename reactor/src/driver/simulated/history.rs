@@ -109,7 +109,7 @@ pub enum Survival {
     Torn {
         /// The write.
         write: usize,
-        /// How many of its sectors of 512 bytes.
+        /// How many of its sectors: units of the disk's alignment.
         sectors: u64,
     },
     /// Any mixture, sector by sector, from this seed.
@@ -217,7 +217,7 @@ mod tests {
 
     fn change(offset: u64, fill: u8, sectors: u64) -> Arc<Change> {
         let length = sectors * 512;
-        Arc::new(Change { offset, length, data: Some(vec![fill; length as usize].into()) })
+        Arc::new(Change { offset, length, sector: 512, data: Some(vec![fill; length as usize].into()) })
     }
 
     /// Write 1 done and synced, write 2 done, write 3 in flight.

@@ -6,9 +6,6 @@ use std::sync::Arc;
 
 use super::trace::hash_bytes;
 
-/// What a disk may tear a write at, in bytes.
-pub const SECTOR: u64 = 512;
-
 const PAGE: usize = 4096;
 
 /// A page of zeroes to read from where nothing was written.
@@ -178,14 +175,16 @@ struct Part {
 pub(crate) struct Change {
     pub(crate) offset: u64,
     pub(crate) length: u64,
+    /// What the disk writes whole or not at all, in bytes. Changes are aligned to it.
+    pub(crate) sector: u64,
     /// None: zeroes, and the space given back.
     pub(crate) data: Option<Box<[u8]>>,
 }
 
 impl Change {
-    /// How many sectors it touches. Changes are aligned to sectors.
+    /// How many sectors it touches.
     pub(crate) fn sectors(&self) -> u64 {
-        self.length / SECTOR
+        self.length / self.sector
     }
 
     /// Applies all of it.
@@ -198,7 +197,7 @@ impl Change {
 
     /// Applies some sectors of it: `count` from the `first` on.
     pub(crate) fn apply_sectors(&self, image: &mut DiskImage, first: u64, count: u64) {
-        let (from, length) = (first * SECTOR, count * SECTOR);
+        let (from, length) = (first * self.sector, count * self.sector);
         match &self.data {
             Some(data) => image.write(self.offset + from, &data[from as usize..(from + length) as usize]),
             None => image.punch(self.offset + from, length),

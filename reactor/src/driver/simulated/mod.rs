@@ -5,14 +5,19 @@
 mod connection;
 mod crash;
 mod disk;
+mod ending;
+mod errno;
 mod fault;
 mod files;
+mod handshake;
 mod history;
 mod image;
 mod network;
+mod operations;
 mod queue;
 mod random;
 mod state;
+mod stream;
 mod trace;
 
 use std::cell::RefCell;
@@ -29,7 +34,7 @@ pub(crate) use self::connection::EndId;
 pub(crate) use self::disk::Disk;
 pub use self::fault::{DiskFault, DiskFaultKind, DiskLatency, Link};
 pub use self::history::{Cut, DiskHistory, Survival};
-pub use self::image::{DiskImage, SECTOR};
+pub use self::image::DiskImage;
 pub use self::random::Random;
 pub(crate) use self::random::nanoseconds;
 pub(crate) use self::state::State;

@@ -1,0 +1,283 @@
+//! Operations of reactors: taken on, worked on, completed, cancelled.
+
+use std::io;
+use std::sync::Arc;
+
+use super::disk::{Request, Want};
+use super::errno::{EBADF, EIO, error};
+use super::image::Change;
+use super::queue::Event;
+use super::random::nanoseconds;
+use super::state::{Flight, Resource, State, Work};
+use super::trace::hash_bytes;
+use crate::core::ECANCELED;
+use crate::driver::{Completion, Operation, OperationId, Output, ResourceId};
+
+/// How many operations a reactor may submit in one turn: the size of its submission queue.
+const SUBMISSIONS: usize = 256;
+
+impl State {
+    /// Hands a reactor what completed.
+    pub(crate) fn take_completions(&mut self, index: usize, completions: &mut Vec<Completion>) {
+        self.deliver_received(index);
+        let reactor = &mut self.reactors[index];
+        reactor.submitted = 0;
+        self.trace.event(self.now, "turn of reactor, completions", [index as u64, reactor.ready.len() as u64, 0]);
+        completions.append(&mut reactor.ready);
+    }
+
+    /// Ends an operation.
+    pub(crate) fn complete(&mut self, index: usize, id: OperationId, result: io::Result<Output>) {
+        if let Some(flight) = self.reactors[index].operations.remove(&id) {
+            let operation = Some(flight.operation);
+            self.reactors[index].ready.push(Completion { id, result, operation });
+            self.wake(index);
+        }
+    }
+
+    /// Adds a result of an operation that goes on.
+    pub(crate) fn complete_part(&mut self, index: usize, id: OperationId, output: Output) {
+        self.reactors[index].ready.push(Completion { id, result: Ok(output), operation: None });
+    }
+
+    pub(crate) fn operation(&self, index: usize, id: OperationId) -> Option<&Operation> {
+        self.reactors[index].operations.get(&id).map(|flight| &flight.operation)
+    }
+
+    #[allow(clippy::result_large_err, reason = "the seam's contract: a full queue hands the operation back, unboxed")]
+    pub(crate) fn submit(&mut self, index: usize, id: OperationId, operation: Operation) -> Result<(), Operation> {
+        if !self.reactors[index].alive {
+            // Its tasks are being dropped and start things in their last moment: nothing comes of it.
+            return Ok(());
+        }
+        if self.reactors[index].submitted >= SUBMISSIONS || self.random.one_in(512) {
+            return Err(operation);
+        }
+        self.reactors[index].submitted += 1;
+        let work = self.begin(index, id, &operation);
+        let delay = self.delay(&work);
+        let reactor = &mut self.reactors[index];
+        reactor.next_serial += 1;
+        let serial = reactor.next_serial;
+        reactor.operations.insert(id, Flight { serial, operation, work });
+        if let Some(delay) = delay {
+            self.queue.push(self.now + delay, Event::Finish { reactor: index, operation: id, serial });
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, index: usize, id: OperationId, operation: &Operation) -> Work {
+        match operation {
+            Operation::DiskRead { disk, offset, buffer } => {
+                self.begin_disk(index, *disk, Want::Read { offset: *offset, length: buffer.len() as u64 })
+            }
+            Operation::DiskWrite { disk, offset, data } => {
+                let data = data.iter().map(|slice| &slice[..]).collect::<Vec<_>>().concat().into_boxed_slice();
+                self.begin_change(index, *disk, *offset, data.len() as u64, Some(data))
+            }
+            Operation::DiskSync { disk } => self.begin_disk(index, *disk, Want::Sync),
+            Operation::DiskDiscard { disk, offset, length } | Operation::DiskZero { disk, offset, length } => {
+                self.begin_change(index, *disk, *offset, *length, None)
+            }
+            Operation::Accept { listener } => self.begin_accept(index, id, *listener),
+            Operation::Connect { address } => self.begin_connect(index, id, *address),
+            Operation::Receive { socket } => self.begin_receive(index, id, *socket),
+            Operation::Send { socket, .. } => self.begin_send(index, id, *socket),
+            Operation::ReadFile { .. }
+            | Operation::ReplaceFile { .. }
+            | Operation::RemoveFile { .. }
+            | Operation::ListFolder { .. } => Work::Files,
+        }
+    }
+
+    /// How long work takes that ends with an [`Event::Finish`].
+    fn delay(&mut self, work: &Work) -> Option<u64> {
+        match work {
+            Work::Disk(_, request) => request.delay.map(nanoseconds),
+            Work::Files => Some(200_000 + self.random.below(5_000_000)),
+            Work::Refused(_) => Some(1_000),
+            _ => None,
+        }
+    }
+
+    fn begin_change(
+        &mut self,
+        index: usize,
+        resource: ResourceId,
+        offset: u64,
+        length: u64,
+        data: Option<Box<[u8]>>,
+    ) -> Work {
+        let Resource::Disk { disk, .. } = self.resource(index, resource) else {
+            unreachable!("a disk operation names a disk")
+        };
+        let sector = u64::from(self.disks[disk].alignment());
+        let change = Change { offset, length, sector, data };
+        self.begin_disk(index, resource, Want::Change(Arc::new(change)))
+    }
+
+    fn begin_disk(&mut self, index: usize, resource: ResourceId, want: Want) -> Work {
+        let Resource::Disk { disk, read_only, .. } = self.resource(index, resource) else {
+            unreachable!("a disk operation names a disk")
+        };
+        if read_only && matches!(want, Want::Change(_)) {
+            return Work::Refused(EBADF);
+        }
+        let request = self.disks[disk].start(want, &mut self.random);
+        Work::Disk(disk, request)
+    }
+
+    pub(super) fn finish(&mut self, index: usize, id: OperationId, serial: u64) {
+        let operations = &mut self.reactors[index].operations;
+        if operations.get(&id).is_none_or(|flight| flight.serial != serial) {
+            return;
+        }
+        let Some(Flight { mut operation, work, .. }) = operations.remove(&id) else { return };
+        let result = match work {
+            Work::Disk(disk, request) => self.finish_disk(disk, request, &mut operation),
+            Work::Refused(code) => Err(error(code)),
+            _ => self.finish_files(self.reactors[index].node, &operation),
+        };
+        let failed = u64::from(result.is_err());
+        self.trace.event(self.now, operation_name(&operation), [index as u64, id as u64, failed]);
+        let resource = disk_of(&operation);
+        self.reactors[index].ready.push(Completion { id, result, operation: Some(operation) });
+        self.wake(index);
+        if let Some(resource) = resource {
+            self.release_disk(index, resource);
+        }
+    }
+
+    fn finish_disk(&mut self, disk: usize, request: Request, operation: &mut Operation) -> io::Result<Output> {
+        let written = request.written_hash();
+        let into: &mut [u8] = match operation {
+            Operation::DiskRead { buffer, .. } => buffer,
+            _ => &mut [],
+        };
+        let result = self.disks[disk].finish(request, into, &mut self.random);
+        // Two runs that differ anywhere will differ in what they write or read.
+        let seen = written ^ hash_bytes(into);
+        self.trace.event(self.now, "disk, hash", [disk as u64, seen, 0]);
+        result.map(|()| Output::Done)
+    }
+
+    fn finish_files(&mut self, node: usize, operation: &Operation) -> io::Result<Output> {
+        if self.nodes[node].files.fails(&mut self.random) {
+            return Err(error(EIO));
+        }
+        let files = &mut self.nodes[node].files;
+        match operation {
+            Operation::ReadFile { path } => files.read(path).map(Output::Content),
+            Operation::ReplaceFile { path, content } => {
+                files.put(path, Some(content.clone()));
+                Ok(Output::Done)
+            }
+            Operation::RemoveFile { path } => {
+                files.put(path, None);
+                Ok(Output::Done)
+            }
+            Operation::ListFolder { path } => {
+                let mut names = files.list(path);
+                let disks = self.disk_names.keys().filter(|key| key.0 == node && key.1.parent() == Some(path));
+                names.extend(disks.filter_map(|key| Some(key.1.file_name()?.to_string_lossy().into_owned())));
+                names.sort();
+                Ok(Output::Names(names))
+            }
+            other => unreachable!("{other:?} is not an operation on files"),
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, index: usize, id: OperationId) {
+        let Some(flight) = self.reactors[index].operations.get(&id) else { return };
+        match flight.work {
+            Work::Receive(end) => self.cancel_receive(index, id, end),
+            Work::Send(end) => self.cancel_send(index, id, end),
+            Work::Accept(listener) => self.cancel_accept(index, id, listener),
+            Work::Connect(connecting) => self.cancel_connect(index, id, connecting),
+            Work::Disk(..) => self.cancel_disk(index, id),
+            Work::Files | Work::Refused(_) => {}
+        }
+    }
+
+    /// A kernel can call back what still waits, but not what its disk works on.
+    fn cancel_disk(&mut self, index: usize, id: OperationId) {
+        let waits = self.random.one_in(8);
+        let resource = self.operation(index, id).and_then(disk_of);
+        if let (true, Some(resource)) = (waits, resource) {
+            self.cancelled(index, id);
+            self.release_disk(index, resource);
+        }
+    }
+
+    pub(crate) fn cancelled(&mut self, index: usize, id: OperationId) {
+        self.complete(index, id, Err(error(ECANCELED)));
+    }
+
+    pub(crate) fn resource(&self, index: usize, resource: ResourceId) -> Resource {
+        *self.reactors[index].resources.get(resource).expect("the front half names only what it has open")
+    }
+
+    pub(crate) fn close(&mut self, index: usize, resource: ResourceId) {
+        if !self.reactors[index].alive {
+            return;
+        }
+        match self.resource(index, resource) {
+            Resource::Disk { .. } => {
+                if let Resource::Disk { closing, .. } = &mut self.reactors[index].resources[resource] {
+                    *closing = true;
+                }
+                self.release_disk(index, resource);
+            }
+            Resource::Socket(end) => {
+                self.reactors[index].resources.remove(resource);
+                self.close_socket(end);
+            }
+            Resource::Listener(listener) => {
+                self.reactors[index].resources.remove(resource);
+                self.close_listener(listener, false);
+            }
+        }
+    }
+
+    /// Lets go of a disk that was closed, once nothing is in flight on it.
+    pub(super) fn release_disk(&mut self, index: usize, resource: ResourceId) {
+        let Some(Resource::Disk { disk, closing: true, .. }) = self.reactors[index].resources.get(resource).copied()
+        else {
+            return;
+        };
+        let mut flights = self.reactors[index].operations.values();
+        if flights.all(|flight| disk_of(&flight.operation) != Some(resource)) {
+            self.reactors[index].resources.remove(resource);
+            self.disks[disk].unlock();
+        }
+    }
+}
+
+fn disk_of(operation: &Operation) -> Option<ResourceId> {
+    match operation {
+        Operation::DiskRead { disk, .. }
+        | Operation::DiskWrite { disk, .. }
+        | Operation::DiskSync { disk }
+        | Operation::DiskDiscard { disk, .. }
+        | Operation::DiskZero { disk, .. } => Some(*disk),
+        _ => None,
+    }
+}
+
+fn operation_name(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::DiskRead { .. } => "read done: reactor, operation, failed",
+        Operation::DiskWrite { .. } => "write done: reactor, operation, failed",
+        Operation::DiskSync { .. } => "sync done: reactor, operation, failed",
+        Operation::DiskDiscard { .. } => "discard done: reactor, operation, failed",
+        Operation::DiskZero { .. } => "zero done: reactor, operation, failed",
+        Operation::Accept { .. } => "accept done: reactor, operation, failed",
+        Operation::Connect { .. } => "connect done: reactor, operation, failed",
+        Operation::Receive { .. } => "receive done: reactor, operation, failed",
+        Operation::Send { .. } => "send done: reactor, operation, failed",
+        Operation::ReadFile { .. } => "file read: reactor, operation, failed",
+        Operation::ReplaceFile { .. } => "file replaced: reactor, operation, failed",
+        Operation::RemoveFile { .. } => "file removed: reactor, operation, failed",
+        Operation::ListFolder { .. } => "folder listed: reactor, operation, failed",
+    }
+}
