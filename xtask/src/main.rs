@@ -1,4 +1,4 @@
-//! One entry for people and CI: `cargo xtask test|tidy|e2e|demo|bench`. docs/testing.md tells what each does.
+//! One entry for people and CI: `cargo xtask test|tidy|e2e|demo|simulate|bench`. docs/testing.md tells what each does.
 #![forbid(unsafe_code)]
 
 mod debian;
@@ -41,6 +41,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run clusters in simulated worlds: `--seed S`, `--seeds N` (see docs/simulator.md)
+    Simulate {
+        /// Passed on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Measure (arguments as the benchmarks': try `--help`)
     Bench {
         /// Passed on
@@ -66,6 +72,7 @@ fn main() -> Result<ExitCode> {
             Ok(report.close())
         }
         Task::Demo { arguments } => programs::demo(&workspace, &arguments),
+        Task::Simulate { arguments } => programs::simulate(&workspace, &arguments),
         Task::Bench { arguments } => programs::bench(&workspace, &arguments),
     }
 }

@@ -55,6 +55,12 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[OsString]) -> Result<Exi
     become_program(Command::new(workspace.target.join("release/benches")).args(arguments))
 }
 
+/// Builds the simulator in release and becomes it.
+pub(crate) fn simulate(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
+    build_release(workspace, &["simulator"])?;
+    become_program(Command::new(workspace.target.join("release/simulator")).args(arguments))
+}
+
 fn build_release(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     eprintln!("building {} (release; the first time takes minutes)", packages.join(", "));
     let packages = packages.iter().flat_map(|package| ["--package", package]);
