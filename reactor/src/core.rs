@@ -14,7 +14,7 @@ use slab::Slab;
 
 use crate::driver::{Completion, Driver, Operation, OperationId, Output, Wait};
 use crate::executor::Executor;
-use crate::mailbox::Inbox;
+use crate::mailbox::{Inbox, Messages};
 use crate::time::Instant;
 
 thread_local! {
@@ -124,6 +124,8 @@ pub(crate) struct Core {
     timers: RefCell<BTreeMap<TimerKey, Waker>>,
     next_timer: Cell<u64>,
     /// Reused by each turn.
+    messages: RefCell<Messages>,
+    /// Reused by each turn.
     completions: RefCell<Vec<Completion>>,
 }
 
@@ -138,6 +140,7 @@ impl Core {
             withdrawn: RefCell::default(),
             timers: RefCell::default(),
             next_timer: Cell::new(0),
+            messages: RefCell::default(),
             completions: RefCell::default(),
         })
     }
@@ -231,16 +234,21 @@ impl Core {
     }
 
     fn take_messages(&self) {
-        let Some((jobs, woken)) = self.inbox.take() else { return };
-        for key in woken {
+        if !self.inbox.is_pending() {
+            return;
+        }
+        let mut messages = self.messages.take();
+        self.inbox.take(&mut messages);
+        for key in messages.woken.drain(..) {
             self.executor.queue(key);
         }
-        for job in jobs {
+        for job in messages.jobs.drain(..) {
             if catch_unwind(AssertUnwindSafe(job)).is_err() {
                 tracing::error!("a posted job panicked and was ended");
                 self.executor.count_panic();
             }
         }
+        self.messages.replace(messages);
     }
 
     fn fire_timers(&self) {

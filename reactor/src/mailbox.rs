@@ -17,17 +17,23 @@ pub(crate) type Job = Box<dyn FnOnce() + Send>;
 /// How many jobs may wait for one reactor. Control calls are few; a full mailbox means a stalled reactor.
 const CAPACITY: usize = 4096;
 
+/// What waits for a reactor.
 #[derive(Default)]
-struct Messages {
-    jobs: VecDeque<Job>,
+pub(crate) struct Messages {
+    pub(crate) jobs: VecDeque<Job>,
     /// Bounded by the number of tasks: each is queued at most once.
-    woken: Vec<TaskKey>,
+    pub(crate) woken: Vec<TaskKey>,
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting: Messages,
     closed: bool,
 }
 
 /// The receiving end, shared with every handle and waker of the reactor.
 pub(crate) struct Inbox {
-    messages: Mutex<Messages>,
+    shared: Mutex<Shared>,
     /// Set with the first message after the reactor last looked, so that one burst costs one notice.
     pending: AtomicBool,
     /// Interrupts the reactor's sleep.
@@ -42,29 +48,29 @@ impl fmt::Debug for Inbox {
 
 impl Inbox {
     pub(crate) fn new(notify: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { messages: Mutex::default(), pending: AtomicBool::new(false), notify: Box::new(notify) })
+        Arc::new(Self { shared: Mutex::default(), pending: AtomicBool::new(false), notify: Box::new(notify) })
     }
 
     pub(crate) fn wake_task(&self, key: TaskKey) {
-        let mut messages = self.messages.lock();
-        if messages.closed {
+        let mut shared = self.shared.lock();
+        if shared.closed {
             return;
         }
-        messages.woken.push(key);
-        drop(messages);
+        shared.waiting.woken.push(key);
+        drop(shared);
         self.notice();
     }
 
     fn post(&self, job: Job) -> Result<(), PostError> {
-        let mut messages = self.messages.lock();
-        if messages.closed {
+        let mut shared = self.shared.lock();
+        if shared.closed {
             return Err(PostError::Stopped);
         }
-        if messages.jobs.len() >= CAPACITY {
+        if shared.waiting.jobs.len() >= CAPACITY {
             return Err(PostError::Full);
         }
-        messages.jobs.push_back(job);
-        drop(messages);
+        shared.waiting.jobs.push_back(job);
+        drop(shared);
         self.notice();
         Ok(())
     }
@@ -80,21 +86,19 @@ impl Inbox {
         self.pending.load(Ordering::Acquire)
     }
 
-    /// Takes all messages, if there are any.
-    pub(crate) fn take(&self) -> Option<(VecDeque<Job>, Vec<TaskKey>)> {
-        if !self.pending.swap(false, Ordering::AcqRel) {
-            return None;
+    /// Exchanges what waits, if anything does, for `empty`, whose memory serves the next messages.
+    pub(crate) fn take(&self, empty: &mut Messages) {
+        if self.pending.swap(false, Ordering::AcqRel) {
+            std::mem::swap(&mut self.shared.lock().waiting, empty);
         }
-        let mut messages = self.messages.lock();
-        Some((std::mem::take(&mut messages.jobs), std::mem::take(&mut messages.woken)))
     }
 
     /// Refuses everything from here on and drops what waits.
     pub(crate) fn close(&self) {
         let dropped = {
-            let mut messages = self.messages.lock();
-            messages.closed = true;
-            std::mem::take(&mut messages.jobs)
+            let mut shared = self.shared.lock();
+            shared.closed = true;
+            std::mem::take(&mut shared.waiting)
         };
         drop(dropped);
     }

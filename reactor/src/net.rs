@@ -9,6 +9,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use smallvec::SmallVec;
+
 use crate::buffer::{Buffer, Slice};
 use crate::core::{Home, OperationSink, perform};
 use crate::driver::{Completion, Operation, OperationId, Output, ResourceId, SEND_SLICES};
@@ -162,7 +164,7 @@ struct State {
     sending: bool,
     flush_asked: bool,
     send_error: Option<io::ErrorKind>,
-    writers: Vec<Waker>,
+    writers: SmallVec<[Waker; 2]>,
 }
 
 const RECEIVE: u64 = 0;
@@ -357,7 +359,7 @@ impl State {
         self.queued_bytes = 0;
     }
 
-    fn wake_writers(&mut self) -> Vec<Waker> {
+    fn take_writers(&mut self) -> SmallVec<[Waker; 2]> {
         std::mem::take(&mut self.writers)
     }
 }
@@ -441,7 +443,7 @@ impl Inner {
                 state.fail_sending(error.kind());
             }
         }
-        let writers = state.wake_writers();
+        let writers = state.take_writers();
         let again = state.flush_asked;
         drop(state);
         for writer in writers {
@@ -487,7 +489,7 @@ impl Inner {
         let mut state = self.state.borrow_mut();
         state.ended.get_or_insert(Err(why));
         state.fail_sending(why);
-        let mut waiting = state.wake_writers();
+        let mut waiting = state.take_writers();
         waiting.extend(state.reader.take());
         drop(state);
         for waker in waiting {

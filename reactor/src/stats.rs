@@ -10,6 +10,7 @@ pub struct Stats {
     completions: AtomicU64,
     sleeps: AtomicU64,
     slept_nanoseconds: AtomicU64,
+    submit_nanoseconds: AtomicU64,
     spins: AtomicU64,
     spun_nanoseconds: AtomicU64,
 }
@@ -40,9 +41,20 @@ impl Stats {
         self.spins.load(Ordering::Relaxed)
     }
 
-    /// How long it spun. What is left of its life after this and [`Stats::slept`] was work.
+    /// How long it spun. What is left of its life after this, [`Stats::slept`] and [`Stats::in_kernel`] is the work of its
+    /// own code.
     pub fn spun(&self) -> Duration {
         Duration::from_nanos(self.spun_nanoseconds.load(Ordering::Relaxed))
+    }
+
+    /// How long it was in the kernel to start operations and to take what has completed, where most of the work of
+    /// sockets is done.
+    pub fn in_kernel(&self) -> Duration {
+        Duration::from_nanos(self.submit_nanoseconds.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn count_submit(&self, time: Duration) {
+        add(&self.submit_nanoseconds, nanoseconds(time));
     }
 
     pub(crate) fn count_turn(&self, completions: usize) {

@@ -1,46 +1,268 @@
-//! Disks on real files.
+//! Disks and small files on the real file system.
 
-use reactor::{Buffer, Config, Disk, DiskOptions, Reactor, Slice};
+mod support;
 
-fn run<F: Future<Output: 'static> + 'static>(future: F) -> F::Output {
-    Reactor::run(&Config::default(), future).expect("a reactor")
-}
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use reactor::{Buffer, Config, Disk, DiskOptions, Reactor, Slice, files, spawn};
+use smallvec::SmallVec;
+
+use support::{pattern, patterned, poll_once, run};
 
 fn create(size: u64) -> DiskOptions {
     DiskOptions { create: Some(size), buffered: true, ..DiskOptions::default() }
 }
 
+/// Runs `body` with a new disk of 4 MiB in a folder of its own.
+fn with_disk<F: Future<Output = ()> + 'static>(body: impl FnOnce(Disk, tempfile::TempDir) -> F + 'static) {
+    run(async move {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = Disk::open(&folder.path().join("disk"), &create(4 << 20)).expect("opened");
+        body(disk, folder).await;
+    });
+}
+
+async fn read(disk: &Disk, offset: u64, length: usize) -> Buffer {
+    let (result, buffer) = disk.read(offset, Buffer::new(length)).await;
+    result.expect("read");
+    buffer
+}
+
 #[test]
 fn what_was_written_is_read_back() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("disk");
-    run(async move {
-        let disk = Disk::open(&path, &create(1 << 20)).expect("opened");
-        assert_eq!(disk.size(), 1 << 20);
+    with_disk(|disk, _folder| async move {
+        assert_eq!(disk.size(), 4 << 20);
         disk.write(8192, Slice::from(&[5; 8192][..])).await.expect("written");
         disk.sync().await.expect("stable");
-        let (result, buffer) = disk.read(4096, Buffer::new(16384)).await;
-        result.expect("read");
+        let buffer = read(&disk, 4096, 16384).await;
         assert!(buffer[..4096].iter().all(|&byte| byte == 0));
         assert!(buffer[4096..12288].iter().all(|&byte| byte == 5));
-        disk.discard(8192, 4096).await.expect("discarded");
-        disk.write_zeroes(12288, 4096).await.expect("zeroed");
-        let (result, buffer) = disk.read(8192, Buffer::new(8192)).await;
-        result.expect("read");
-        assert!(buffer.iter().all(|&byte| byte == 0));
+        assert!(buffer[12288..].iter().all(|&byte| byte == 0));
+    });
+}
+
+#[test]
+fn discarded_and_zeroed_ranges_read_as_zeroes_and_others_stay() {
+    // A memory file system punches holes but zeroes no ranges: there zeroes are written.
+    for folder in [std::env::temp_dir(), "/dev/shm".into()] {
+        run(async move {
+            let Ok(folder) = tempfile::tempdir_in(&folder) else { return };
+            let disk = Disk::open(&folder.path().join("disk"), &create(8 << 20)).expect("opened");
+            disk.write(0, patterned(0..4 << 20)).await.expect("written");
+            disk.discard(8192, 4096).await.expect("discarded");
+            disk.write_zeroes(16384, 8192).await.expect("zeroed");
+            disk.write_zeroes(1 << 20, (2 << 20) + 4096).await.expect("zeroed");
+            let mut expected = patterned(0..4 << 20).to_vec();
+            expected[8192..12288].fill(0);
+            expected[16384..24576].fill(0);
+            expected[1 << 20..(3 << 20) + 4096].fill(0);
+            assert!(read(&disk, 0, 4 << 20).await[..] == expected[..]);
+            assert_eq!(disk.size(), 8 << 20);
+        });
+    }
+}
+
+#[test]
+fn discarding_gives_space_back() {
+    use std::os::unix::fs::MetadataExt;
+    with_disk(|disk, folder| async move {
+        let blocks = || std::fs::metadata(folder.path().join("disk")).expect("there").blocks();
+        disk.write(0, patterned(0..1 << 20)).await.expect("written");
+        disk.sync().await.expect("stable");
+        let full = blocks();
+        disk.discard(0, 1 << 20).await.expect("discarded");
+        assert!(blocks() < full, "{full} blocks before and {} after", blocks());
+        assert_eq!(disk.size(), 4 << 20);
+    });
+}
+
+#[test]
+fn many_operations_go_through_a_tiny_ring() {
+    let config = Config { ring_entries: 2, ..Config::default() };
+    let done = Reactor::run(&config, async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = Disk::open(&folder.path().join("disk"), &create(4 << 20)).expect("opened");
+        let write = |at: usize| {
+            let disk = disk.clone();
+            spawn(async move { disk.write(at as u64, patterned(at..at + 4096)).await })
+        };
+        let writes: Vec<_> = (0..4 << 20).step_by(4096).map(write).collect();
+        for write in writes {
+            write.await.expect("no panic").expect("written");
+        }
+        assert!(read(&disk, 0, 4 << 20).await.iter().enumerate().all(|(at, &byte)| byte == pattern(at)));
+    });
+    done.expect("a reactor");
+}
+
+#[test]
+fn one_write_of_many_slices_is_whole() {
+    with_disk(|disk, _folder| async move {
+        // More than the kernel takes in one operation (1024).
+        let slices: SmallVec<[Slice; 1]> = (0..1500).map(|at| patterned(at * 512..(at + 1) * 512)).collect();
+        if disk.alignment() > 512 {
+            return;
+        }
+        disk.write_slices(0, slices).await.expect("written");
+        assert!(read(&disk, 0, 1500 * 512).await.iter().enumerate().all(|(at, &byte)| byte == pattern(at)));
+    });
+}
+
+#[test]
+fn ranges_outside_or_not_aligned_are_refused_and_buffers_handed_back() {
+    with_disk(|disk, _folder| async move {
+        for (offset, length) in [(4 << 20, 4096), (1, 4096), (0, 4095), (u64::MAX - 4095, 4096)] {
+            let (result, buffer) = disk.read(offset, Buffer::new(length)).await;
+            assert_eq!(result.map_err(|error| error.kind()), Err(io::ErrorKind::InvalidInput));
+            assert_eq!(buffer.len(), length);
+            let data = Buffer::zeroed(length).freeze();
+            let written = disk.write(offset, data).await.map_err(|error| error.kind());
+            assert_eq!(written, Err(io::ErrorKind::InvalidInput));
+        }
+    });
+}
+
+#[test]
+fn a_file_cut_short_behind_our_back_is_an_error_and_no_zeroes() {
+    with_disk(|disk, folder| async move {
+        File::options().write(true).open(folder.path().join("disk")).expect("opened").set_len(8192).expect("cut");
+        let (result, _) = disk.read(4096, Buffer::new(8192)).await;
+        assert_eq!(result.map_err(|error| error.kind()), Err(io::ErrorKind::UnexpectedEof));
+        let (result, _) = disk.read(1 << 20, Buffer::new(4096)).await;
+        assert_eq!(result.map_err(|error| error.kind()), Err(io::ErrorKind::UnexpectedEof));
     });
 }
 
 #[test]
 fn a_disk_has_one_opener_at_a_time() {
+    with_disk(|disk, folder| async move {
+        let path = folder.path().join("disk");
+        let error = Disk::open(&path, &create(1 << 20)).err().map(|error| (error.kind(), error.to_string()));
+        let (kind, text) = error.expect("in use");
+        assert_eq!(kind, io::ErrorKind::WouldBlock);
+        assert!(
+            text.contains(path.to_str().expect("a plain name")) && text.contains("in use by another process"),
+            "{text}"
+        );
+        drop(disk);
+        drop(Disk::open(&path, &DiskOptions::default()).expect("free again"));
+        // As another process would hold it: a lock of another open file.
+        let other = File::open(&path).expect("opened");
+        other.try_lock().expect("locked");
+        let refused = Disk::open(&path, &DiskOptions::default()).err().map(|error| error.kind());
+        assert_eq!(refused, Some(io::ErrorKind::WouldBlock));
+    });
+}
+
+#[test]
+fn opening_keeps_what_is_there() {
+    with_disk(|disk, folder| async move {
+        disk.write(0, patterned(0..4096)).await.expect("written");
+        drop(disk);
+        let disk = Disk::open(&folder.path().join("disk"), &create(64 << 20)).expect("opened");
+        assert_eq!(disk.size(), 4 << 20, "a size is for new files only");
+        assert!(read(&disk, 0, 4096).await[..] == patterned(0..4096)[..]);
+        drop(disk);
+        let reader = DiskOptions { read_only: true, ..DiskOptions::default() };
+        let disk = Disk::open(&folder.path().join("disk"), &reader).expect("opened");
+        assert!(disk.write(0, patterned(0..4096)).await.is_err());
+        assert!(disk.discard(0, 4096).await.is_err());
+        assert!(read(&disk, 0, 4096).await[..] == patterned(0..4096)[..]);
+    });
+}
+
+#[test]
+fn what_is_no_disk_is_refused_by_name() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        for path in [folder.path(), Path::new("/dev/null"), &folder.path().join("absent")] {
+            let error = Disk::open(path, &DiskOptions::default()).err().expect("refused").to_string();
+            assert!(error.contains(path.to_str().expect("a plain name")), "{error}");
+        }
+    });
+}
+
+#[test]
+fn resizing_is_seen_at_once() {
+    with_disk(|disk, folder| async move {
+        disk.resize(8 << 20).expect("grown");
+        assert_eq!(std::fs::metadata(folder.path().join("disk")).expect("there").len(), 8 << 20);
+        disk.write(7 << 20, patterned(0..4096)).await.expect("written");
+        disk.resize(4 << 20).expect("shrunk");
+        assert!(disk.read(7 << 20, Buffer::new(4096)).await.0.is_err());
+    });
+}
+
+/// The driver holds the memory of a dropped operation until the kernel is done with it.
+#[test]
+fn memory_of_dropped_operations_is_lent_until_they_complete() {
+    with_disk(|disk, _folder| async move {
+        for at in 0..64 {
+            let buffer = Buffer::try_new(65_536).expect("within the limit");
+            let mut reading = Box::pin(disk.read(at * 65_536, buffer));
+            assert!(poll_once(&mut reading).await.is_pending());
+        }
+        assert_eq!(reactor::buffer::lent(), 64 * 65_536, "no turn has passed");
+        support::until(|| reactor::buffer::lent() == 0).await;
+    });
+}
+
+#[test]
+fn small_files_are_replaced_listed_and_removed() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("b.json");
+        assert_eq!(files::read(&path).await.map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+        files::replace(&path, b"one".to_vec()).await.expect("made");
+        files::replace(&path, b"two".to_vec()).await.expect("replaced");
+        files::replace(&folder.path().join("a.json"), Vec::new()).await.expect("made");
+        std::fs::write(folder.path().join("c.json.unfinished"), b"left by a crash").expect("written");
+        assert_eq!(files::read(&path).await.expect("read"), b"two");
+        assert_eq!(files::list(folder.path()).await.expect("listed"), ["a.json", "b.json"]);
+        files::remove(&path).await.expect("removed");
+        files::remove(&path).await.expect("again is fine");
+        assert_eq!(files::list(folder.path()).await.expect("listed"), ["a.json"]);
+        assert!(files::list(&folder.path().join("absent")).await.expect("listed").is_empty());
+        let error = files::replace(Path::new("/proc/no/such"), Vec::new()).await.expect_err("refused");
+        assert!(error.to_string().contains("/proc/no/such"), "{error}");
+    });
+}
+
+#[test]
+fn memory_disks_behave_like_others() {
+    run(async {
+        let disk = Disk::memory(1 << 20).expect("memory");
+        disk.write(4096, patterned(0..8192)).await.expect("written");
+        disk.discard(4096, 4096).await.expect("discarded");
+        disk.sync().await.expect("nothing to do");
+        let buffer = read(&disk, 4096, 8192).await;
+        assert!(buffer[..4096].iter().all(|&byte| byte == 0));
+        assert!(buffer[4096..] == patterned(4096..8192)[..]);
+        assert!(disk.read(1 << 20, Buffer::new(512)).await.0.is_err());
+    });
+}
+
+/// A reactor that ends waits for the kernel: what it frees is not written to afterwards.
+#[test]
+fn memory_of_an_ended_reactor_is_the_kernels_no_more() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("disk");
-    run(async move {
-        let disk = Disk::open(&path, &create(1 << 20)).expect("opened");
-        let error = Disk::open(&path, &create(1 << 20)).err().expect("in use");
-        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-        assert!(error.to_string().contains("disk: in use by another process"), "{error}");
-        drop(disk);
-        Disk::open(&path, &DiskOptions::default()).expect("free again");
-    });
+    std::fs::write(&path, vec![0xAB; 16 << 20]).expect("written");
+    for _ in 0..20 {
+        let path = path.clone();
+        run(async move {
+            let disk = Disk::open(&path, &DiskOptions { buffered: true, ..DiskOptions::default() }).expect("opened");
+            for at in 0..16 {
+                let disk = disk.clone();
+                spawn(async move { disk.read(at << 20, Buffer::new(1 << 20)).await.0 });
+            }
+            reactor::yield_now().await;
+        });
+        // The very blocks that the reads had.
+        let buffers: Vec<Buffer> = (0..16).map(|_| Buffer::zeroed(1 << 20)).collect();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert!(buffers.iter().all(|buffer| buffer.iter().all(|&byte| byte == 0)));
+    }
 }

@@ -7,6 +7,7 @@ use io_uring::{Submitter, squeue, types};
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::sockets;
 use crate::driver::{OperationId, ResourceId};
 
 /// How many descriptors are registered with the ring at most. Those beyond work all the same, with a reference count
@@ -126,6 +127,9 @@ impl Descriptors {
             return SmallVec::new();
         }
         resource.closing = true;
+        if resource.kind == Kind::Listener {
+            sockets::end_listening(&resource.file);
+        }
         resource.cancellable.clone()
     }
 

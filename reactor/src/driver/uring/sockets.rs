@@ -121,6 +121,12 @@ pub(super) fn end_sending(socket: &OwnedFd) {
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) };
 }
 
+/// Ends listening now: the address is free also while an accept in flight still keeps the descriptor open.
+pub(super) fn end_listening(socket: &OwnedFd) {
+    // SAFETY: no memory is passed.
+    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
 fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // Blocking for everyone but io_uring, which would report "try again" instead of waiting on others.

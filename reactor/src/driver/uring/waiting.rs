@@ -97,9 +97,7 @@ impl Waiting {
 
     /// Submits what there is and waits as told, unless there are completions already.
     pub(super) fn advance(&mut self, ring: &mut Ring, wait: Wait, may_spin: bool) -> io::Result<()> {
-        if ring.has_submissions() || ring.has_deferred_work() {
-            ring.submit()?;
-        }
+        self.submit(ring)?;
         let deadline = match wait {
             Wait::Poll => return Ok(()),
             Wait::Until(deadline) => Some(deadline),
@@ -110,9 +108,9 @@ impl Waiting {
         }
         let spin = self.patience.spin_time().filter(|_| may_spin);
         if let Some(limit) = spin
-            && self.spin(ring, limit, deadline)?
+            && self.spin(ring, limit, deadline)
         {
-            return Ok(());
+            return self.submit(ring);
         }
         self.sleep(ring, deadline, spin.is_none())
     }
@@ -132,16 +130,25 @@ impl Waiting {
         std::mem::forget(std::mem::take(&mut self.event));
     }
 
+    /// Starts what was pushed, and lets the kernel finish what it has kept for this thread.
+    fn submit(&self, ring: &mut Ring) -> io::Result<()> {
+        if !ring.has_submissions() && !ring.has_deferred_work() {
+            return Ok(());
+        }
+        let start = super::monotonic_now();
+        let result = ring.submit();
+        self.stats.count_submit(super::monotonic_now() - start);
+        result
+    }
+
     /// Looks for completions and rings until the limit. False if none came and the deadline is still ahead.
-    fn spin(&mut self, ring: &mut Ring, limit: Duration, deadline: Option<Instant>) -> io::Result<bool> {
+    fn spin(&mut self, ring: &mut Ring, limit: Duration, deadline: Option<Instant>) -> bool {
         let start = super::monotonic_now();
         let end = start + limit;
-        let (found, now) = loop {
-            if ring.has_deferred_work() {
-                ring.submit()?;
-            }
+        let (over, now) = loop {
+            let found = ring.has_deferred_work() || ring.has_completions() || self.doorbell.is_rung();
             let now = super::monotonic_now();
-            if ring.has_completions() || self.doorbell.is_rung() {
+            if found {
                 self.patience.spin_paid();
                 break (true, now);
             }
@@ -155,7 +162,7 @@ impl Waiting {
             std::hint::spin_loop();
         };
         self.stats.count_spin(now - start);
-        Ok(found)
+        over
     }
 
     fn sleep(&mut self, ring: &mut Ring, deadline: Option<Instant>, unspun: bool) -> io::Result<()> {

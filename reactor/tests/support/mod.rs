@@ -1,0 +1,64 @@
+//! What several tests need.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+
+use reactor::{Config, Reactor, Slice, TcpListener, TcpStream, spawn};
+
+/// Runs a future on a reactor with default settings.
+pub(crate) fn run<F: Future<Output: 'static> + 'static>(future: F) -> F::Output {
+    Reactor::run(&Config::default(), future).expect("a reactor")
+}
+
+pub(crate) fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().expect("an address")
+}
+
+/// Both ends of a connection, the accepted one first.
+pub(crate) async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind(any_port()).expect("listening");
+    let client = spawn(TcpStream::connect(listener.local_address()));
+    let server = listener.accept().await.expect("accepted");
+    (server, client.await.expect("not aborted").expect("connected"))
+}
+
+pub(crate) async fn receive_exactly(stream: &TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        let chunk = stream.receive().await.expect("bytes");
+        assert!(!chunk.is_empty(), "the stream ended after {} of {length} bytes", bytes.len());
+        bytes.extend_from_slice(&chunk);
+    }
+    assert_eq!(bytes.len(), length);
+    bytes
+}
+
+/// The byte at a place of an endless stream that never repeats within a chunk's length.
+pub(crate) fn pattern(at: usize) -> u8 {
+    (at ^ at >> 8 ^ at >> 16) as u8
+}
+
+pub(crate) fn patterned(range: std::ops::Range<usize>) -> Slice {
+    Slice::from(&range.map(pattern).collect::<Vec<u8>>()[..])
+}
+
+/// Polls a future once.
+pub(crate) async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await
+}
+
+/// Descriptors that this process has open.
+pub(crate) fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("the list of descriptors").count()
+}
+
+/// Gives other tasks and the kernel time until `condition` holds; the test hangs if it never does.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        reactor::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
