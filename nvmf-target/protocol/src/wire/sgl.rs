@@ -43,6 +43,14 @@ impl Sgl {
         }
     }
 
+    /// Bytes that the descriptor stands for; 0 for one that is not supported.
+    pub fn length(&self) -> u32 {
+        match *self {
+            Self::InCapsule { length, .. } | Self::Transport { length } => length,
+            Self::Unsupported { .. } => 0,
+        }
+    }
+
     /// The descriptor's bytes.
     pub fn encode(&self) -> [u8; SGL_SIZE] {
         let mut bytes = [0; SGL_SIZE];

@@ -83,6 +83,8 @@ statuses! {
     KeepAliveExpired = 0, 0x19;
     /// Keep Alive Timeout Invalid.
     KeepAliveInvalid = 0, 0x1a;
+    /// Namespace is Write Protected.
+    NamespaceWriteProtected = 0, 0x20;
     /// Command Interrupted: nothing was done for lack of a resource, the host should retry.
     CommandInterrupted = 0, 0x21;
     /// Transient Transport Error: for example a data digest that did not match.

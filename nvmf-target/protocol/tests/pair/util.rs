@@ -199,10 +199,10 @@ impl TargetEnd {
     }
 
     fn admin(&mut self, controller: u16, pending: &Pending, world: &mut World) {
-        let Pending { slot, entry, transfer, data } = pending;
+        let Pending { slot, entry, transfer, .. } = pending;
         let controller = world.controllers.get_mut(&controller).expect("a queue belongs to a controller");
         let service = Service::Nvm { subsystem: &world.subsystem, health: &world.health };
-        let command = AdminCommand { slot: *slot, entry, transfer: *transfer, data };
+        let command = AdminCommand { slot: *slot, entry, transfer: *transfer };
         match controller.execute(&command, &service, world.now_ns) {
             Outcome::Complete(completion) => self.connection.respond(*slot, completion, &mut self.out),
             Outcome::Data { bytes, result } => self.send(*slot, &bytes, Completion::with_result(result)),

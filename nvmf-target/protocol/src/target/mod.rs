@@ -1,0 +1,6 @@
+//! The end that owns the namespaces.
+
+pub mod command;
+pub mod connection;
+pub mod controller;
+pub mod subsystem;
