@@ -167,6 +167,8 @@ impl Core {
     }
 
     pub(crate) fn with_driver<T>(&self, body: impl FnOnce(&mut dyn Driver) -> T) -> T {
+        // Closing a resource must not overtake an operation on it that was started before.
+        self.submit_backlog();
         body(self.driver.borrow_mut().as_mut())
     }
 
