@@ -1,5 +1,7 @@
 //! What can be typed.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::size::Size;
@@ -28,6 +30,15 @@ pub(crate) enum Output {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    OfDaemon(DaemonCommand),
+    /// Three daemons on this machine, a replicated volume, a verified load, and nodes killed in the middle of it
+    Demo(DemoOptions),
+}
+
+/// What a daemon is asked.
+#[derive(Subcommand, Debug)]
+pub(crate) enum DaemonCommand {
     /// The node itself
     #[command(subcommand)]
     Node(NodeCommand),
@@ -146,6 +157,22 @@ pub(crate) enum ReplicaCommand {
         #[arg(long)]
         volume: Option<String>,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoOptions {
+    /// Leave the daemons running at the end
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Where to put stores, state and logs, instead of a temporary folder
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The volume's size
+    #[arg(long, default_value = "1GiB")]
+    pub(crate) size: Size,
+    /// How long each of the two loads runs
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(4..=600))]
+    pub(crate) seconds: u64,
 }
 
 #[cfg(test)]

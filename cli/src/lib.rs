@@ -9,6 +9,7 @@ mod arguments;
 pub mod client;
 pub mod cluster;
 mod commands;
+mod demo;
 mod output;
 mod size;
 
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Command};
 
 pub use crate::size::Size;
 
@@ -33,6 +34,11 @@ pub fn run() -> ExitCode {
 }
 
 fn execute(arguments: &Arguments) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(commands::run(arguments))
+    match &arguments.command {
+        Command::OfDaemon(command) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(commands::run(&arguments.server, command, arguments.output))
+        }
+        Command::Demo(options) => demo::run(options),
+    }
 }

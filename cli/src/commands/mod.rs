@@ -5,17 +5,16 @@ mod replica;
 mod store;
 mod volume;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{DaemonCommand, Output};
 use crate::client::Client;
 
-/// Runs a command against the daemon.
-pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let client = Client::connect(&arguments.server).await?;
-    let output = arguments.output;
-    match &arguments.command {
-        Command::Node(command) => node::run(&client, command, output).await,
-        Command::Store(command) => store::run(&client, command, output).await,
-        Command::Volume(command) => volume::run(&client, command, output).await,
-        Command::Replica(command) => replica::run(&client, command, output).await,
+/// Asks the daemon at `server`.
+pub(crate) async fn run(server: &str, command: &DaemonCommand, output: Output) -> anyhow::Result<()> {
+    let client = Client::connect(server).await?;
+    match command {
+        DaemonCommand::Node(command) => node::run(&client, command, output).await,
+        DaemonCommand::Store(command) => store::run(&client, command, output).await,
+        DaemonCommand::Volume(command) => volume::run(&client, command, output).await,
+        DaemonCommand::Replica(command) => replica::run(&client, command, output).await,
     }
 }
