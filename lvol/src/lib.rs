@@ -1,1 +1,6 @@
-//! The logical-volume store: format, allocator, map, journal, chain, recovery
+//! The logical-volume store.
+#![forbid(unsafe_code)]
+#![allow(dead_code)]
+mod allocator;
+mod format;
+mod map;

@@ -1,0 +1,374 @@
+//! Pages: what a checkpoint is made of. Each stands alone, so that damage to one costs what is in it and no more (I28).
+
+use uuid::Uuid;
+
+use super::fields::{Reader, put_u16, put_u32, put_u64};
+use super::record::LvolRecord;
+use super::{BLOCK, Flaw, HEADER, Header};
+
+const MAGIC: [u8; 8] = *b"ASHLPAGE";
+
+const MAP: u16 = 1;
+const LVOL: u16 = 2;
+const DIRECTORY: u16 = 3;
+const BITMAP: u16 = 4;
+
+/// Bytes before the first segment of a map page.
+const MAP_HEADER: usize = HEADER + 8;
+
+/// Bytes of a segment's own header.
+const SEGMENT_HEADER: usize = 16;
+
+/// A segment whose entries are all wholly zero and not listed.
+const SEGMENT_ZERO: u32 = 1;
+
+const DIRECTORY_ENTRY: usize = 64;
+
+/// Lvols a directory page names.
+pub(crate) const DIRECTORY_ENTRIES: usize = (BLOCK as usize - HEADER - 8) / DIRECTORY_ENTRY;
+
+const BITMAP_HEADER: usize = HEADER + 16;
+
+/// Clusters a bitmap page tells of.
+pub(crate) const BITMAP_CLUSTERS: u64 = (BLOCK - BITMAP_HEADER as u64) * 8;
+
+/// The longest page: an lvol record with all its attributes needs two blocks.
+pub(crate) const MAX_PAGE: usize = 2 * BLOCK as usize;
+
+/// Which checkpoint pages belong to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageContext {
+    pub(crate) format_id: [u8; 16],
+    pub(crate) checkpoint: u64,
+}
+
+/// What a page holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Page {
+    Map { map: u32, segments: Vec<Segment> },
+    Lvol(Box<LvolRecord>),
+    Directory(Vec<DirectoryEntry>),
+    Bitmap { first: u64, count: u32, bits: Vec<u8> },
+}
+
+/// Entries of one leaf of a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Which leaf: entries 64 × leaf to 64 × leaf + 63.
+    pub(crate) leaf: u32,
+    /// Every entry of the leaf is wholly zero; nothing is listed.
+    pub(crate) zero: bool,
+    /// Which of the 64 entries are listed.
+    pub(crate) present: u64,
+    /// The listed entries in order, each of as many words as the map's shape says.
+    pub(crate) words: Vec<u64>,
+}
+
+/// What can be told of an lvol when its own page is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DirectoryEntry {
+    pub(crate) uuid: Uuid,
+    pub(crate) parent: Option<Uuid>,
+    pub(crate) size: u64,
+    pub(crate) block_size: u32,
+    pub(crate) snapshot: bool,
+    pub(crate) map: u32,
+    /// Its first map page, in blocks from the start of the area.
+    pub(crate) first_page: u32,
+    pub(crate) pages: u32,
+}
+
+impl PageContext {
+    fn seal(&self, kind: u16, address: u64, bytes: &mut Vec<u8>, start: usize) {
+        let header = Header { magic: MAGIC, kind, address, sequence: self.checkpoint, format_id: self.format_id };
+        header.seal(&mut bytes[start..]);
+        let end = start + (bytes.len() - start).next_multiple_of(BLOCK as usize);
+        bytes.resize(end, 0);
+    }
+
+    /// Appends an lvol's page.
+    pub(crate) fn put_lvol(&self, record: &LvolRecord, address: u64, bytes: &mut Vec<u8>) {
+        let start = bytes.len();
+        bytes.resize(start + HEADER, 0);
+        record.encode(bytes);
+        self.seal(LVOL, address, bytes, start);
+    }
+
+    /// Appends a directory page of at most [`DIRECTORY_ENTRIES`].
+    pub(crate) fn put_directory(&self, entries: &[DirectoryEntry], address: u64, bytes: &mut Vec<u8>) {
+        let start = bytes.len();
+        bytes.resize(start + HEADER + 8, 0);
+        put_u32(bytes, start + HEADER, entries.len() as u32);
+        for entry in entries {
+            let at = bytes.len();
+            bytes.resize(at + DIRECTORY_ENTRY, 0);
+            bytes[at..at + 16].copy_from_slice(entry.uuid.as_bytes());
+            bytes[at + 16..at + 32].copy_from_slice(entry.parent.unwrap_or_default().as_bytes());
+            put_u64(bytes, at + 32, entry.size);
+            put_u32(bytes, at + 40, entry.block_size);
+            put_u32(bytes, at + 44, u32::from(entry.snapshot));
+            put_u32(bytes, at + 48, entry.map);
+            put_u32(bytes, at + 52, entry.first_page);
+            put_u32(bytes, at + 56, entry.pages);
+        }
+        self.seal(DIRECTORY, address, bytes, start);
+    }
+
+    /// Appends a bitmap page for `count` clusters from `first`, at most [`BITMAP_CLUSTERS`].
+    pub(crate) fn put_bitmap(&self, first: u64, count: u32, bits: &[u8], address: u64, bytes: &mut Vec<u8>) {
+        let start = bytes.len();
+        bytes.resize(start + BITMAP_HEADER, 0);
+        put_u64(bytes, start + HEADER, first);
+        put_u32(bytes, start + HEADER + 8, count);
+        bytes.extend_from_slice(bits);
+        self.seal(BITMAP, address, bytes, start);
+    }
+
+    /// Reads the page that starts at `bytes[0]`, found at the disk offset `address`. Returns it with its bytes on disk.
+    pub(crate) fn decode(&self, bytes: &[u8], address: u64) -> Result<(Page, usize), Flaw> {
+        let (header, length) = Header::open(&bytes[..bytes.len().min(MAX_PAGE)], MAGIC, address)?;
+        if header.format_id != self.format_id {
+            return Err(Flaw::FormatId);
+        }
+        if header.sequence != self.checkpoint {
+            return Err(Flaw::Content("it is of another checkpoint"));
+        }
+        let mut body = Reader::new(&bytes[HEADER..length]);
+        let page = match header.kind {
+            MAP => decode_map(&mut body)?,
+            LVOL => Page::Lvol(Box::new(LvolRecord::decode(&mut body)?)),
+            DIRECTORY => decode_directory(&mut body)?,
+            BITMAP => decode_bitmap(&mut body)?,
+            _ => return Err(Flaw::Content("a page has an unknown kind")),
+        };
+        Ok((page, length.next_multiple_of(BLOCK as usize)))
+    }
+}
+
+/// Packs segments of one map into pages.
+pub(crate) struct MapPages<'a> {
+    context: PageContext,
+    map: u32,
+    words: usize,
+    /// The disk offset of `bytes[0]`.
+    address: u64,
+    bytes: &'a mut Vec<u8>,
+    /// Where the open page starts, and how many segments it has.
+    open: Option<(usize, u16)>,
+}
+
+impl<'a> MapPages<'a> {
+    /// Appends pages of `map`, whose entries have `words` words, to `bytes`, which starts at the disk offset `address`.
+    pub(crate) fn new(context: PageContext, map: u32, words: usize, address: u64, bytes: &'a mut Vec<u8>) -> Self {
+        Self { context, map, words, address, bytes, open: None }
+    }
+
+    /// A leaf of which every entry is wholly zero.
+    pub(crate) fn put_zero_leaf(&mut self, leaf: u32) {
+        self.segment(leaf, SEGMENT_ZERO, u64::MAX, &[]);
+    }
+
+    /// Some entries of a leaf, as many pages as they need.
+    pub(crate) fn put_entries(&mut self, leaf: u32, mut present: u64, mut words: &[u64]) {
+        while present != 0 {
+            let room = self.room().saturating_sub(SEGMENT_HEADER) / (8 * self.words);
+            if room == 0 {
+                self.finish();
+                continue;
+            }
+            let (now, later) = split_bits(present, room as u32);
+            let (now_words, later_words) = words.split_at(now.count_ones() as usize * self.words);
+            self.segment(leaf, 0, now, now_words);
+            (present, words) = (later, later_words);
+        }
+    }
+
+    /// Closes the last page.
+    pub(crate) fn finish(&mut self) {
+        let Some((start, segments)) = self.open.take() else { return };
+        put_u16(self.bytes, start + HEADER + 4, segments);
+        self.context.seal(MAP, self.address + start as u64, self.bytes, start);
+    }
+
+    fn room(&self) -> usize {
+        match self.open {
+            Some((start, _)) => BLOCK as usize - (self.bytes.len() - start),
+            None => BLOCK as usize - MAP_HEADER,
+        }
+    }
+
+    fn segment(&mut self, leaf: u32, flags: u32, present: u64, words: &[u64]) {
+        if self.room() < SEGMENT_HEADER + 8 * words.len() {
+            self.finish();
+        }
+        let (start, segments) = self.open.unwrap_or_else(|| (self.begin(), 0));
+        self.open = Some((start, segments + 1));
+        self.bytes.extend_from_slice(&leaf.to_le_bytes());
+        self.bytes.extend_from_slice(&flags.to_le_bytes());
+        self.bytes.extend_from_slice(&present.to_le_bytes());
+        for word in words {
+            self.bytes.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn begin(&mut self) -> usize {
+        let start = self.bytes.len();
+        self.bytes.resize(start + MAP_HEADER, 0);
+        put_u32(self.bytes, start + HEADER, self.map);
+        put_u16(self.bytes, start + HEADER + 6, self.words as u16);
+        start
+    }
+}
+
+/// The lowest `count` set bits, and the others.
+fn split_bits(bits: u64, count: u32) -> (u64, u64) {
+    let mut rest = bits;
+    for _ in 0..count.min(bits.count_ones()) {
+        rest &= rest - 1;
+    }
+    (bits ^ rest, rest)
+}
+
+fn decode_map(body: &mut Reader<'_>) -> Result<Page, Flaw> {
+    let (map, count, words) = (body.u32()?, body.u16()?, usize::from(body.u16()?));
+    if !(1..=17).contains(&words) {
+        return Err(Flaw::Content("a map page has entries of an impossible width"));
+    }
+    let mut segments = Vec::new();
+    for _ in 0..count {
+        let (leaf, flags, present) = (body.u32()?, body.u32()?, body.u64()?);
+        let zero = match flags {
+            0 => false,
+            SEGMENT_ZERO => true,
+            _ => return Err(Flaw::Content("a map segment has unknown flags")),
+        };
+        let listed = if zero { 0 } else { present.count_ones() as usize * words };
+        let words = (0..listed).map(|_| body.u64()).collect::<Result<_, _>>()?;
+        segments.push(Segment { leaf, zero, present, words });
+    }
+    Ok(Page::Map { map, segments })
+}
+
+fn decode_directory(body: &mut Reader<'_>) -> Result<Page, Flaw> {
+    let (count, _reserved) = (body.u32()?, body.u32()?);
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        let uuid = Uuid::from_bytes(body.array()?);
+        let parent = Some(Uuid::from_bytes(body.array()?)).filter(|parent| !parent.is_nil());
+        let (size, block_size, flags) = (body.u64()?, body.u32()?, body.u32()?);
+        let (map, first_page, pages, _reserved) = (body.u32()?, body.u32()?, body.u32()?, body.u32()?);
+        entries.push(DirectoryEntry {
+            uuid,
+            parent,
+            size,
+            block_size,
+            snapshot: flags & 1 != 0,
+            map,
+            first_page,
+            pages,
+        });
+    }
+    Ok(Page::Directory(entries))
+}
+
+fn decode_bitmap(body: &mut Reader<'_>) -> Result<Page, Flaw> {
+    let (first, count, _reserved) = (body.u64()?, body.u32()?, body.u32()?);
+    if u64::from(count) > BITMAP_CLUSTERS {
+        return Err(Flaw::Content("a bitmap page covers too much"));
+    }
+    let bits = body.bytes((count as usize).div_ceil(8))?.to_vec();
+    Ok(Page::Bitmap { first, count, bits })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTEXT: PageContext = PageContext { format_id: [4; 16], checkpoint: 6 };
+
+    fn decode_all(bytes: &[u8], address: u64) -> Vec<Page> {
+        let mut pages = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let (page, length) = CONTEXT.decode(&bytes[at..], address + at as u64).expect("just encoded");
+            pages.push(page);
+            at += length;
+        }
+        pages
+    }
+
+    #[test]
+    fn map_pages_hold_what_was_put_in_across_their_borders() {
+        for words in [1, 2, 17] {
+            let mut bytes = Vec::new();
+            let mut pages = MapPages::new(CONTEXT, 11, words, 65536, &mut bytes);
+            let entries: Vec<u64> = (0..64 * words as u64).collect();
+            for leaf in 0..20 {
+                pages.put_entries(leaf, u64::MAX, &entries);
+            }
+            pages.put_zero_leaf(20);
+            pages.finish();
+            let mut found = vec![Vec::new(); 20];
+            let mut present = [0; 20];
+            for page in decode_all(&bytes, 65536) {
+                let Page::Map { map: 11, segments } = page else { panic!("another page") };
+                for segment in segments {
+                    if segment.zero {
+                        assert_eq!(segment.leaf, 20);
+                        continue;
+                    }
+                    assert_eq!(present[segment.leaf as usize] & segment.present, 0);
+                    present[segment.leaf as usize] |= segment.present;
+                    found[segment.leaf as usize].extend(segment.words);
+                }
+            }
+            assert!(present.iter().all(|&bits| bits == u64::MAX));
+            assert!(found.iter().all(|words| *words == entries));
+            // Packed: at most one entry's room is lost a page.
+            assert!(bytes.len() <= (20 * (64 * words * 8 + 32)) * 4096 / (4096 - 72 - 16 - words * 8) + 4096);
+        }
+    }
+
+    #[test]
+    fn a_directory_and_a_bitmap_come_back_as_they_were() {
+        let entry = DirectoryEntry {
+            uuid: Uuid::from_u128(1),
+            parent: None,
+            size: 2,
+            block_size: 512,
+            snapshot: true,
+            map: 3,
+            first_page: 4,
+            pages: 5,
+        };
+        let mut bytes = Vec::new();
+        CONTEXT.put_directory(&[entry; DIRECTORY_ENTRIES], 0, &mut bytes);
+        assert_eq!(bytes.len(), 4096);
+        CONTEXT.put_bitmap(100, 12, &[0xff, 0x0f], 4096, &mut bytes);
+        let pages = decode_all(&bytes, 0);
+        assert_eq!(pages[0], Page::Directory(vec![entry; DIRECTORY_ENTRIES]));
+        assert_eq!(pages[1], Page::Bitmap { first: 100, count: 12, bits: vec![0xff, 0x0f] });
+    }
+
+    #[test]
+    fn pages_of_another_checkpoint_or_place_are_refused() {
+        let mut bytes = Vec::new();
+        CONTEXT.put_bitmap(0, 8, &[1], 4096, &mut bytes);
+        assert!(CONTEXT.decode(&bytes, 8192).is_err());
+        assert!(PageContext { checkpoint: 7, ..CONTEXT }.decode(&bytes, 4096).is_err());
+        assert!(PageContext { format_id: [0; 16], ..CONTEXT }.decode(&bytes, 4096).is_err());
+    }
+
+    #[test]
+    fn a_count_larger_than_the_page_is_a_flaw_and_no_panic() {
+        let mut bytes = vec![0; HEADER + 8];
+        put_u32(&mut bytes, HEADER, u32::MAX);
+        CONTEXT.seal(DIRECTORY, 0, &mut bytes, 0);
+        assert!(CONTEXT.decode(&bytes, 0).is_err());
+        let mut bytes = vec![0; HEADER + 8];
+        put_u16(&mut bytes, HEADER + 4, 9);
+        put_u16(&mut bytes, HEADER + 6, 1);
+        CONTEXT.seal(MAP, 0, &mut bytes, 0);
+        assert!(CONTEXT.decode(&bytes, 0).is_err());
+    }
+}

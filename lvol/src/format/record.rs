@@ -1,0 +1,352 @@
+//! Journal records: each an absolute or idempotent change, so that replaying one twice, or on top of pages that have it
+//! already, changes nothing.
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+use uuid::Uuid;
+
+use super::Flaw;
+use super::fields::Reader;
+use super::superblock::MAX_NAME;
+
+/// The most bytes that all attributes of an lvol may have, keys and values together.
+pub(crate) const MAX_ATTRIBUTE_BYTES: usize = 4096;
+
+/// The most attributes of an lvol.
+pub(crate) const MAX_ATTRIBUTES: usize = 64;
+
+/// Bytes of a record's own header: type and length.
+pub(crate) const RECORD_HEADER: usize = 4;
+
+const MAP_SET: u16 = 1;
+const MAP_CLEAR: u16 = 2;
+const MAP_ZERO: u16 = 3;
+const MAP_DROP: u16 = 4;
+const LVOL_PUT: u16 = 5;
+const LVOL_REMOVE: u16 = 6;
+
+/// Types from here on may be skipped by a program that does not know them (compatible features).
+const SKIPPABLE: u16 = 0x8000;
+
+const FLAG_ZEROED: u16 = 1;
+const FLAG_SNAPSHOT: u32 = 1;
+
+/// The checksums of newly valid blocks in order.
+pub(crate) type BlockChecksums = SmallVec<[u32; 4]>;
+
+/// An lvol as it is recorded: all of it in one piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LvolRecord {
+    pub(crate) uuid: Uuid,
+    /// The snapshot it reads through.
+    pub(crate) parent: Option<Uuid>,
+    /// Bytes.
+    pub(crate) size: u64,
+    pub(crate) block_size: u32,
+    pub(crate) snapshot: bool,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) created_at: u64,
+    pub(crate) map: u32,
+    pub(crate) name: String,
+    pub(crate) attributes: BTreeMap<String, Vec<u8>>,
+}
+
+/// One change of the store's metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// Blocks of a cluster now hold this map's data, in `cluster`.
+    MapSet {
+        map: u32,
+        /// Which cluster of the lvol.
+        index: u32,
+        cluster: u64,
+        /// The first block within the cluster.
+        first: u16,
+        /// CRC-32C of each block as written.
+        checksums: BlockChecksums,
+    },
+    /// Blocks of a cluster now hold zeroes, in `cluster`: they were zero before without one.
+    MapSetZeroed { map: u32, index: u32, cluster: u64, first: u16, count: u16 },
+    /// The map holds nothing for these blocks any more. `first` and `count` are in 4 KiB blocks of the lvol.
+    MapClear { map: u32, first: u64, count: u64 },
+    /// The map holds zeroes for these blocks, without a cluster. `first` and `count` as above.
+    MapZero { map: u32, first: u64, count: u64 },
+    /// The map is gone, and its clusters are free.
+    MapDrop { map: u32 },
+    /// The lvol is as given, also if there was none.
+    LvolPut(Box<LvolRecord>),
+    /// The lvol is gone.
+    LvolRemove { uuid: Uuid },
+}
+
+impl Record {
+    /// Bytes of the encoded record.
+    pub(crate) fn length(&self) -> usize {
+        RECORD_HEADER
+            + match self {
+                Self::MapSet { checksums, .. } => 24 + 4 * checksums.len(),
+                Self::MapSetZeroed { .. } => 24,
+                Self::MapClear { .. } | Self::MapZero { .. } => 24,
+                Self::MapDrop { .. } => 4,
+                Self::LvolPut(record) => record.length(),
+                Self::LvolRemove { .. } => 16,
+            }
+    }
+
+    /// Appends the encoded record.
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) {
+        let kind = match self {
+            Self::MapSet { .. } | Self::MapSetZeroed { .. } => MAP_SET,
+            Self::MapClear { .. } => MAP_CLEAR,
+            Self::MapZero { .. } => MAP_ZERO,
+            Self::MapDrop { .. } => MAP_DROP,
+            Self::LvolPut(_) => LVOL_PUT,
+            Self::LvolRemove { .. } => LVOL_REMOVE,
+        };
+        put16(into, kind);
+        // The longest record is an lvol with all its attributes: some 5 KiB.
+        put16(into, (self.length() - RECORD_HEADER) as u16);
+        match self {
+            Self::MapSet { map, index, cluster, first, checksums } => {
+                // A cluster has at most 1024 blocks.
+                encode_set(into, *map, *index, *cluster, [*first, checksums.len() as u16, 0]);
+                checksums.iter().for_each(|&checksum| put32(into, checksum));
+            }
+            Self::MapSetZeroed { map, index, cluster, first, count } => {
+                encode_set(into, *map, *index, *cluster, [*first, *count, FLAG_ZEROED]);
+            }
+            Self::MapClear { map, first, count } | Self::MapZero { map, first, count } => {
+                put32(into, *map);
+                put32(into, 0);
+                put64(into, *first);
+                put64(into, *count);
+            }
+            Self::MapDrop { map } => put32(into, *map),
+            Self::LvolPut(record) => record.encode(into),
+            Self::LvolRemove { uuid } => into.extend_from_slice(uuid.as_bytes()),
+        }
+    }
+
+    /// Reads the next record; `None` for one that may be skipped.
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Option<Self>, Flaw> {
+        let kind = reader.u16()?;
+        let length = usize::from(reader.u16()?);
+        let mut body = Reader::new(reader.bytes(length)?);
+        let record = match kind {
+            MAP_SET => decode_set(&mut body)?,
+            MAP_CLEAR | MAP_ZERO => decode_range(kind, &mut body)?,
+            MAP_DROP => Self::MapDrop { map: body.u32()? },
+            LVOL_PUT => Self::LvolPut(Box::new(LvolRecord::decode(&mut body)?)),
+            LVOL_REMOVE => Self::LvolRemove { uuid: Uuid::from_bytes(body.array()?) },
+            SKIPPABLE.. => return Ok(None),
+            _ => return Err(Flaw::Content("a journal record has an unknown type")),
+        };
+        match body.is_empty() {
+            true => Ok(Some(record)),
+            false => Err(Flaw::Content("a journal record is longer than its content")),
+        }
+    }
+}
+
+fn encode_set(into: &mut Vec<u8>, map: u32, index: u32, cluster: u64, rest: [u16; 3]) {
+    put32(into, map);
+    put32(into, index);
+    put64(into, cluster);
+    rest.into_iter().for_each(|value| put16(into, value));
+    put16(into, 0);
+}
+
+fn decode_set(body: &mut Reader<'_>) -> Result<Record, Flaw> {
+    let (map, index, cluster) = (body.u32()?, body.u32()?, body.u64()?);
+    let (first, count, flags, _reserved) = (body.u16()?, body.u16()?, body.u16()?, body.u16()?);
+    match flags {
+        FLAG_ZEROED => Ok(Record::MapSetZeroed { map, index, cluster, first, count }),
+        0 => {
+            let checksums = (0..count).map(|_| body.u32()).collect::<Result<_, _>>()?;
+            Ok(Record::MapSet { map, index, cluster, first, checksums })
+        }
+        _ => Err(Flaw::Content("a map record has unknown flags")),
+    }
+}
+
+fn decode_range(kind: u16, body: &mut Reader<'_>) -> Result<Record, Flaw> {
+    let (map, _reserved, first, count) = (body.u32()?, body.u32()?, body.u64()?, body.u64()?);
+    if first.checked_add(count).is_none() {
+        return Err(Flaw::Content("a map record covers an impossible range"));
+    }
+    Ok(match kind {
+        MAP_CLEAR => Record::MapClear { map, first, count },
+        _ => Record::MapZero { map, first, count },
+    })
+}
+
+impl LvolRecord {
+    /// Bytes of the encoded record.
+    pub(crate) fn length(&self) -> usize {
+        let attributes: usize = self.attributes.iter().map(|(key, value)| 4 + key.len() + value.len()).sum();
+        64 + self.name.len() + attributes
+    }
+
+    /// Appends the encoded record.
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) {
+        into.extend_from_slice(self.uuid.as_bytes());
+        into.extend_from_slice(self.parent.unwrap_or_default().as_bytes());
+        put64(into, self.size);
+        put32(into, self.block_size);
+        put32(into, if self.snapshot { FLAG_SNAPSHOT } else { 0 });
+        put64(into, self.created_at);
+        put32(into, self.map);
+        // Checked when they were set: MAX_NAME, MAX_ATTRIBUTES, MAX_ATTRIBUTE_BYTES.
+        put16(into, self.name.len() as u16);
+        put16(into, self.attributes.len() as u16);
+        into.extend_from_slice(self.name.as_bytes());
+        for (key, value) in &self.attributes {
+            put16(into, key.len() as u16);
+            put16(into, value.len() as u16);
+            into.extend_from_slice(key.as_bytes());
+            into.extend_from_slice(value);
+        }
+    }
+
+    /// Reads a record; what cannot be true is a flaw.
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Flaw> {
+        let uuid = Uuid::from_bytes(reader.array()?);
+        let parent = Some(Uuid::from_bytes(reader.array()?)).filter(|parent| !parent.is_nil());
+        let (size, block_size, flags, created_at) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u64()?);
+        let (map, name_length, attribute_count) = (reader.u32()?, reader.u16()?, reader.u16()?);
+        if flags & !FLAG_SNAPSHOT != 0 {
+            return Err(Flaw::Content("an lvol has unknown flags"));
+        }
+        if usize::from(name_length) > MAX_NAME || usize::from(attribute_count) > MAX_ATTRIBUTES {
+            return Err(Flaw::Content("an lvol has an impossible name or too many attributes"));
+        }
+        if block_device::Geometry::new(size, block_size).is_err() || uuid.is_nil() || parent == Some(uuid) {
+            return Err(Flaw::Content("an lvol has an impossible size, block size, id or parent"));
+        }
+        let name = text(reader.bytes(usize::from(name_length))?)?;
+        let mut attributes = BTreeMap::new();
+        for _ in 0..attribute_count {
+            let (key, value) = (usize::from(reader.u16()?), usize::from(reader.u16()?));
+            attributes.insert(text(reader.bytes(key)?)?, reader.bytes(value)?.to_vec());
+        }
+        let snapshot = flags & FLAG_SNAPSHOT != 0;
+        Ok(Self { uuid, parent, size, block_size, snapshot, created_at, map, name, attributes })
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<String, Flaw> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Flaw::Content("a name is no text"))
+}
+
+fn put16(into: &mut Vec<u8>, value: u16) {
+    into.extend_from_slice(&value.to_le_bytes());
+}
+
+fn put32(into: &mut Vec<u8>, value: u32) {
+    into.extend_from_slice(&value.to_le_bytes());
+}
+
+fn put64(into: &mut Vec<u8>, value: u64) {
+    into.extend_from_slice(&value.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lvol() -> LvolRecord {
+        LvolRecord {
+            uuid: Uuid::from_u128(1),
+            parent: Some(Uuid::from_u128(2)),
+            size: 1 << 30,
+            block_size: 4096,
+            snapshot: true,
+            created_at: 3,
+            map: 4,
+            name: "base".to_owned(),
+            attributes: [("epoch".to_owned(), vec![7, 0])].into_iter().collect(),
+        }
+    }
+
+    fn all() -> Vec<Record> {
+        vec![
+            Record::MapSet { map: 1, index: 2, cluster: 3, first: 4, checksums: [5, 6].into_iter().collect() },
+            Record::MapSetZeroed { map: 1, index: 2, cluster: 3, first: 4, count: 5 },
+            Record::MapClear { map: 1, first: 2, count: 3 },
+            Record::MapZero { map: 1, first: 2, count: 3 },
+            Record::MapDrop { map: 9 },
+            Record::LvolPut(Box::new(lvol())),
+            Record::LvolRemove { uuid: Uuid::from_u128(8) },
+        ]
+    }
+
+    #[test]
+    fn records_come_back_as_they_were() {
+        for record in all() {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            assert_eq!(bytes.len(), record.length());
+            let mut reader = Reader::new(&bytes);
+            assert_eq!(Record::decode(&mut reader), Ok(Some(record)));
+            assert!(reader.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_record_cut_anywhere_is_a_flaw_and_no_panic() {
+        for record in all() {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            for length in 0..bytes.len() {
+                assert!(Record::decode(&mut Reader::new(&bytes[..length])).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_types_are_refused_unless_they_may_be_skipped() {
+        assert!(Record::decode(&mut Reader::new(&[99, 0, 0, 0])).is_err());
+        let mut reader = Reader::new(&[1, 0x80, 2, 0, 0xaa, 0xbb]);
+        assert_eq!(Record::decode(&mut reader), Ok(None));
+        assert!(reader.is_empty());
+    }
+
+    #[test]
+    fn an_lvol_that_cannot_be_is_a_flaw() {
+        let refused = |change: fn(&mut LvolRecord)| {
+            let mut record = lvol();
+            change(&mut record);
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            assert!(LvolRecord::decode(&mut Reader::new(&bytes)).is_err());
+        };
+        refused(|record| record.size = 0);
+        refused(|record| record.block_size = 1024);
+        refused(|record| record.uuid = Uuid::nil());
+        refused(|record| record.parent = Some(record.uuid));
+    }
+
+    /// Two versions must agree on these bytes: a change here is a format break.
+    #[test]
+    fn records_have_their_documented_bytes() {
+        let mut bytes = Vec::new();
+        Record::MapSet { map: 1, index: 2, cluster: 3, first: 4, checksums: [0x0605_0403].into_iter().collect() }
+            .encode(&mut bytes);
+        assert_eq!(
+            bytes,
+            [1, 0, 28, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0, 0, 0, 3, 4, 5, 6]
+        );
+        bytes.clear();
+        Record::MapClear { map: 1, first: 2, count: 3 }.encode(&mut bytes);
+        assert_eq!(bytes, [2, 0, 24, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.clear();
+        lvol().encode(&mut bytes);
+        assert_eq!(bytes[15], 1);
+        assert_eq!(bytes[31], 2);
+        assert_eq!(bytes[32..40], (1u64 << 30).to_le_bytes());
+        assert_eq!(bytes[40..48], [0, 16, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(bytes[48..64], [3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 4, 0, 1, 0]);
+        assert_eq!(&bytes[64..], b"base\x05\x00\x02\x00epoch\x07\x00");
+    }
+}

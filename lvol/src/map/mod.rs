@@ -1,0 +1,325 @@
+//! The map of one lvol: which of its blocks it holds, and where.
+//!
+//! A map has entries, one a cluster of the lvol: nothing, zeroes without a cluster, or a cluster and a bitmap of which of
+//! its 4 KiB blocks hold data. 64 entries make a leaf, 64 leaves a node; a list of nodes is the root, so a lookup is three
+//! dependent loads, and what was never written costs nothing.
+
+mod entry;
+
+use std::cell::RefCell;
+use std::fmt;
+
+use entry::{Entry, EntryMut};
+pub(crate) use entry::{Held, Run, Shape};
+
+use crate::format::page::Segment;
+
+/// Entries a leaf.
+pub(crate) const LEAF: u32 = 64;
+
+/// Entries a node.
+const NODE: u32 = 64 * LEAF;
+
+/// Why a change does not fit the map: the metadata on disk disagrees with itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inconsistent(pub(crate) &'static str);
+
+impl fmt::Display for Inconsistent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// 64 entries.
+#[derive(Clone)]
+enum Leaf {
+    Empty,
+    /// All blocks of all entries are zeroes.
+    Zero,
+    /// Some entry is not empty. `LEAF` × words long.
+    Entries(Box<[u64]>),
+}
+
+type Node = Box<[Leaf; 64]>;
+
+/// The map of one lvol.
+pub(crate) struct Map {
+    id: u32,
+    shape: Shape,
+    table: RefCell<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    nodes: Vec<Option<Node>>,
+    /// Entries with a cluster.
+    clusters: u64,
+    /// Entries that are not empty, outside of zero leaves.
+    entries: u64,
+    /// Leaves that are not empty.
+    leaves: u64,
+}
+
+impl Map {
+    pub(crate) fn new(id: u32, shape: Shape) -> Self {
+        Self { id, shape, table: RefCell::default() }
+    }
+
+    pub(crate) const fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(crate) const fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// How many clusters it holds.
+    pub(crate) fn clusters(&self) -> u64 {
+        self.table.borrow().clusters
+    }
+
+    /// Bytes of its segments in a checkpoint.
+    pub(crate) fn checkpoint_bytes(&self) -> u64 {
+        let table = self.table.borrow();
+        table.leaves * crate::format::layout::SEGMENT_BYTES + table.entries * self.shape.words() as u64 * 8
+    }
+
+    /// What the map holds at block `first` of cluster `index`, and for how many blocks, at most `count`, the same is
+    /// true.
+    pub(crate) fn run(&self, index: u32, first: u32, count: u32) -> Run {
+        let table = self.table.borrow();
+        match table.leaf(index) {
+            Leaf::Empty => Run { held: Held::Nothing, count },
+            Leaf::Zero => Run { held: Held::Zero, count },
+            Leaf::Entries(words) => Entry(self.entry_words(words, index)).run(first, count),
+        }
+    }
+
+    /// What the entry is as a whole: the cluster, or zeroes for some blocks, or nothing.
+    pub(crate) fn kind(&self, index: u32) -> Held {
+        match self.table.borrow().leaf(index) {
+            Leaf::Empty => Held::Nothing,
+            Leaf::Zero => Held::Zero,
+            Leaf::Entries(words) => Entry(self.entry_words(words, index)).kind(),
+        }
+    }
+
+    /// The first cluster index from `index` on where the map may hold something.
+    pub(crate) fn next_used(&self, index: u32) -> Option<u32> {
+        let table = self.table.borrow();
+        let mut leaf = index / LEAF;
+        while let Some(node) = table.nodes.get((leaf / 64) as usize) {
+            match node {
+                Some(node) if !matches!(node[(leaf % 64) as usize], Leaf::Empty) => {
+                    return Some(index.max(leaf * LEAF));
+                }
+                Some(_) => leaf += 1,
+                None => leaf = (leaf / 64 + 1) * 64,
+            }
+        }
+        None
+    }
+
+    /// Blocks of `cluster` hold data from now on. If the entry had another cluster, that one is replaced with all its
+    /// blocks and goes to `freed`.
+    pub(crate) fn set(&self, index: u32, cluster: u64, first: u32, count: u32, freed: &mut Vec<u64>) {
+        let shape = self.shape;
+        self.table.borrow_mut().change(shape, index, |entry| {
+            if entry.kind() != Held::Data(cluster) {
+                entry.free_into(freed);
+                entry.start_cluster(cluster);
+            }
+            entry.fill(first, count, true);
+        });
+    }
+
+    /// Blocks of the lvol, counted from its start, hold nothing from now on. A cluster without any block left goes to
+    /// `freed`.
+    pub(crate) fn clear(&self, first: u64, count: u64, freed: &mut Vec<u64>) {
+        self.each_piece(first, count, true, |table, shape, index, first, count| {
+            table.change(shape, index, |entry| {
+                entry.fill(first, count, false);
+                if entry.is_blank() {
+                    entry.free_into(freed);
+                }
+            });
+        });
+    }
+
+    /// Blocks of the lvol, counted from its start, hold zeroes without a cluster from now on. An entry with a cluster loses
+    /// it with all its blocks.
+    pub(crate) fn zero(&self, first: u64, count: u64, freed: &mut Vec<u64>) {
+        self.each_piece(first, count, false, |table, shape, index, first, count| {
+            table.change(shape, index, |entry| {
+                if matches!(entry.kind(), Held::Data(_)) {
+                    entry.free_into(freed);
+                }
+                entry.fill(first, count, true);
+            });
+        });
+    }
+
+    /// All clusters, in the order of the lvol.
+    pub(crate) fn each_cluster(&self, mut visit: impl FnMut(u64)) {
+        let table = self.table.borrow();
+        let leaves = table.nodes.iter().flatten().flat_map(|node| node.iter());
+        for leaf in leaves {
+            let Leaf::Entries(words) = leaf else { continue };
+            for entry in words.chunks_exact(self.shape.words()) {
+                if let Held::Data(cluster) = Entry(entry).kind() {
+                    visit(cluster);
+                }
+            }
+        }
+    }
+
+    /// The first leaf from `leaf` on that is not empty: its number, and its segment.
+    pub(crate) fn next_segment(&self, leaf: u32) -> Option<Segment> {
+        let leaf = self.next_used(leaf.checked_mul(LEAF)?)? / LEAF;
+        let table = self.table.borrow();
+        let Leaf::Entries(words) = table.leaf(leaf * LEAF) else {
+            return Some(Segment { leaf, zero: true, present: u64::MAX, words: Vec::new() });
+        };
+        let mut segment = Segment { leaf, zero: false, present: 0, words: Vec::new() };
+        for (place, entry) in words.chunks_exact(self.shape.words()).enumerate() {
+            if entry.iter().any(|&word| word != 0) {
+                segment.present |= 1 << place;
+                segment.words.extend_from_slice(entry);
+            }
+        }
+        Some(segment)
+    }
+
+    /// Takes in a segment of a checkpoint. `is_data` says whether a cluster number can be one.
+    pub(crate) fn load(&self, segment: &Segment, is_data: impl Fn(u64) -> bool) -> Result<(), Inconsistent> {
+        let first = segment.leaf.checked_mul(LEAF).ok_or(Inconsistent("a leaf lies beyond the end"))?;
+        let mut table = self.table.borrow_mut();
+        if segment.zero {
+            table.put_zero_leaf(first);
+            return Ok(());
+        }
+        if segment.words.len() != segment.present.count_ones() as usize * self.shape.words() {
+            return Err(Inconsistent("a segment has entries of another cluster size"));
+        }
+        let mut words = segment.words.chunks_exact(self.shape.words());
+        for place in (0..LEAF).filter(|place| segment.present >> place & 1 == 1) {
+            let new = words.next().ok_or(Inconsistent("a segment has too few entries"))?;
+            if !Entry(new).is_valid(self.shape, &is_data) {
+                return Err(Inconsistent("a map entry names an impossible cluster or block"));
+            }
+            table.change(self.shape, first + place, |entry| entry.copy_from(new));
+        }
+        Ok(())
+    }
+
+    fn entry_words<'a>(&self, words: &'a [u64], index: u32) -> &'a [u64] {
+        let at = (index % LEAF) as usize * self.shape.words();
+        &words[at..at + self.shape.words()]
+    }
+
+    /// Calls `visit` for each cluster that the blocks touch; where only what is there can change, empty leaves are skipped,
+    /// and where all become zero, whole leaves are made so at once.
+    fn each_piece(&self, first: u64, count: u64, clear: bool, mut visit: impl FnMut(&mut Table, Shape, u32, u32, u32)) {
+        let blocks = u64::from(self.shape.blocks());
+        let end = first + count;
+        let mut at = first;
+        while at < end {
+            // Checked against the lvol's size, whose clusters a u32 counts.
+            let mut index = (at / blocks) as u32;
+            if clear {
+                let Some(used) = self.next_used(index) else { return };
+                if used > index {
+                    index = used;
+                    at = u64::from(index) * blocks;
+                    continue;
+                }
+            }
+            let leaf_end = (u64::from(index) + u64::from(LEAF)) * blocks;
+            let mut table = self.table.borrow_mut();
+            if !clear && at == u64::from(index) * blocks && index.is_multiple_of(LEAF) && end >= leaf_end {
+                if table.is_empty_leaf(index) {
+                    table.put_zero_leaf(index);
+                    at = leaf_end;
+                    continue;
+                }
+            }
+            let piece = (end - at).min(blocks - at % blocks);
+            visit(&mut table, self.shape, index, (at % blocks) as u32, piece as u32);
+            at += piece;
+        }
+    }
+}
+
+impl Table {
+    fn leaf(&self, index: u32) -> &Leaf {
+        match self.nodes.get((index / NODE) as usize) {
+            Some(Some(node)) => &node[(index / LEAF % 64) as usize],
+            _ => &Leaf::Empty,
+        }
+    }
+
+    fn is_empty_leaf(&self, index: u32) -> bool {
+        matches!(self.leaf(index), Leaf::Empty)
+    }
+
+    fn leaf_mut(&mut self, index: u32) -> &mut Leaf {
+        let node = (index / NODE) as usize;
+        if self.nodes.len() <= node {
+            self.nodes.resize(node + 1, None);
+        }
+        let node = self.nodes[node].get_or_insert_with(|| Box::new([const { Leaf::Empty }; 64]));
+        &mut node[(index / LEAF % 64) as usize]
+    }
+
+    fn put_zero_leaf(&mut self, index: u32) {
+        if matches!(std::mem::replace(self.leaf_mut(index), Leaf::Zero), Leaf::Empty) {
+            self.leaves += 1;
+        }
+    }
+
+    /// Changes one entry, and keeps the counts and the shortest form of its leaf.
+    fn change(&mut self, shape: Shape, index: u32, change: impl FnOnce(&mut EntryMut<'_>)) {
+        let leaf = self.leaf_mut(index);
+        let (was_empty, was_zero) = (matches!(leaf, Leaf::Empty), matches!(leaf, Leaf::Zero));
+        if !matches!(leaf, Leaf::Entries(_)) {
+            let mut words = vec![0; LEAF as usize * shape.words()].into_boxed_slice();
+            if was_zero {
+                words.chunks_exact_mut(shape.words()).for_each(|entry| EntryMut(entry).fill(0, shape.blocks(), true));
+            }
+            *leaf = Leaf::Entries(words);
+        }
+        let Leaf::Entries(words) = leaf else { unreachable!("made so above") };
+        let at = (index % LEAF) as usize * shape.words();
+        let mut entry = EntryMut(&mut words[at..at + shape.words()]);
+        let before = entry.kind();
+        change(&mut entry);
+        let after = entry.kind();
+        let now_empty = after == Held::Nothing && words.iter().all(|&word| word == 0);
+        let now_zero =
+            after == Held::Zero && words.chunks_exact(shape.words()).all(|entry| Entry(entry).is_wholly_zero(shape));
+        match (now_empty, now_zero) {
+            (true, _) => *leaf = Leaf::Empty,
+            (_, true) => *leaf = Leaf::Zero,
+            _ => {}
+        }
+        self.count(before, after);
+        if was_zero {
+            self.entries += u64::from(LEAF);
+        }
+        if now_zero {
+            self.entries -= u64::from(LEAF);
+        }
+        self.leaves += u64::from(was_empty);
+        self.leaves -= u64::from(now_empty);
+    }
+
+    fn count(&mut self, before: Held, after: Held) {
+        let is_data = |held| u64::from(matches!(held, Held::Data(_)));
+        let is_entry = |held| u64::from(held != Held::Nothing);
+        self.clusters = self.clusters + is_data(after) - is_data(before);
+        self.entries = self.entries + is_entry(after) - is_entry(before);
+    }
+}
+
+#[cfg(test)]
+mod tests;

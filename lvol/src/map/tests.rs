@@ -1,0 +1,179 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SIZES: [u32; 4] = [16 << 10, 64 << 10, 128 << 10, 4 << 20];
+
+fn map(cluster_size: u32) -> Map {
+    Map::new(1, Shape::new(cluster_size))
+}
+
+#[test]
+fn an_entry_of_64_kib_fits_in_eight_bytes() {
+    assert_eq!(Shape::new(64 << 10).words(), 1);
+    assert_eq!(Shape::new(128 << 10).words(), 2);
+    assert_eq!(Shape::new(4 << 20).words(), 17);
+}
+
+#[test]
+fn what_was_set_is_held_and_the_rest_is_not() {
+    for size in SIZES {
+        let map = map(size);
+        let blocks = map.shape().blocks();
+        map.set(70, 900, 1, blocks - 2, &mut Vec::new());
+        assert_eq!(map.run(70, 0, blocks), Run { held: Held::Nothing, count: 1 });
+        assert_eq!(map.run(70, 1, blocks - 1), Run { held: Held::Data(900), count: blocks - 2 });
+        assert_eq!(map.run(70, blocks - 1, 1), Run { held: Held::Nothing, count: 1 });
+        assert_eq!(map.run(69, 0, blocks), Run { held: Held::Nothing, count: blocks });
+        assert_eq!((map.next_used(0), map.next_used(127), map.next_used(128)), (Some(64), Some(127), None));
+    }
+}
+
+#[test]
+fn a_cluster_is_freed_when_its_last_block_goes() {
+    let map = map(64 << 10);
+    let mut freed = Vec::new();
+    map.set(3, 900, 0, 16, &mut freed);
+    map.clear(3 * 16, 15, &mut freed);
+    assert_eq!((freed.as_slice(), map.clusters()), ([].as_slice(), 1));
+    map.clear(3 * 16 + 15, 1, &mut freed);
+    assert_eq!((freed.as_slice(), map.clusters(), map.checkpoint_bytes()), ([900].as_slice(), 0, 0));
+}
+
+#[test]
+fn zeroes_replace_a_cluster_and_whole_leaves_cost_nothing_more() {
+    let map = map(64 << 10);
+    let mut freed = Vec::new();
+    map.set(64, 900, 0, 16, &mut freed);
+    map.zero(0, 1 << 20, &mut freed);
+    assert_eq!(freed, [900]);
+    assert_eq!(map.kind(64), Held::Zero);
+    assert_eq!(map.checkpoint_bytes(), (1 << 20) / 16 / 64 * 16);
+    map.set(64, 901, 2, 1, &mut freed);
+    assert_eq!(map.run(64, 2, 14), Run { held: Held::Data(901), count: 1 });
+    assert_eq!(map.run(65, 0, 16), Run { held: Held::Zero, count: 16 });
+}
+
+#[test]
+fn segments_rebuild_the_map() {
+    for size in SIZES {
+        let first = map(size);
+        let blocks = u64::from(first.shape().blocks());
+        for index in [0, 1, 63, 64, 4095, 4096, 100_000] {
+            first.set(index, 1000 + u64::from(index), index % 4, 1, &mut Vec::new());
+        }
+        first.zero(200 * blocks, 64 * blocks, &mut Vec::new());
+        let second = map(size);
+        let mut leaf = 0;
+        while let Some(segment) = first.next_segment(leaf) {
+            leaf = segment.leaf + 1;
+            second.load(&segment, |_| true).expect("a good segment");
+        }
+        assert_eq!(second.checkpoint_bytes(), first.checkpoint_bytes());
+        assert_eq!(second.clusters(), 7);
+        for index in (0..300).chain([4095, 4096, 100_000]) {
+            assert_eq!(second.run(index, index % 4, 1), first.run(index, index % 4, 1));
+        }
+    }
+}
+
+#[test]
+fn entries_that_cannot_be_are_refused() {
+    let load = |size: u32, words: Vec<u64>| {
+        map(size).load(&Segment { leaf: 0, zero: false, present: 1, words }, |cluster| cluster < 100).is_ok()
+    };
+    assert!(load(64 << 10, vec![99 << 16 | 1]));
+    assert!(!load(64 << 10, vec![100 << 16 | 1]));
+    assert!(!load(64 << 10, vec![0]));
+    assert!(!load(64 << 10, vec![99 << 16 | 1, 1]));
+    assert!(!load(16 << 10, vec![99 << 16 | 0x10]));
+    assert!(load(128 << 10, vec![99 << 16, 0xffff_ffff]));
+    assert!(!load(128 << 10, vec![99 << 16, 1 << 32]));
+    assert!(!load(128 << 10, vec![99 << 16 | 1, 1]));
+}
+
+/// What the model knows of a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Model {
+    Nothing,
+    Zero,
+    Data(u64),
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set { index: u32, first: u32, count: u32 },
+    Clear { first: u64, count: u64 },
+    ZeroClusters { index: u32, count: u32 },
+}
+
+fn step(blocks: u32) -> impl Strategy<Value = Step> {
+    let clusters = 200u32;
+    prop_oneof![
+        (0..clusters, 0..blocks, 1..=blocks).prop_map(move |(index, first, count)| Step::Set {
+            index,
+            first,
+            count: count.min(blocks - first)
+        }),
+        (0..u64::from(clusters * blocks), 1..u64::from(blocks * 80))
+            .prop_map(|(first, count)| Step::Clear { first, count }),
+        (0..clusters, 1..150u32).prop_map(|(index, count)| Step::ZeroClusters { index, count }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn a_map_does_what_a_plain_list_of_blocks_does(steps in prop::collection::vec(step(16), 1..60)) {
+        let map = map(64 << 10);
+        let mut model = vec![Model::Nothing; 400 * 16];
+        let mut next = 1000;
+        for step in steps {
+            let mut freed = Vec::new();
+            match step {
+                Step::Set { index, first, count } => {
+                    let start = index as usize * 16;
+                    let cluster = match map.kind(index) {
+                        Held::Data(cluster) => cluster,
+                        _ => { next += 1; next }
+                    };
+                    // Zeroes of the entry are written into the new cluster first, as the store does.
+                    if map.kind(index) == Held::Zero {
+                        for block in 0..16 {
+                            if model[start + block] == Model::Zero { model[start + block] = Model::Data(cluster); }
+                        }
+                        let set: Vec<u32> = (0..16).filter(|&block| model[start + block as usize] == Model::Data(cluster)).collect();
+                        for block in set { map.set(index, cluster, block, 1, &mut freed); }
+                    }
+                    map.set(index, cluster, first, count, &mut freed);
+                    model[start + first as usize..start + (first + count) as usize].fill(Model::Data(cluster));
+                }
+                Step::Clear { first, count } => {
+                    map.clear(first, count, &mut freed);
+                    let end = model.len().min((first + count) as usize);
+                    model[(first as usize).min(end)..end].fill(Model::Nothing);
+                }
+                Step::ZeroClusters { index, count } => {
+                    map.zero(u64::from(index) * 16, u64::from(count) * 16, &mut freed);
+                    model[index as usize * 16..(index + count) as usize * 16].fill(Model::Zero);
+                }
+            }
+            let mut clusters: Vec<u64> = model.iter().filter_map(|block| match block { Model::Data(cluster) => Some(*cluster), _ => None }).collect();
+            clusters.dedup();
+            prop_assert_eq!(map.clusters(), clusters.len() as u64);
+            for cluster in freed { prop_assert!(!clusters.contains(&cluster)); }
+        }
+        for (at, expected) in model.iter().enumerate() {
+            let run = map.run(at as u32 / 16, at as u32 % 16, 1);
+            let expected = match expected { Model::Nothing => Held::Nothing, Model::Zero => Held::Zero, Model::Data(cluster) => Held::Data(*cluster) };
+            prop_assert_eq!(run.held, expected);
+        }
+        let mut leaf = 0;
+        let mut bytes = 0;
+        while let Some(segment) = map.next_segment(leaf) {
+            leaf = segment.leaf + 1;
+            bytes += 16 + segment.words.len() as u64 * 8;
+        }
+        prop_assert_eq!(bytes, map.checkpoint_bytes());
+    }
+}
