@@ -181,7 +181,7 @@ mod tests {
             Layout { first_cluster: u64::MAX / 2, ..good },
             Layout { first_cluster: 0, ..good },
             Layout { journal: Region { offset: 0, ..good.journal }, ..good },
-            Layout { journal: Region { length: u64::MAX & !4095, ..good.journal }, ..good },
+            Layout { journal: Region { length: !4095, ..good.journal }, ..good },
             Layout { journal: Region { length: 4096, ..good.journal }, ..good },
             Layout { areas: [good.areas[0], good.areas[0]], ..good },
             Layout { areas: [Region { offset: good.areas[0].offset + 1, ..good.areas[0] }, good.areas[1]], ..good },

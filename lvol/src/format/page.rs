@@ -183,6 +183,11 @@ impl<'a> MapPages<'a> {
         }
     }
 
+    /// Bytes gathered so far.
+    pub(crate) const fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Closes the last page.
     pub(crate) fn finish(&mut self) {
         let Some((start, segments)) = self.open.take() else { return };

@@ -31,6 +31,8 @@ const SKIPPABLE: u16 = 0x8000;
 
 const FLAG_ZEROED: u16 = 1;
 const FLAG_SNAPSHOT: u32 = 1;
+const FLAG_RECORD_DAMAGED: u32 = 2;
+const FLAG_MAP_DAMAGED: u32 = 4;
 
 /// The checksums of newly valid blocks in order.
 pub(crate) type BlockChecksums = SmallVec<[u32; 4]>;
@@ -45,11 +47,22 @@ pub(crate) struct LvolRecord {
     pub(crate) size: u64,
     pub(crate) block_size: u32,
     pub(crate) snapshot: bool,
+    /// What was found damaged and stays so until a repair.
+    pub(crate) damage: Option<DamageKind>,
     /// Milliseconds since the Unix epoch.
     pub(crate) created_at: u64,
     pub(crate) map: u32,
     pub(crate) name: String,
     pub(crate) attributes: BTreeMap<String, Vec<u8>>,
+}
+
+/// What is damaged of an lvol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DamageKind {
+    /// Its record: name and attributes are lost.
+    Record,
+    /// Its map: some of its blocks are lost.
+    Map,
 }
 
 /// One change of the store's metadata.
@@ -194,7 +207,12 @@ impl LvolRecord {
         into.extend_from_slice(self.parent.unwrap_or_default().as_bytes());
         put64(into, self.size);
         put32(into, self.block_size);
-        put32(into, if self.snapshot { FLAG_SNAPSHOT } else { 0 });
+        let damage = match self.damage {
+            None => 0,
+            Some(DamageKind::Record) => FLAG_RECORD_DAMAGED,
+            Some(DamageKind::Map) => FLAG_MAP_DAMAGED,
+        };
+        put32(into, damage | if self.snapshot { FLAG_SNAPSHOT } else { 0 });
         put64(into, self.created_at);
         put32(into, self.map);
         // Checked when they were set: MAX_NAME, MAX_ATTRIBUTES, MAX_ATTRIBUTE_BYTES.
@@ -215,9 +233,12 @@ impl LvolRecord {
         let parent = Some(Uuid::from_bytes(reader.array()?)).filter(|parent| !parent.is_nil());
         let (size, block_size, flags, created_at) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u64()?);
         let (map, name_length, attribute_count) = (reader.u32()?, reader.u16()?, reader.u16()?);
-        if flags & !FLAG_SNAPSHOT != 0 {
-            return Err(Flaw::Content("an lvol has unknown flags"));
-        }
+        let damage = match flags & !FLAG_SNAPSHOT {
+            0 => None,
+            FLAG_RECORD_DAMAGED => Some(DamageKind::Record),
+            FLAG_MAP_DAMAGED => Some(DamageKind::Map),
+            _ => return Err(Flaw::Content("an lvol has unknown flags")),
+        };
         if usize::from(name_length) > MAX_NAME || usize::from(attribute_count) > MAX_ATTRIBUTES {
             return Err(Flaw::Content("an lvol has an impossible name or too many attributes"));
         }
@@ -231,7 +252,7 @@ impl LvolRecord {
             attributes.insert(text(reader.bytes(key)?)?, reader.bytes(value)?.to_vec());
         }
         let snapshot = flags & FLAG_SNAPSHOT != 0;
-        Ok(Self { uuid, parent, size, block_size, snapshot, created_at, map, name, attributes })
+        Ok(Self { uuid, parent, size, block_size, snapshot, damage, created_at, map, name, attributes })
     }
 }
 
@@ -262,6 +283,7 @@ mod tests {
             size: 1 << 30,
             block_size: 4096,
             snapshot: true,
+            damage: None,
             created_at: 3,
             map: 4,
             name: "base".to_owned(),

@@ -16,6 +16,9 @@ pub(crate) const MAX_NAME: usize = 255;
 
 const NAME_AT: usize = 288;
 
+const STATE_CLEAN: u32 = 1;
+const STATE_DAMAGED: u32 = 2;
+
 /// Features that a store uses. What a program must not touch when it does not know it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Features {
@@ -63,6 +66,8 @@ pub(crate) struct Superblock {
     pub(crate) boot_id: [u8; 16],
     /// Closed in order: nothing to replay or to verify.
     pub(crate) clean: bool,
+    /// Something was found damaged: the checkpoint's bitmap tells which clusters are in use, not the maps alone.
+    pub(crate) damaged: bool,
     pub(crate) checkpoint: CheckpointPointer,
     pub(crate) lvols: u32,
     /// The lowest map id never used.
@@ -81,7 +86,9 @@ impl Superblock {
         put_u64(&mut bytes, 184, self.created_at);
         put_u64(&mut bytes, 192, self.session);
         bytes[200..216].copy_from_slice(&self.boot_id);
-        put_u32(&mut bytes, 216, u32::from(self.clean));
+        let clean = if self.clean { STATE_CLEAN } else { 0 };
+        let damaged = if self.damaged { STATE_DAMAGED } else { 0 };
+        put_u32(&mut bytes, 216, clean | damaged);
         let checkpoint = &self.checkpoint;
         put_u32(&mut bytes, 220, checkpoint.area);
         put_u64(&mut bytes, 224, checkpoint.sequence);
@@ -158,7 +165,8 @@ impl Superblock {
             created_at: u64_at(bytes, 184),
             session: u64_at(bytes, 192),
             boot_id: array_at(bytes, 200),
-            clean: u32_at(bytes, 216) == 1,
+            clean: u32_at(bytes, 216) & STATE_CLEAN != 0,
+            damaged: u32_at(bytes, 216) & STATE_DAMAGED != 0,
             checkpoint,
             lvols: u32_at(bytes, 276),
             next_map: u32_at(bytes, 272),
@@ -174,7 +182,7 @@ fn check_pointer(layout: &Layout, checkpoint: &CheckpointPointer) -> Result<(), 
     {
         return Err(Flaw::Content("the checkpoint does not fit its area"));
     }
-    if checkpoint.start_position % BLOCK != 0 || checkpoint.start_position > layout.journal.length {
+    if !checkpoint.start_position.is_multiple_of(BLOCK) || checkpoint.start_position > layout.journal.length {
         return Err(Flaw::Content("the journal starts outside its region"));
     }
     Ok(())
@@ -196,6 +204,7 @@ mod tests {
             session: 9,
             boot_id: [0xb0; 16],
             clean: true,
+            damaged: true,
             checkpoint: CheckpointPointer {
                 area: 1,
                 sequence: 33,
@@ -230,9 +239,9 @@ mod tests {
             assert!(matches!(Superblock::decode(&superblock.encode(0), 0), Err(Flaw::Content(_))));
         };
         refused(|pointer| pointer.area = 2);
-        refused(|pointer| pointer.length = u64::MAX & !4095);
+        refused(|pointer| pointer.length = !4095);
         refused(|pointer| pointer.maps_length = pointer.length + 4096);
-        refused(|pointer| pointer.start_position = u64::MAX & !4095);
+        refused(|pointer| pointer.start_position = !4095);
         refused(|pointer| pointer.start_position = 1);
     }
 
@@ -246,7 +255,7 @@ mod tests {
         assert_eq!((u64_at(&bytes, 80), u64_at(&bytes, 88), u64_at(&bytes, 96)), (1, 2, 4));
         assert_eq!((u64_at(&bytes, 104), u32_at(&bytes, 112), u32_at(&bytes, 116)), (1 << 30, 65536, 4096));
         assert_eq!((u64_at(&bytes, 120), u64_at(&bytes, 128)), ((4 << 20) + 4096, 8 << 20));
-        assert_eq!((u64_at(&bytes, 192), bytes[200], u32_at(&bytes, 216)), (9, 0xb0, 1));
+        assert_eq!((u64_at(&bytes, 192), bytes[200], u32_at(&bytes, 216)), (9, 0xb0, 3));
         assert_eq!((u32_at(&bytes, 220), u64_at(&bytes, 224)), (1, 33));
         assert_eq!((u64_at(&bytes, 248), u64_at(&bytes, 256), u64_at(&bytes, 264)), (100, 12288, 101));
         assert_eq!((u32_at(&bytes, 272), u32_at(&bytes, 276), u16_at(&bytes, 280)), (8, 3, 6));

@@ -236,12 +236,11 @@ impl Map {
             }
             let leaf_end = (u64::from(index) + u64::from(LEAF)) * blocks;
             let mut table = self.table.borrow_mut();
-            if !clear && at == u64::from(index) * blocks && index.is_multiple_of(LEAF) && end >= leaf_end {
-                if table.is_empty_leaf(index) {
-                    table.put_zero_leaf(index);
-                    at = leaf_end;
-                    continue;
-                }
+            let whole_leaf = at == u64::from(index) * blocks && index.is_multiple_of(LEAF) && end >= leaf_end;
+            if !clear && whole_leaf && table.is_empty_leaf(index) {
+                table.put_zero_leaf(index);
+                at = leaf_end;
+                continue;
             }
             let piece = (end - at).min(blocks - at % blocks);
             visit(&mut table, self.shape, index, (at % blocks) as u32, piece as u32);

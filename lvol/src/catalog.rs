@@ -1,0 +1,212 @@
+//! All lvols and their maps, and how a record changes them: the same code for a commit now and for a replay later, so that
+//! memory cannot hold another truth than the disk.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use uuid::Uuid;
+
+use crate::allocator::Allocator;
+use crate::format::BLOCK;
+use crate::format::layout::{Layout, with_page_headers};
+use crate::format::record::{DamageKind, LvolRecord, Record};
+use crate::map::{Inconsistent, Map, Shape};
+use crate::volume::Volume;
+
+/// The most lvols that read through one another.
+pub(crate) const MAX_CHAIN: usize = 1024;
+
+/// What is wrong with an lvol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// Its record: name and attributes are unknown, but others can read through it.
+    Record(String),
+    /// Its map: neither it nor its descendants can be read.
+    Map(String),
+}
+
+/// An lvol.
+pub(crate) struct Node {
+    pub(crate) record: LvolRecord,
+    pub(crate) damage: Option<Damage>,
+    /// Its side of the data path, once it was opened.
+    pub(crate) volume: Option<Rc<Volume>>,
+}
+
+impl Node {
+    /// The record as a checkpoint keeps it: damage stays until a repair, since what is lost does not come back by writing
+    /// the rest.
+    pub(crate) fn checkpointed(&self) -> LvolRecord {
+        let damage = match self.damage {
+            None => None,
+            Some(Damage::Record(_)) => Some(DamageKind::Record),
+            Some(Damage::Map(_)) => Some(DamageKind::Map),
+        };
+        LvolRecord { damage, ..self.record.clone() }
+    }
+}
+
+/// All lvols of a store.
+pub(crate) struct Catalog {
+    layout: Layout,
+    shape: Shape,
+    pub(crate) lvols: BTreeMap<Uuid, Node>,
+    pub(crate) maps: BTreeMap<u32, Rc<Map>>,
+    pub(crate) allocator: Allocator,
+    pub(crate) next_map: u32,
+}
+
+impl Catalog {
+    /// A store without any lvol.
+    pub(crate) fn new(layout: Layout) -> Self {
+        Self {
+            shape: Shape::new(layout.cluster_size),
+            lvols: BTreeMap::new(),
+            maps: BTreeMap::new(),
+            allocator: Allocator::new(layout.first_cluster, layout.clusters),
+            next_map: 1,
+            layout,
+        }
+    }
+
+    pub(crate) const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Makes the change of one record. Clusters that are free by it go to `freed`; the allocator is the caller's business.
+    pub(crate) fn apply(&mut self, record: &Record, freed: &mut Vec<u64>) -> Result<(), Inconsistent> {
+        match record {
+            Record::MapSet { map, index, cluster, first, checksums } => {
+                self.set(*map, *index, *cluster, u32::from(*first), checksums.len() as u32, freed)
+            }
+            Record::MapSetZeroed { map, index, cluster, first, count } => {
+                self.set(*map, *index, *cluster, u32::from(*first), u32::from(*count), freed)
+            }
+            Record::MapClear { map, first, count } => self
+                .range(*map, *first, *count)
+                .map(|map| map.into_iter().for_each(|map| map.clear(*first, *count, freed))),
+            Record::MapZero { map, first, count } => self
+                .range(*map, *first, *count)
+                .map(|map| map.into_iter().for_each(|map| map.zero(*first, *count, freed))),
+            Record::MapDrop { map } => {
+                if let Some(map) = self.maps.remove(map) {
+                    map.each_cluster(|cluster| freed.push(cluster));
+                }
+                Ok(())
+            }
+            Record::LvolPut(record) => self.put(record),
+            Record::LvolRemove { uuid } => {
+                if let Some(volume) = self.lvols.remove(uuid).and_then(|node| node.volume) {
+                    volume.retire();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A map may be unknown only when replay meets records of one that was dropped before the checkpoint was done:
+    /// they change nothing.
+    fn set(
+        &mut self,
+        map: u32,
+        index: u32,
+        cluster: u64,
+        first: u32,
+        count: u32,
+        freed: &mut Vec<u64>,
+    ) -> Result<(), Inconsistent> {
+        let Some(map) = self.maps.get(&map) else { return Ok(()) };
+        if !self.layout.is_data(cluster) || count == 0 || first + count > self.shape.blocks() {
+            return Err(Inconsistent("a map record names an impossible cluster or block"));
+        }
+        map.set(index, cluster, first, count, freed);
+        Ok(())
+    }
+
+    fn range(&self, map: u32, first: u64, count: u64) -> Result<Option<&Rc<Map>>, Inconsistent> {
+        let end = u64::from(self.shape.blocks()) << 32;
+        match first.checked_add(count) {
+            Some(last) if last <= end => Ok(self.maps.get(&map)),
+            _ => Err(Inconsistent("a map record covers an impossible range")),
+        }
+    }
+
+    fn put(&mut self, record: &LvolRecord) -> Result<(), Inconsistent> {
+        if record.size.div_ceil(u64::from(self.layout.cluster_size)) > u64::from(u32::MAX) {
+            return Err(Inconsistent("an lvol is larger than a map can be"));
+        }
+        self.add_map(record.map);
+        match self.lvols.get_mut(&record.uuid) {
+            Some(node) => {
+                node.record = record.clone();
+                if matches!(node.damage, Some(Damage::Record(_))) {
+                    node.damage = None;
+                }
+            }
+            None => self.insert(record.clone(), None),
+        }
+        // The cut of a snapshot: what is open reads through its new chain from here on.
+        if let Some(node) = self.lvols.get(&record.uuid)
+            && let Some(volume) = node.volume.clone()
+            && let Ok(chain) = self.chain(record.uuid)
+        {
+            volume.set_chain(chain);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn insert(&mut self, record: LvolRecord, damage: Option<Damage>) {
+        self.lvols.insert(record.uuid, Node { record, damage, volume: None });
+    }
+
+    /// The map of this id, made if there is none.
+    pub(crate) fn add_map(&mut self, id: u32) -> Rc<Map> {
+        self.next_map = self.next_map.max(id.saturating_add(1));
+        Rc::clone(self.maps.entry(id).or_insert_with(|| Rc::new(Map::new(id, self.shape))))
+    }
+
+    /// The maps that an lvol reads through, its own first; or what is wrong with one of them.
+    pub(crate) fn chain(&self, uuid: Uuid) -> Result<Vec<Rc<Map>>, String> {
+        let mut chain = Vec::new();
+        let mut next = Some(uuid);
+        while let Some(at) = next {
+            let Some(node) = self.lvols.get(&at) else { return Err(format!("its ancestor {at} is missing")) };
+            if let Some(Damage::Map(reason)) = &node.damage {
+                let whose = if at == uuid { String::new() } else { format!("its ancestor {at} is damaged: ") };
+                return Err(format!("{whose}{reason}"));
+            }
+            let Some(map) = self.maps.get(&node.record.map) else { return Err(format!("{at} has no map")) };
+            if chain.len() == MAX_CHAIN {
+                return Err("its chain is too long or has no end".to_owned());
+            }
+            chain.push(Rc::clone(map));
+            next = node.record.parent;
+        }
+        Ok(chain)
+    }
+
+    /// Why an lvol cannot be used, if so.
+    pub(crate) fn damage(&self, uuid: Uuid) -> Option<String> {
+        match &self.lvols.get(&uuid)?.damage {
+            Some(Damage::Record(reason)) => Some(reason.clone()),
+            _ => self.chain(uuid).err(),
+        }
+    }
+
+    /// An lvol that reads through this one.
+    pub(crate) fn child(&self, uuid: Uuid) -> Option<Uuid> {
+        self.lvols.values().find(|node| node.record.parent == Some(uuid)).map(|node| node.record.uuid)
+    }
+
+    /// Whether a checkpoint still fits its area when `more` bytes are added to the metadata, whatever is done with the
+    /// free clusters: this is the reserve that keeps deletes and unmaps from ever running out of space.
+    pub(crate) fn has_metadata_room(&self, more: u64) -> bool {
+        let maps: u64 = self.maps.values().map(|map| map.checkpoint_bytes()).sum();
+        let clusters = self.allocator.free() * self.layout.worst_cluster_bytes();
+        // Each lvol: its record in two blocks, an unfilled map page, its place in the directory.
+        let lvols = (self.lvols.len() as u64 + 2) * (3 * BLOCK + 128);
+        let bitmap = 2 * BLOCK + self.layout.clusters.div_ceil(7);
+        with_page_headers(maps + clusters + more) + lvols + bitmap
+            <= self.layout.areas[0].length.min(self.layout.areas[1].length)
+    }
+}

@@ -1,0 +1,261 @@
+//! Checkpoints: all metadata, streamed into the area that the last one did not use.
+//!
+//! A checkpoint is fuzzy: changes go on while it is written, so its pages are of different moments. Replay starts at the
+//! batch that was next when it began; records say what is true after them, so it does not matter which of them a page
+//! has already.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use reactor::{Buffer, Disk, spawn};
+use tokio::sync::oneshot;
+
+use crate::core::Core;
+use crate::error::StoreError;
+use crate::format::BLOCK;
+use crate::format::layout::Region;
+use crate::format::page::{BITMAP_CLUSTERS, DIRECTORY_ENTRIES, DirectoryEntry, MapPages, PageContext};
+use crate::format::record::LvolRecord;
+use crate::format::superblock::CheckpointPointer;
+
+/// How many bytes of pages are gathered for one write: bounds the time that I/O of this reactor waits.
+const STREAM: usize = 256 << 10;
+
+/// Who waits for the checkpoint.
+#[derive(Default)]
+pub(crate) struct Checkpoints(RefCell<State>);
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<oneshot::Sender<Result<(), String>>>,
+    wanted: bool,
+    running: bool,
+}
+
+impl Core {
+    /// Writes a checkpoint that begins after this call.
+    pub(crate) async fn checkpoint(self: &Rc<Self>) -> Result<(), StoreError> {
+        let (done, finished) = oneshot::channel();
+        self.checkpoints.0.borrow_mut().waiting.push(done);
+        self.start_checkpoint();
+        match finished.await {
+            Ok(result) => result.map_err(|detail| StoreError::Stopped { detail }),
+            Err(_) => Err(StoreError::Closed),
+        }
+    }
+
+    /// Makes sure that a checkpoint is under way or begins.
+    pub(crate) fn start_checkpoint(self: &Rc<Self>) {
+        let mut state = self.checkpoints.0.borrow_mut();
+        state.wanted |= !state.running || !state.waiting.is_empty();
+        if !std::mem::replace(&mut state.running, true) {
+            spawn(run_checkpoints(Rc::clone(self)));
+        }
+    }
+
+    async fn checkpoint_once(self: &Rc<Self>) -> Result<(), StoreError> {
+        self.check_running()?;
+        let start = self.journal.replay_start();
+        let last = self.superblock.borrow().checkpoint;
+        let mut pointer = CheckpointPointer {
+            area: 1 - last.area,
+            sequence: last.sequence + 1,
+            start_batch: start.batch,
+            start_position: start.position,
+            ..CheckpointPointer::default()
+        };
+        let lvols = self.stream(&mut pointer).await?;
+        // What the pages have seen is durable with this sync, and so is the data that it speaks of.
+        let covered = self.journal.completed();
+        self.sync().await?;
+        pointer.durable_through = covered;
+        let next_map = self.catalog.borrow().next_map;
+        let damaged = self.damaged.get();
+        self.write_superblock(|superblock| {
+            superblock.checkpoint = pointer;
+            superblock.lvols = lvols;
+            superblock.next_map = next_map;
+            superblock.damaged = damaged;
+        })
+        .await?;
+        self.journal.release_to(start);
+        self.journal.set_durable(covered);
+        self.journal.set_marked(covered);
+        self.reclaim.synced_through(covered);
+        Ok(())
+    }
+
+    /// Writes all pages: maps first, since the directory at the end says where they are. Returns how many lvols there are in
+    /// it.
+    async fn stream(&self, pointer: &mut CheckpointPointer) -> Result<u32, StoreError> {
+        let context = PageContext { format_id: self.format_id, checkpoint: pointer.sequence };
+        let area = self.layout.areas[pointer.area as usize];
+        let mut stream = Stream { disk: &self.disk, area, context, written: 0, bytes: Vec::new() };
+        let maps = self.stream_maps(&mut stream).await?;
+        pointer.maps_length = stream.position();
+        let lvols = self.stream_lvols(&mut stream, &maps).await?;
+        self.stream_bitmap(&mut stream).await?;
+        stream.write().await?;
+        pointer.length = stream.position();
+        Ok(lvols)
+    }
+
+    /// Writes the pages of all maps. Returns for each its first page and how many it has.
+    async fn stream_maps(&self, stream: &mut Stream<'_>) -> Result<Vec<(u32, u32, u32)>, StoreError> {
+        let maps: Vec<_> = self.catalog.borrow().maps.values().cloned().collect();
+        let mut places = Vec::new();
+        for map in maps {
+            let first = stream.block();
+            let mut leaf = 0;
+            while let Some(next) = stream.put_map_part(&map, leaf) {
+                leaf = next;
+                stream.write().await?;
+            }
+            stream.write_if_long().await?;
+            places.push((map.id(), first, stream.block() - first));
+        }
+        Ok(places)
+    }
+
+    async fn stream_lvols(&self, stream: &mut Stream<'_>, maps: &[(u32, u32, u32)]) -> Result<u32, StoreError> {
+        let records: Vec<LvolRecord> = self.catalog.borrow().lvols.values().map(|node| node.checkpointed()).collect();
+        for record in &records {
+            stream.put(|context, address, bytes| context.put_lvol(record, address, bytes));
+            stream.write_if_long().await?;
+        }
+        let entry = |record: &LvolRecord| {
+            // A map made after its turn had come has no pages: the journal has all of it.
+            let place = maps.binary_search_by_key(&record.map, |&(map, ..)| map).map(|place| maps[place]);
+            let (_, first_page, pages) = place.unwrap_or_default();
+            directory_entry(record, first_page, pages)
+        };
+        for chunk in records.chunks(DIRECTORY_ENTRIES) {
+            let entries: Vec<DirectoryEntry> = chunk.iter().map(entry).collect();
+            stream.put(|context, address, bytes| context.put_directory(&entries, address, bytes));
+            stream.write_if_long().await?;
+        }
+        // The reserve for metadata ends long before 2^32 lvols.
+        Ok(records.len() as u32)
+    }
+
+    async fn stream_bitmap(&self, stream: &mut Stream<'_>) -> Result<(), StoreError> {
+        let mut done = 0;
+        while done < self.layout.clusters {
+            let count = (self.layout.clusters - done).min(BITMAP_CLUSTERS);
+            let first = self.layout.first_cluster + done;
+            let bits = self.catalog.borrow().allocator.bits(first, count);
+            // At most BITMAP_CLUSTERS: fits.
+            let count32 = count as u32;
+            stream.put(|context, address, bytes| context.put_bitmap(first, count32, &bits, address, bytes));
+            stream.write_if_long().await?;
+            done += count;
+        }
+        Ok(())
+    }
+}
+
+fn directory_entry(record: &LvolRecord, first_page: u32, pages: u32) -> DirectoryEntry {
+    DirectoryEntry {
+        uuid: record.uuid,
+        parent: record.parent,
+        size: record.size,
+        block_size: record.block_size,
+        snapshot: record.snapshot,
+        map: record.map,
+        first_page,
+        pages,
+    }
+}
+
+/// Pages on their way into an area.
+struct Stream<'a> {
+    disk: &'a Disk,
+    area: Region,
+    context: PageContext,
+    /// Bytes of the area that are on disk.
+    written: u64,
+    /// What comes after them.
+    bytes: Vec<u8>,
+}
+
+impl Stream<'_> {
+    fn position(&self) -> u64 {
+        self.written + self.bytes.len() as u64
+    }
+
+    /// The position in blocks; areas are shorter than 2^32 of them.
+    fn block(&self) -> u32 {
+        (self.position() / BLOCK) as u32
+    }
+
+    fn put(&mut self, put: impl FnOnce(&PageContext, u64, &mut Vec<u8>)) {
+        let address = self.area.offset + self.position();
+        // Pages are put at the end of a vector of their own: their address is that of its start.
+        let mut page = Vec::new();
+        put(&self.context, address, &mut page);
+        self.bytes.append(&mut page);
+    }
+
+    /// Puts leaves of a map from `leaf` on until enough is gathered: then returns the next leaf.
+    fn put_map_part(&mut self, map: &crate::map::Map, mut leaf: u32) -> Option<u32> {
+        let address = self.area.offset + self.written;
+        let mut pages = MapPages::new(self.context, map.id(), map.shape().words(), address, &mut self.bytes);
+        while let Some(segment) = map.next_segment(leaf) {
+            match segment.zero {
+                true => pages.put_zero_leaf(segment.leaf),
+                false => pages.put_entries(segment.leaf, segment.present, &segment.words),
+            }
+            leaf = segment.leaf + 1;
+            if pages.length() >= STREAM {
+                pages.finish();
+                return Some(leaf);
+            }
+        }
+        pages.finish();
+        None
+    }
+
+    async fn write_if_long(&mut self) -> Result<(), StoreError> {
+        match self.bytes.len() >= STREAM {
+            true => self.write().await,
+            false => Ok(()),
+        }
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        if self.position() > self.area.length {
+            return Err(StoreError::NoSpace { detail: "the metadata does not fit a checkpoint area" });
+        }
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let bytes = Buffer::copy_of(&self.bytes).freeze();
+        let write = self.disk.write(self.area.offset + self.written, bytes).await;
+        write.map_err(StoreError::io("writing a checkpoint"))?;
+        self.written += self.bytes.len() as u64;
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
+/// Writes checkpoints as long as someone wants one.
+async fn run_checkpoints(core: Rc<Core>) {
+    loop {
+        let waiting = {
+            let mut state = core.checkpoints.0.borrow_mut();
+            if !std::mem::take(&mut state.wanted) {
+                state.running = false;
+                return;
+            }
+            std::mem::take(&mut state.waiting)
+        };
+        let result = core.checkpoint_once().await.map_err(|error| error.to_string());
+        if let Err(error) = &result {
+            // The last checkpoint and the journal since are whole. The journal stops when it is full.
+            tracing::error!(error, "no checkpoint could be written");
+        }
+        for done in waiting {
+            let _ = done.send(result.clone());
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What all parts of an open store share.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use reactor::{Buffer, Disk, DiskReply, DiskSink};
+
+use crate::catalog::Catalog;
+use crate::checkpoint::Checkpoints;
+use crate::error::StoreError;
+use crate::flush::Flushes;
+use crate::format::layout::Layout;
+use crate::format::superblock::{PLACES, Superblock};
+use crate::io::Io;
+use crate::journal::Journal;
+use crate::reclaim::Reclaim;
+
+/// An open store.
+pub(crate) struct Core {
+    pub(crate) disk: Disk,
+    pub(crate) layout: Layout,
+    pub(crate) format_id: [u8; 16],
+    pub(crate) catalog: RefCell<Catalog>,
+    pub(crate) journal: Journal,
+    pub(crate) flushes: Flushes,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) reclaim: Reclaim,
+    pub(crate) io: Rc<Io>,
+    /// What disk operations of the data path complete into: `io`.
+    pub(crate) disk_reply: DiskReply,
+    /// As it is on disk.
+    pub(crate) superblock: RefCell<Superblock>,
+    /// One control operation at a time: each sees the outcome of the one before it.
+    pub(crate) control: tokio::sync::Mutex<()>,
+    pub(crate) clean_open: bool,
+    /// The bitmap of the last checkpoint counts, not the maps alone: some map is damaged.
+    pub(crate) damaged: Cell<bool>,
+    failure: RefCell<Option<String>>,
+    closed: Cell<bool>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        disk: Disk,
+        superblock: Superblock,
+        catalog: Catalog,
+        journal: Journal,
+        opened: Opened,
+    ) -> Rc<Self> {
+        let io = Rc::new(Io::default());
+        Rc::new(Self {
+            disk,
+            layout: superblock.layout,
+            format_id: superblock.format_id,
+            catalog: RefCell::new(catalog),
+            journal,
+            flushes: Flushes::default(),
+            checkpoints: Checkpoints::default(),
+            reclaim: Reclaim::default(),
+            disk_reply: DiskReply::new(Rc::clone(&io) as Rc<dyn DiskSink>),
+            io,
+            superblock: RefCell::new(superblock),
+            control: tokio::sync::Mutex::new(()),
+            clean_open: opened.clean,
+            damaged: Cell::new(opened.damaged),
+            failure: RefCell::new(None),
+            closed: Cell::new(false),
+        })
+    }
+
+    /// An error if nothing can be written any more.
+    pub(crate) fn check_running(&self) -> Result<(), StoreError> {
+        if self.closed.get() {
+            return Err(StoreError::Closed);
+        }
+        match &*self.failure.borrow() {
+            Some(detail) => Err(StoreError::Stopped { detail: detail.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the store was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Ends all use of the store.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+    }
+
+    /// The first failure of a metadata write or a sync, if there was one.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    /// A write of metadata or a sync failed: what is on disk is not known any more, so nothing is acknowledged until the
+    /// store is opened again and has read it.
+    pub(crate) fn stop(&self, detail: &str) {
+        let mut failure = self.failure.borrow_mut();
+        if failure.is_none() {
+            tracing::error!(store = %self.superblock.borrow().uuid, detail, "the store stopped writing");
+            *failure = Some(detail.to_owned());
+        }
+    }
+
+    /// Makes what was written so far durable.
+    pub(crate) async fn sync(&self) -> Result<(), StoreError> {
+        let result = self.disk.sync().await.map_err(StoreError::io("flushing"));
+        if let Err(error) = &result {
+            // After a failed sync nobody knows what is on the medium: a second one that succeeds proves nothing.
+            self.stop(&error.to_string());
+        }
+        result
+    }
+
+    /// Writes the superblock as changed by `change`, both copies, durably.
+    pub(crate) async fn write_superblock(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), StoreError> {
+        let mut superblock = self.superblock.borrow().clone();
+        change(&mut superblock);
+        superblock.generation += 1;
+        let result = write_superblocks(&self.disk, &superblock).await;
+        match &result {
+            Ok(()) => *self.superblock.borrow_mut() = superblock,
+            Err(error) => self.stop(&error.to_string()),
+        }
+        result
+    }
+}
+
+/// How a store was found at open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    pub(crate) clean: bool,
+    pub(crate) damaged: bool,
+}
+
+/// Writes both copies, the second only when the first is durable: at every moment one of them is whole.
+pub(crate) async fn write_superblocks(disk: &Disk, superblock: &Superblock) -> Result<(), StoreError> {
+    for place in PLACES {
+        let bytes = Buffer::copy_of(&superblock.encode(place)).freeze();
+        disk.write(place, bytes).await.map_err(StoreError::io("writing the superblock"))?;
+        disk.sync().await.map_err(StoreError::io("flushing the superblock"))?;
+    }
+    Ok(())
+}

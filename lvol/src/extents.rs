@@ -1,0 +1,65 @@
+//! What an lvol holds of its own, as extents.
+
+use crate::format::BLOCK;
+use crate::info::{Extent, ExtentKind};
+use crate::map::{Held, Map};
+
+/// Up to `max` extents of a map, in order, from byte `from` on, none beyond `size`.
+pub(crate) fn own_extents(map: &Map, size: u64, from: u64, max: usize) -> Vec<Extent> {
+    let blocks = map.shape().blocks();
+    let mut extents: Vec<Extent> = Vec::new();
+    let mut at = from / BLOCK;
+    let end = if from < size { size.div_ceil(BLOCK) } else { 0 };
+    while at < end {
+        // An lvol has at most 2^32 clusters.
+        let index = (at / u64::from(blocks)) as u32;
+        let Some(used) = map.next_used(index) else { break };
+        at = at.max(u64::from(used) * u64::from(blocks));
+        if at >= end {
+            break;
+        }
+        let first = (at % u64::from(blocks)) as u32;
+        let run = map.run(used, first, blocks - first);
+        let count = u64::from(run.count).min(end - at);
+        let kind = match run.held {
+            Held::Nothing => None,
+            Held::Zero => Some(ExtentKind::Zero),
+            Held::Data(_) => Some(ExtentKind::Data),
+        };
+        if let Some(kind) = kind {
+            let offset = at * BLOCK;
+            let length = (count * BLOCK).min(size - offset);
+            let full = extents.len() == max;
+            match extents.last_mut() {
+                Some(last) if last.kind == kind && last.offset + last.length == offset => last.length += length,
+                _ if full => break,
+                _ => extents.push(Extent { offset, length, kind }),
+            }
+        }
+        at += count;
+    }
+    extents
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::Shape;
+
+    #[test]
+    fn extents_join_across_clusters_and_end_with_the_lvol() {
+        let map = Map::new(1, Shape::new(64 << 10));
+        let mut freed = Vec::new();
+        map.set(0, 100, 8, 8, &mut freed);
+        map.set(1, 300, 0, 4, &mut freed);
+        map.zero(64 * 16, 64 * 16, &mut freed);
+        let size = 100 * 65536 + 512;
+        let data = Extent { offset: 8 * 4096, length: 12 * 4096, kind: ExtentKind::Data };
+        let zero = Extent { offset: 64 * 65536, length: 36 * 65536 + 512, kind: ExtentKind::Zero };
+        assert_eq!(own_extents(&map, size, 0, 10), [data, zero]);
+        assert_eq!(own_extents(&map, size, 0, 1), [data]);
+        let rest = Extent { offset: 65536, length: 4 * 4096, kind: ExtentKind::Data };
+        assert_eq!(own_extents(&map, size, 65536, 10), [rest, zero]);
+        assert_eq!(own_extents(&map, size, size, 10), []);
+    }
+}

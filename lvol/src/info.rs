@@ -1,0 +1,152 @@
+//! What is asked of a store and what it tells about itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+/// How to format a disk.
+#[derive(Clone, Debug)]
+pub struct FormatOptions {
+    /// The store's identity.
+    pub uuid: Uuid,
+    /// A label for people, at most 255 bytes.
+    pub name: String,
+    /// The unit of allocation in bytes: a power of two, 16 KiB to 4 MiB; 64 KiB suits most.
+    pub cluster_size: u32,
+    /// Overwrite a store that is there.
+    pub force: bool,
+}
+
+impl FormatOptions {
+    /// The cluster size that suits most uses, in bytes.
+    pub const DEFAULT_CLUSTER_SIZE: u32 = 64 << 10;
+
+    /// The usual options for a store of this identity.
+    pub fn new(uuid: Uuid, name: impl Into<String>) -> Self {
+        Self { uuid, name: name.into(), cluster_size: Self::DEFAULT_CLUSTER_SIZE, force: false }
+    }
+}
+
+/// A store now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Its label.
+    pub name: String,
+    /// Bytes a cluster.
+    pub cluster_size: u32,
+    /// Data clusters in all.
+    pub clusters: u64,
+    /// Data clusters that can be written now.
+    pub free_clusters: u64,
+    /// Data clusters that were freed and can be written after the next flush.
+    pub pending_clusters: u64,
+    /// Bytes of data clusters in all.
+    pub size: u64,
+    /// Bytes of free and pending clusters.
+    pub free: u64,
+    /// How many lvols there are.
+    pub lvols: usize,
+    /// The last user closed it in order: nothing was replayed.
+    pub clean_open: bool,
+    /// Some lvol is damaged; its space stays in use until the store is repaired.
+    pub damaged: bool,
+    /// Why nothing is written any more, if a write or flush failed.
+    pub failure: Option<String>,
+}
+
+/// What kind of lvol it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LvolKind {
+    /// Writable, the end of its chain.
+    Head,
+    /// Immutable.
+    Snapshot,
+}
+
+/// Whether an lvol can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LvolState {
+    /// It can.
+    Ready,
+    /// It cannot: part of its metadata, or of an ancestor's, is damaged (I28).
+    Damaged {
+        /// What is damaged.
+        reason: String,
+    },
+}
+
+/// An lvol now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LvolInfo {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Its label.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// 512 or 4096.
+    pub block_size: u32,
+    /// Head or snapshot.
+    pub kind: LvolKind,
+    /// The snapshot it reads through.
+    pub parent: Option<Uuid>,
+    /// The lvols that read through it.
+    pub children: Vec<Uuid>,
+    /// Since the Unix epoch, in milliseconds.
+    pub created_at: Duration,
+    /// Bytes of its own clusters.
+    pub used_bytes: u64,
+    /// Small durable values by name.
+    pub attributes: BTreeMap<String, Vec<u8>>,
+    /// Whether it can be used.
+    pub state: LvolState,
+}
+
+/// An lvol to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateLvol {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// A label for people, 1 to 255 bytes.
+    pub name: String,
+    /// Bytes, a multiple of the block size.
+    pub size: u64,
+    /// 512 or 4096.
+    pub block_size: u32,
+    /// Attributes from the start; not compared when it exists already, since they may have changed.
+    pub attributes: BTreeMap<String, Vec<u8>>,
+}
+
+/// A snapshot to take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotSpec {
+    /// The snapshot's identity.
+    pub uuid: Uuid,
+    /// A label for people, 1 to 255 bytes.
+    pub name: String,
+    /// The snapshot's attributes.
+    pub attributes: BTreeMap<String, Vec<u8>>,
+}
+
+/// What an lvol has of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Data.
+    Data,
+    /// Zeroes that hide the parent.
+    Zero,
+}
+
+/// A run of an lvol's own blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes from the start of the lvol, a multiple of 4 KiB.
+    pub offset: u64,
+    /// Bytes; ends at the end of the lvol at the latest.
+    pub length: u64,
+    /// What is there.
+    pub kind: ExtentKind,
+}

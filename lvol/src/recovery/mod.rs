@@ -1,0 +1,153 @@
+//! Opening: from the bytes on disk to a catalog that is right, whatever happened before.
+//!
+//! 1. Take the superblock of the higher generation.
+//! 2. Read the checkpoint that it names. What is damaged of it damages lvols, not the store (I28).
+//! 3. Replay the journal from where the checkpoint says, up to the first batch that is not there. Newly valid blocks
+//!    that no durable marker covers are verified first if the machine has booted since.
+//! 4. Derive which clusters are in use.
+//! 5. Unless the store was closed in order: write a checkpoint, so that what was decided here is decided once. Only then
+//!    is anything else written.
+//!
+//! A failed read is an error of its own at every step, never taken for damage or for the end of the journal (I31).
+
+mod load;
+mod replay;
+mod scan;
+
+use std::rc::Rc;
+
+use reactor::{Buffer, Disk};
+
+use crate::catalog::{Catalog, Damage};
+use crate::core::{Core, Opened};
+use crate::error::StoreError;
+use crate::format::superblock::{PLACES, Superblock};
+use crate::format::{BLOCK, Flaw};
+use crate::journal::{Journal, ReplayStart};
+
+/// Feature bits that this program knows. None is in use yet.
+const KNOWN_INCOMPATIBLE: u64 = 0;
+const KNOWN_READ_ONLY: u64 = 0;
+
+/// Opens the store on `disk`.
+pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
+    let superblock = read_superblock(&disk).await?;
+    check_usable(&superblock, &disk)?;
+    let clean = superblock.clean;
+    let mut catalog = Catalog::new(superblock.layout);
+    catalog.next_map = superblock.next_map.max(1);
+    let mut found = load::load_checkpoint(&disk, &superblock, &mut catalog).await?;
+    let mut start =
+        ReplayStart { batch: superblock.checkpoint.start_batch, position: superblock.checkpoint.start_position };
+    if !clean {
+        start = replay::replay(&disk, &superblock, &mut catalog).await?;
+    }
+    let damaged = claim_clusters(&mut catalog, &mut found) || found.damaged || superblock.damaged;
+    if damaged {
+        found.keep_clusters(&mut catalog);
+    }
+    let journal = Journal::new(superblock.layout.journal, superblock.session + 1, start);
+    let core = Core::new(disk, superblock, catalog, journal, Opened { clean, damaged });
+    begin_session(&core, clean).await?;
+    Ok(core)
+}
+
+/// Makes what recovery found durable, and a new session with it. Until this is done the disk is as it was found, so a
+/// crash in between finds the same again.
+async fn begin_session(core: &Rc<Core>, clean: bool) -> Result<(), StoreError> {
+    let boot_id = reactor::boot_id();
+    {
+        // Written by the checkpoint together with its pointer, in one superblock.
+        let mut superblock = core.superblock.borrow_mut();
+        superblock.session += 1;
+        superblock.boot_id = boot_id;
+        superblock.clean = false;
+    }
+    match clean {
+        true => core.write_superblock(|_| {}).await,
+        false => core.checkpoint().await,
+    }
+}
+
+/// What was read at each of the superblocks' places.
+pub(crate) async fn read_superblocks(disk: &Disk) -> Result<[Result<Superblock, Flaw>; 2], StoreError> {
+    let mut found = [Err(Flaw::Empty), Err(Flaw::Empty)];
+    let mut failure = None;
+    for (place, found) in PLACES.into_iter().zip(&mut found) {
+        if place + BLOCK > disk.size() {
+            continue;
+        }
+        match disk.read(place, Buffer::new(BLOCK as usize)).await {
+            (Ok(()), bytes) => *found = Superblock::decode(&bytes, place),
+            (Err(error), _) => failure = Some(error),
+        }
+    }
+    match failure {
+        // One copy is enough when the other cannot be read; but "cannot be read" is not "not there".
+        Some(error) if found.iter().all(Result::is_err) => Err(StoreError::io("reading the superblock")(error)),
+        _ => Ok(found),
+    }
+}
+
+async fn read_superblock(disk: &Disk) -> Result<Superblock, StoreError> {
+    match read_superblocks(disk).await? {
+        [Ok(first), Ok(second)] => Ok(if first.generation >= second.generation { first } else { second }),
+        [Ok(only), Err(flaw)] | [Err(flaw), Ok(only)] => {
+            tracing::warn!(store = %only.uuid, %flaw, "one superblock is unusable; the other one serves");
+            Ok(only)
+        }
+        [Err(Flaw::Empty | Flaw::Magic), Err(Flaw::Empty | Flaw::Magic)] => {
+            Err(StoreError::NotAStore { detail: "no superblock was found".to_owned() })
+        }
+        [Err(first), Err(second)] => {
+            Err(StoreError::damaged(format!("both superblocks are unusable: {first}; {second}")))
+        }
+    }
+}
+
+fn check_usable(superblock: &Superblock, disk: &Disk) -> Result<(), StoreError> {
+    let features = superblock.features;
+    let unknown = features.incompatible & !KNOWN_INCOMPATIBLE | features.read_only & !KNOWN_READ_ONLY;
+    if unknown != 0 {
+        return Err(StoreError::Unsupported { features: unknown });
+    }
+    if disk.size() < superblock.layout.size {
+        let (has, needs) = (disk.size(), superblock.layout.size);
+        return Err(StoreError::damaged(format!("the disk has {has} bytes and the store {needs}: it was cut off")));
+    }
+    Ok(())
+}
+
+/// Marks the clusters of all maps as used. A cluster with two owners damages both: neither may read what may be the
+/// other's. Says whether there was one.
+fn claim_clusters(catalog: &mut Catalog, found: &mut load::Found) -> bool {
+    let mut contested = std::collections::BTreeSet::new();
+    for map in catalog.maps.values() {
+        map.each_cluster(|cluster| {
+            if !catalog.allocator.claim(cluster) {
+                contested.insert(cluster);
+            }
+        });
+    }
+    if contested.is_empty() {
+        return false;
+    }
+    let mut owners = Vec::new();
+    for map in catalog.maps.values() {
+        let mut owns = false;
+        map.each_cluster(|cluster| owns |= contested.contains(&cluster));
+        owners.extend(owns.then(|| map.id()));
+    }
+    for map in owners {
+        found.damage_map(catalog, map, "another lvol claims one of its clusters");
+    }
+    true
+}
+
+/// Marks the lvols of a map as damaged.
+pub(crate) fn damage_lvols_of(catalog: &mut Catalog, map: u32, reason: &str) {
+    for node in catalog.lvols.values_mut().filter(|node| node.record.map == map) {
+        tracing::error!(lvol = %node.record.uuid, reason, "an lvol is damaged");
+        node.damage = Some(Damage::Map(reason.to_owned()));
+    }
+}
