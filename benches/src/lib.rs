@@ -1,1 +1,5 @@
-//! Benchmarks: the limits of the machine and what the project reaches of them
+//! Benchmarks: the limits of the machine and what the project reaches of them.
+
+#![forbid(unsafe_code)]
+
+pub mod echo;

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use crate::driver::{Completion, Driver, Operation, OperationId, Output, Wait};
+use crate::driver::{Completion, Driver, Operation, OperationId, Output, ResourceId, Wait};
 use crate::executor::Executor;
 use crate::mailbox::{Inbox, Messages};
 use crate::time::Instant;
@@ -111,14 +111,20 @@ enum Waiter {
     Abandoned,
 }
 
+/// What waits for room in the driver.
+enum Waiting {
+    Operation(OperationId, Operation),
+    Close(ResourceId),
+}
+
 /// One reactor: tasks, timers, operations in flight, and the driver that performs them.
 pub(crate) struct Core {
     executor: Executor,
     inbox: Arc<Inbox>,
     driver: RefCell<Box<dyn Driver>>,
     waiters: RefCell<Slab<Waiter>>,
-    /// Operations the driver had no room for, in order.
-    backlog: RefCell<VecDeque<(OperationId, Operation)>>,
+    /// What the driver had no room for, in order.
+    backlog: RefCell<VecDeque<Waiting>>,
     /// Operations cancelled in the backlog, to be told of in the next turn.
     withdrawn: RefCell<Vec<Completion>>,
     timers: RefCell<BTreeMap<TimerKey, Waker>>,
@@ -167,9 +173,19 @@ impl Core {
     }
 
     pub(crate) fn with_driver<T>(&self, body: impl FnOnce(&mut dyn Driver) -> T) -> T {
-        // Closing a resource must not overtake an operation on it that was started before.
-        self.submit_backlog();
         body(self.driver.borrow_mut().as_mut())
+    }
+
+    /// Closes a resource, after the operations on it that were started before: those that waited in the backlog would
+    /// otherwise meet whatever is opened under the same identifier next.
+    pub(crate) fn close(&self, resource: ResourceId) {
+        self.submit_backlog();
+        let mut backlog = self.backlog.borrow_mut();
+        if backlog.is_empty() {
+            self.driver.borrow_mut().close(resource);
+        } else {
+            backlog.push_back(Waiting::Close(resource));
+        }
     }
 
     /// One turn: messages, due timers, ready tasks, then the driver. Must run inside [`Core::enter`].
@@ -272,11 +288,19 @@ impl Core {
 
     fn submit_backlog(&self) {
         let mut backlog = self.backlog.borrow_mut();
+        if backlog.is_empty() {
+            return;
+        }
         let mut driver = self.driver.borrow_mut();
-        while let Some((id, operation)) = backlog.pop_front() {
-            if let Err(operation) = driver.submit(id, operation) {
-                backlog.push_front((id, operation));
-                return;
+        while let Some(waiting) = backlog.pop_front() {
+            match waiting {
+                Waiting::Close(resource) => driver.close(resource),
+                Waiting::Operation(id, operation) => {
+                    if let Err(operation) = driver.submit(id, operation) {
+                        backlog.push_front(Waiting::Operation(id, operation));
+                        return;
+                    }
+                }
             }
         }
     }
@@ -328,7 +352,7 @@ impl Core {
     /// Ends what nobody waits for. A socket in it would otherwise stay open for ever (I40).
     fn discard(&self, completion: Completion) {
         if let Ok(Output::Socket(socket, _)) = completion.result {
-            self.driver.borrow_mut().close(socket);
+            self.close(socket);
         }
     }
 
@@ -336,22 +360,23 @@ impl Core {
         let id = self.waiters.borrow_mut().insert(waiter);
         let mut backlog = self.backlog.borrow_mut();
         if !backlog.is_empty() {
-            backlog.push_back((id, operation));
+            backlog.push_back(Waiting::Operation(id, operation));
         } else if let Err(operation) = self.driver.borrow_mut().submit(id, operation) {
-            backlog.push_back((id, operation));
+            backlog.push_back(Waiting::Operation(id, operation));
         }
         id
     }
 
     fn cancel(&self, id: OperationId) {
         let mut backlog = self.backlog.borrow_mut();
-        let place = backlog.iter().position(|(waiting, _)| *waiting == id);
+        let is_it = |waiting: &Waiting| matches!(waiting, Waiting::Operation(other, _) if *other == id);
+        let place = backlog.iter().position(is_it);
         match place.and_then(|place| backlog.remove(place)) {
-            Some((id, operation)) => {
+            Some(Waiting::Operation(id, operation)) => {
                 let result = Err(io::Error::from_raw_os_error(ECANCELED));
                 self.withdrawn.borrow_mut().push(Completion { id, result, operation: Some(operation) });
             }
-            None => self.driver.borrow_mut().cancel(id),
+            _ => self.driver.borrow_mut().cancel(id),
         }
     }
 

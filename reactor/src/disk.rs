@@ -46,7 +46,7 @@ enum Backing {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Backing::Driver(home, id) = &self.backing {
-            home.with(|core| core.with_driver(|driver| driver.close(*id)));
+            home.with(|core| core.close(*id));
         }
     }
 }

@@ -124,7 +124,7 @@ impl TcpListener {
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        self.home.with(|core| core.with_driver(|driver| driver.close(self.listener)));
+        self.home.with(|core| core.close(self.listener));
     }
 }
 
@@ -299,9 +299,13 @@ impl TcpStream {
     /// # Errors
     /// When the stream has failed or ended.
     pub async fn detach(self) -> io::Result<DetachedStream> {
-        self.flush();
-        self.drained(0).await?;
         self.inner.stop_receiving().await;
+        self.flush();
+        // Nothing is in flight when this ends, and nothing can come between it and the rest.
+        if let Err(error) = self.drained(0).await {
+            self.inner.state.borrow_mut().stopping = false;
+            return Err(error);
+        }
         let unread = self.inner.take_unread()?;
         let socket = self.inner.socket.take().ok_or(io::ErrorKind::NotConnected)?;
         self.inner.end(io::ErrorKind::NotConnected);
@@ -480,7 +484,7 @@ impl Inner {
 
     fn close(&self) {
         let Some(socket) = self.socket.take() else { return };
-        self.home.with(|core| core.with_driver(|driver| driver.close(socket)));
+        self.home.with(|core| core.close(socket));
         self.end(io::ErrorKind::NotConnected);
     }
 

@@ -246,6 +246,37 @@ fn a_dry_receive_ring_recovers() {
     done.expect("a reactor");
 }
 
+/// Streams that are flushed and dropped in one turn while the ring is full: what waited for room goes out on its own
+/// stream, never on one that was opened since under the same identifier.
+#[test]
+fn a_stream_dropped_after_a_flush_still_sends() {
+    let config = Config { ring_entries: 2, ..Config::default() };
+    let done = Reactor::run(&config, async {
+        for _ in 0..20 {
+            let mut pairs = Vec::new();
+            for number in 0..30_u8 {
+                let (server, client) = pair().await;
+                pairs.push((number, server, client));
+            }
+            let mut readers = Vec::new();
+            for (number, server, client) in pairs {
+                client.push_copy(&[number; 1000]);
+                client.flush();
+                drop(client);
+                readers.push(spawn(async move {
+                    let bytes = receive_exactly(&server, 1000).await;
+                    assert!(bytes.iter().all(|&byte| byte == number), "bytes of another stream");
+                    assert!(server.receive().await.expect("the end").is_empty());
+                }));
+            }
+            for reader in readers {
+                reader.await.expect("whole");
+            }
+        }
+    });
+    done.expect("a reactor");
+}
+
 #[test]
 fn a_busy_stream_leaves_turns_for_others() {
     run(async {

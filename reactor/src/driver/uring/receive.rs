@@ -34,6 +34,17 @@ pub(super) struct ReceiveRing {
 impl ReceiveRing {
     /// Maps `count` buffers (rounded up to a power of two) of `size` bytes each and gives them to the kernel.
     pub(super) fn new(submitter: &Submitter<'_>, count: u16, size: usize) -> io::Result<Rc<Self>> {
+        let ring = Self::map(count, size)?;
+        let address = ring.entries.memory.as_ptr() as u64;
+        // SAFETY: the mapping is page-aligned, holds `count` entries, and lives until after `unregister`, which
+        // the driver calls before it drops its share.
+        unsafe { submitter.register_buf_ring_with_flags(address, ring.count, GROUP, 0)? };
+        Ok(Rc::new(ring))
+    }
+
+    fn map(count: u16, size: usize) -> io::Result<Self> {
+        // A length of an entry has 32 bits, and no size at all would never receive anything.
+        let size = size.clamp(512, 1 << 30);
         let count = count.clamp(2, 1 << 15).next_power_of_two();
         let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let buffers = Mapping::new(usize::from(count) * size)?;
@@ -41,11 +52,7 @@ impl ReceiveRing {
         for buffer in 0..count {
             ring.provide(buffer);
         }
-        let address = ring.entries.memory.as_ptr() as u64;
-        // SAFETY: the mapping is page-aligned, holds `count` entries, and lives until after `unregister`, which
-        // the driver calls before it drops its share.
-        unsafe { submitter.register_buf_ring_with_flags(address, count, GROUP, 0)? };
-        Ok(Rc::new(ring))
+        Ok(ring)
     }
 
     /// Ends the kernel's use of the ring. No receive may be in flight.
@@ -79,7 +86,7 @@ impl ReceiveRing {
         // thread writes to it, and the kernel does not read the entry before the tail has moved beyond it.
         let entry = unsafe { &mut *base.add(usize::from(tail & (self.count - 1))) };
         entry.set_addr(self.address(buffer) as u64);
-        // Sizes are bounded by the configuration, far below 4 GiB.
+        // At most 1 GiB, see `map`.
         entry.set_len(self.size as u32);
         entry.set_bid(buffer);
         let next = tail.wrapping_add(1);
@@ -147,5 +154,71 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: mapped in `new` with this length; its owner, the ring, is gone and so are all chunks.
         unsafe { libc::munmap(self.memory.as_ptr().cast(), self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(count: u16) -> Rc<ReceiveRing> {
+        Rc::new(ReceiveRing::map(count, 512).expect("memory"))
+    }
+
+    /// Fills a buffer as the kernel would.
+    fn fill(ring: &ReceiveRing, buffer: u16, byte: u8) {
+        // SAFETY: the buffer is in the mapping, of this size, and lent to nobody.
+        unsafe { ring.address(buffer).write_bytes(byte, ring.size) };
+    }
+
+    /// The buffers given to the kernel since the ring was made, oldest first.
+    fn provided(ring: &ReceiveRing) -> Vec<u16> {
+        let base = ring.entries.memory.as_ptr().cast::<BufRingEntry>();
+        let place = |at: u16| usize::from(at & (ring.count - 1));
+        // SAFETY: the entries lie in the mapping and only this thread writes to them.
+        (ring.count..ring.tail.get()).map(|at| unsafe { (*base.add(place(at))).bid() }).collect()
+    }
+
+    #[test]
+    fn buffers_go_back_when_their_chunks_are_dropped() {
+        let ring = ring(8);
+        fill(&ring, 3, 7);
+        let chunk = ring.lend(3, 100);
+        assert_eq!(chunk[..], [7; 100]);
+        assert_eq!(provided(&ring), []);
+        drop(chunk);
+        assert_eq!(provided(&ring), [3]);
+        assert_eq!(ring.lent.get(), 0);
+    }
+
+    #[test]
+    fn half_of_the_ring_is_lent_and_the_rest_copied() {
+        let ring = ring(4);
+        let chunks: Vec<Received> = (0..4)
+            .map(|buffer| {
+                fill(&ring, buffer, buffer as u8);
+                ring.lend(buffer, 512)
+            })
+            .collect();
+        assert_eq!(provided(&ring), [2, 3], "copied, and given back at once");
+        fill(&ring, 2, 9);
+        for (byte, chunk) in chunks.iter().enumerate() {
+            assert!(chunk.iter().all(|&other| usize::from(other) == byte), "chunk {byte}");
+        }
+    }
+
+    #[test]
+    fn chunks_outlive_the_driver() {
+        let ring = ring(2);
+        fill(&ring, 0, 5);
+        let chunk = ring.lend(0, 512);
+        drop(ring);
+        assert_eq!(chunk[..], [5; 512]);
+    }
+
+    #[test]
+    #[should_panic(expected = "buffers that it was given")]
+    fn a_buffer_that_is_none_of_ours_is_not_read() {
+        let _ = ring(2).lend(2, 1);
     }
 }
