@@ -22,7 +22,7 @@ mod session;
 
 pub use nvmf_target_protocol::host::command::Command;
 pub use nvmf_target_protocol::wire::Status;
-pub use nvmf_target_protocol::wire::discovery::DiscoveryEntry;
+pub use nvmf_target_protocol::wire::discovery::{DiscoveryEntry, SubsystemType};
 
 pub use crate::connect::Namespace;
 pub use crate::controller::Controller;

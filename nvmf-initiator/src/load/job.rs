@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::seconds;
 use crate::connect::Namespace;
 
 /// The order of offsets and the kind of I/O (fio's `rw`).
@@ -91,12 +92,14 @@ pub struct Job {
     pub offset: u64,
     /// Bytes of the region (`size`); the rest of the device without it.
     pub size: Option<u64>,
-    /// Ends the load after this time (`runtime`), ramp included not.
+    /// Ends the load after this time (`runtime`), the ramp not included.
+    #[serde(with = "seconds::optional")]
     pub runtime: Option<Duration>,
     /// Ends the load after as many I/Os as fill the region this many times (`loops`). At least one of `runtime` and
     /// `loops` must be set.
     pub loops: Option<u32>,
     /// Time before the measurement begins (`ramp_time`).
+    #[serde(with = "seconds")]
     pub ramp: Duration,
     /// Writes carry checksum, place and generation, and reads check them (`verify=crc32c`).
     pub verify: bool,

@@ -13,6 +13,7 @@ mod offsets;
 mod random;
 mod record;
 mod report;
+mod seconds;
 mod stamp;
 mod statistics;
 mod worker;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::histogram::Histogram;
 use super::job::Job;
 use super::record::Fault;
+use super::seconds;
 
 /// How many faults a report names; the rest is counted only.
 const FAULTS_NAMED: usize = 16;
@@ -19,6 +20,7 @@ pub struct Report {
     /// What was done.
     pub job: Job,
     /// Length of the measurement, ramp not included.
+    #[serde(with = "seconds")]
     pub elapsed: Duration,
     /// Reads.
     pub read: Figures,
