@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::BenchArguments;
 use crate::size::Size;
 
 /// Stores, volumes and replicas of Ashlar: replicated block storage over NVMe/TCP.
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     OfDaemon(DaemonCommand),
     /// Three daemons on this machine, a replicated volume, a verified load, and nodes killed in the middle of it
     Demo(DemoOptions),
+    /// Measure a volume, or any other NVMe/TCP target, with a load in fio's terms
+    Bench(BenchArguments),
 }
 
 /// What a daemon is asked.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod bench;
 pub mod client;
 pub mod cluster;
 mod commands;
@@ -40,5 +41,6 @@ fn execute(arguments: &Arguments) -> anyhow::Result<()> {
             runtime.block_on(commands::run(&arguments.server, command, arguments.output))
         }
         Command::Demo(options) => demo::run(options),
+        Command::Bench(bench) => bench::run(bench, arguments.output),
     }
 }
