@@ -1,128 +1,187 @@
-//! A server that does nothing: it answers each command with the same 4 KiB, in the shape of NVMe/TCP. What it reaches
-//! on a machine is the limit for any target on the same reactor: only the kernel's TCP and the reactor are in it.
+//! The limit: a server that answers NVMe/TCP-shaped bytes without looking at them, and the leanest load for it. What they
+//! reach together is what the reactor, the kernel's TCP and this machine allow to any target.
 //!
-//! A command capsule has 72 bytes (common header and submission queue entry). The answer is one C2HData PDU: a header of
-//! 24 bytes, with the command's identifier and the flag that makes a response capsule needless, and 4 KiB of data.
+//! The bytes of one I/O are those of NVMe/TCP without digests and without SQ flow control:
+//! ```text
+//! read    72 B command capsule            ──▶
+//!                                         ◀──  24 B C2HData header, data
+//! write   72 B command capsule, data      ──▶
+//!                                         ◀──  24 B response capsule
+//! ```
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
 
-use reactor::{Slice, TcpListener, TcpStream, spawn};
+use nvmf_initiator::load::Histogram;
+use reactor::{Instant, Slice, TcpListener, TcpStream};
 
-/// The size of a command capsule without data: 8 bytes of common header, 64 of submission queue entry.
-pub const COMMAND: usize = 72;
+/// Bytes of a command capsule's header, of a response capsule and of a C2HData header.
+const COMMAND: usize = 72;
+const RESPONSE: usize = 24;
 
-/// The size of the header of a C2HData PDU.
-pub const HEADER: usize = 24;
+/// How many bytes go each way for one I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    request_data: usize,
+    reply_data: usize,
+}
 
-/// The data of each answer.
-pub const DATA: usize = 4096;
+impl Shape {
+    /// Reads of `block_size` bytes.
+    pub(crate) const fn read(block_size: usize) -> Self {
+        Self { request_data: 0, reply_data: block_size }
+    }
 
-/// Where a command capsule has its command identifier: in bytes 2 and 3 of the entry.
-const IDENTIFIER: std::ops::Range<usize> = 10..12;
+    /// Writes of `block_size` bytes, in their capsules.
+    pub(crate) const fn write(block_size: usize) -> Self {
+        Self { request_data: block_size, reply_data: 0 }
+    }
+}
 
-/// Listens, and serves every connection with a task of its own until the task is aborted.
-pub fn serve(address: SocketAddr) -> io::Result<SocketAddr> {
+/// Serves on `address` for as long as the reactor runs. The shape of a connection comes first, as two lengths.
+pub(crate) fn serve(address: SocketAddr) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address)?;
     let address = listener.local_address();
-    spawn(async move {
+    reactor::spawn(async move {
         while let Ok(stream) = listener.accept().await {
-            spawn(answer(stream));
+            reactor::spawn(async move {
+                // A load that goes away ends its connection, nothing else.
+                let _ = answer(&stream).await;
+            });
         }
     });
     Ok(address)
 }
 
-async fn answer(stream: TcpStream) -> io::Result<()> {
-    let data = Slice::zeroes(DATA);
-    let mut partial = Partial::default();
-    loop {
-        let chunk = stream.receive().await?;
+async fn answer(stream: &TcpStream) -> io::Result<()> {
+    let mut chunk = stream.receive().await?;
+    let mut opening = Vec::new();
+    while opening.len() + chunk.len() < 16 {
         if chunk.is_empty() {
             return Ok(());
         }
-        partial.for_each_command(&chunk, |identifier| {
-            stream.push_copy(&header(identifier));
+        opening.extend_from_slice(&chunk);
+        chunk = stream.receive().await?;
+    }
+    let used = 16 - opening.len();
+    opening.extend_from_slice(&chunk[..used]);
+    let length = |at: usize| opening[at..at + 8].iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte));
+    let (request, reply_data) = (COMMAND + length(0), length(8));
+    let mut pending = chunk.len() - used;
+    drop(chunk);
+    let data = (reply_data > 0).then(|| Slice::zeroes(reply_data));
+    loop {
+        while pending >= request {
+            pending -= request;
+            stream.push_copy(&[0; RESPONSE]);
+            if let Some(data) = &data {
+                stream.push(data.clone());
+            }
+        }
+        match stream.try_receive() {
+            Some(chunk) => {
+                let chunk = chunk?;
+                if chunk.is_empty() {
+                    return Ok(());
+                }
+                pending += chunk.len();
+            }
+            None => {
+                stream.flush();
+                let chunk = stream.receive().await?;
+                if chunk.is_empty() {
+                    return Ok(());
+                }
+                pending += chunk.len();
+            }
+        }
+    }
+}
+
+/// What a load reached.
+pub(crate) struct Reached {
+    pub(crate) latency: Histogram,
+    pub(crate) elapsed: Duration,
+}
+
+/// Keeps `depth` I/Os in flight on each of `connections` for `runtime`.
+pub(crate) async fn load(
+    address: SocketAddr,
+    shape: Shape,
+    depth: usize,
+    connections: usize,
+    runtime: Duration,
+) -> io::Result<Reached> {
+    let latency = Rc::new(RefCell::new(Histogram::default()));
+    let mut streams = Vec::new();
+    for _ in 0..connections {
+        let stream = TcpStream::connect(address).await?;
+        stream.push_copy(&(shape.request_data as u64).to_le_bytes());
+        stream.push_copy(&(shape.reply_data as u64).to_le_bytes());
+        streams.push(stream);
+    }
+    let start = reactor::now();
+    let end = start + runtime;
+    let tasks: Vec<_> = streams
+        .into_iter()
+        .map(|stream| {
+            let latency = Rc::clone(&latency);
+            reactor::spawn(async move { keep_in_flight(&stream, shape, depth, end, &latency).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.map_err(io::Error::other)??;
+    }
+    let elapsed = reactor::now() - start;
+    Ok(Reached { latency: latency.take(), elapsed })
+}
+
+async fn keep_in_flight(
+    stream: &TcpStream,
+    shape: Shape,
+    depth: usize,
+    end: Instant,
+    latency: &RefCell<Histogram>,
+) -> io::Result<()> {
+    let reply = RESPONSE + shape.reply_data;
+    let data = (shape.request_data > 0).then(|| Slice::zeroes(shape.request_data));
+    let send = |started: &mut VecDeque<Instant>, now: Instant| {
+        stream.push_copy(&[0; COMMAND]);
+        if let Some(data) = &data {
             stream.push(data.clone());
-        });
-        drop(chunk);
-        stream.flush();
-        // A host that does not read its answers gets no more of them.
-        stream.drained(1 << 20).await?;
-    }
-}
-
-/// The beginning of a command whose rest is still to come.
-struct Partial {
-    bytes: [u8; COMMAND],
-    length: usize,
-}
-
-impl Default for Partial {
-    fn default() -> Self {
-        Self { bytes: [0; COMMAND], length: 0 }
-    }
-}
-
-impl Partial {
-    fn for_each_command(&mut self, mut chunk: &[u8], mut each: impl FnMut([u8; 2])) {
-        if self.length > 0 {
-            let (now, rest) = chunk.split_at(chunk.len().min(COMMAND - self.length));
-            self.keep(now);
-            chunk = rest;
-            if self.length < COMMAND {
-                return;
+        }
+        started.push_back(now);
+    };
+    let mut started = VecDeque::with_capacity(depth);
+    (0..depth).for_each(|_| send(&mut started, reactor::now()));
+    let mut pending = 0;
+    while !started.is_empty() {
+        let chunk = match stream.try_receive() {
+            Some(chunk) => chunk?,
+            None => {
+                stream.flush();
+                stream.receive().await?
             }
-            self.length = 0;
-            each(identifier(&self.bytes));
+        };
+        if chunk.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let (commands, rest) = chunk.as_chunks::<COMMAND>();
-        for command in commands {
-            each(identifier(command));
-        }
-        self.keep(rest);
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
-        self.length += bytes.len();
-    }
-}
-
-fn identifier(command: &[u8; COMMAND]) -> [u8; 2] {
-    [command[IDENTIFIER.start], command[IDENTIFIER.start + 1]]
-}
-
-fn header(identifier: [u8; 2]) -> [u8; HEADER] {
-    let mut header = [0; HEADER];
-    // PDU type C2HData; flags SUCCESS and LAST_PDU; header length and data offset.
-    header[..4].copy_from_slice(&[0x07, 0x0C, HEADER as u8, HEADER as u8]);
-    header[4..8].copy_from_slice(&((HEADER + DATA) as u32).to_le_bytes());
-    header[8..10].copy_from_slice(&identifier);
-    header[16..20].copy_from_slice(&(DATA as u32).to_le_bytes());
-    header
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_found_however_they_are_cut() {
-        let stream: Vec<u8> = (0..10_u8)
-            .flat_map(|number| {
-                let mut command = [0xEE; COMMAND];
-                command[IDENTIFIER].copy_from_slice(&[number, 1]);
-                command
-            })
-            .collect();
-        for size in 1..stream.len() {
-            let mut partial = Partial::default();
-            let mut found = Vec::new();
-            for chunk in stream.chunks(size) {
-                partial.for_each_command(chunk, |identifier| found.push(identifier));
+        pending += chunk.len();
+        // Replies come in order.
+        while pending >= reply {
+            pending -= reply;
+            let now = reactor::now();
+            if let Some(since) = started.pop_front() {
+                latency.borrow_mut().record((now - since).as_nanos() as u64);
             }
-            assert_eq!(found, (0..10).map(|number| [number, 1]).collect::<Vec<_>>(), "chunks of {size}");
+            if now < end {
+                send(&mut started, now);
+            }
         }
     }
+    Ok(())
 }

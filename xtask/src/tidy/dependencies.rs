@@ -34,7 +34,7 @@ const HOUSE: &[Room] = &[
     },
     room("daemon", &["nvmf-target", "engine", "replica", "lvol", "block-device", "reactor", "proto"]),
     room("cli", &["proto", "nvmf-initiator", "reactor"]),
-    room("benches", &["nvmf-initiator", "nvmf-target-protocol", "block-device", "reactor"]),
+    room("benches", &["nvmf-initiator", "nvmf-target", "engine", "replica", "lvol", "block-device", "reactor"]),
     room("simulator", &["engine", "replica", "lvol", "block-device", "reactor"]),
     room("integration", &["cli", "proto", "nvmf-initiator", "reactor"]),
     room("e2e", &["cli"]),

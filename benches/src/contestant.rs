@@ -1,0 +1,221 @@
+//! Who is measured: each runs on a reactor of its own, all pinned to one core, and the load on the other. One that is not
+//! being measured sleeps.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use block_device::{BlockDevice, Geometry, MemoryDevice, NullDevice};
+use nvmf_initiator::Controller;
+use nvmf_initiator::load::{self, Job, Pattern};
+use nvmf_target::identity::NAMESPACE_ID;
+use nvmf_target::{
+    AnaState, Directory, Hosts, Identity, Limits, Listener, ListenerOptions, Subsystem, SubsystemOptions,
+};
+use reactor::{Config, Handle, Reactor};
+use uuid::Uuid;
+
+use crate::echo::{self, Reached, Shape};
+use crate::thread::{block_on, processor_time};
+
+/// The core of the servers, and that of the load.
+const SERVER_CORE: usize = 0;
+const LOAD_CORE: usize = 1;
+
+/// Runs before each measurement, so that nobody is measured cold.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Bytes of the devices behind the targets: more than the caches hold.
+const DEVICE_SIZE: u64 = 512 << 20;
+
+/// What stands behind the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing, not even the protocol: the limit.
+    Echo,
+    /// Our target over a device that keeps nothing.
+    Null,
+    /// Our target over plain memory.
+    Memory,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Echo, Self::Null, Self::Memory];
+
+    /// Its name in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Null => "null device",
+            Self::Memory => "memory device",
+        }
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Case {
+    pub(crate) writes: bool,
+    pub(crate) block_size: u32,
+    pub(crate) depth: u16,
+    pub(crate) connections: u16,
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    pub(crate) iops: f64,
+    pub(crate) p50_ns: f64,
+    /// Processor time of the server's thread for each I/O.
+    pub(crate) server_ns: f64,
+    /// What of it passed outside of the kernel; what interrupted the thread there is in it too.
+    pub(crate) server_user_ns: f64,
+    /// Processor time of the load's thread for each I/O.
+    pub(crate) load_ns: f64,
+}
+
+/// What a server's thread has spent when, since it began.
+struct Spent {
+    at: Instant,
+    processor: Duration,
+    /// In system calls, asleep or spinning.
+    not_ours: Duration,
+}
+
+/// A server, ready to be measured.
+pub(crate) struct Contestant {
+    pub(crate) kind: Kind,
+    server: Reactor,
+    address: SocketAddr,
+    nqn: String,
+}
+
+/// How reactors of this run are set up, but for their core.
+pub(crate) fn config(name: &str, core: usize) -> Config {
+    // On both sides the same: what a machine is set to differs, and on loopback bbr halves large transfers.
+    Config { name: name.to_owned(), core: Some(core), congestion: Some("cubic".to_owned()), ..Config::default() }
+}
+
+/// The reactor that all loads run on.
+pub(crate) fn load_reactor() -> anyhow::Result<Reactor> {
+    Reactor::start(config("load", LOAD_CORE)).context("no reactor for the load")
+}
+
+impl Contestant {
+    /// Starts the server.
+    pub(crate) fn start(kind: Kind) -> anyhow::Result<Self> {
+        let server = Reactor::start(config("server", SERVER_CORE)).context("no reactor for the server")?;
+        let identity = Identity::of_volume(Uuid::from_u128(kind as u128 + 1));
+        let nqn = identity.nqn.clone();
+        let address = block_on(server.handle().call(move || async move {
+            match kind {
+                Kind::Echo => Ok(echo::serve(([127, 0, 0, 1], 0).into())?),
+                Kind::Null => serve(&identity, Rc::new(NullDevice::new(geometry()?))),
+                Kind::Memory => serve(&identity, Rc::new(MemoryDevice::new(geometry()?)?)),
+            }
+        }))??;
+        Ok(Self { kind, server, address, nqn })
+    }
+
+    /// Measures one case for `runtime`.
+    pub(crate) fn measure(&self, load: &Handle, case: Case, runtime: Duration) -> anyhow::Result<Sample> {
+        self.drive(load, case, WARM_UP)?;
+        let before = (self.spent()?, block_on(processor_time(load))?);
+        let driven = self.drive(load, case, runtime)?;
+        let after = (self.spent()?, block_on(processor_time(load))?);
+        let count = driven.count.max(1) as f64;
+        let per_io = |time: Duration| time.as_nanos() as f64 / count;
+        let not_ours = after.0.not_ours - before.0.not_ours;
+        Ok(Sample {
+            iops: driven.count as f64 / driven.elapsed.as_secs_f64(),
+            p50_ns: driven.p50_ns as f64,
+            server_ns: per_io(after.0.processor - before.0.processor),
+            server_user_ns: per_io((after.0.at - before.0.at).saturating_sub(not_ours)),
+            load_ns: per_io(after.1 - before.1),
+        })
+    }
+
+    fn spent(&self) -> anyhow::Result<Spent> {
+        let processor = block_on(processor_time(&self.server.handle()))?;
+        let stats = self.server.stats();
+        Ok(Spent { at: Instant::now(), processor, not_ours: stats.in_kernel() + stats.slept() + stats.spun() })
+    }
+
+    fn drive(&self, load: &Handle, case: Case, runtime: Duration) -> anyhow::Result<Driven> {
+        let (address, nqn, kind) = (self.address, self.nqn.clone(), self.kind);
+        block_on(load.call(move || async move {
+            match kind {
+                Kind::Echo => drive_echo(address, case, runtime).await,
+                Kind::Null | Kind::Memory => drive_target(address, &nqn, case, runtime).await,
+            }
+        }))?
+    }
+
+    /// Processor time of the server's thread while `connections` are open and idle for `time`, as a share of it.
+    pub(crate) fn idle(&self, load: &Handle, connections: u16, time: Duration) -> anyhow::Result<f64> {
+        let (address, nqn, server) = (self.address, self.nqn.clone(), self.server.handle());
+        block_on(load.call(move || async move {
+            let job = Job { jobs: connections, ..Job::default() };
+            let controller = Controller::connect(address, &nqn, load::options(&job)).await?;
+            // What connecting costs is over then.
+            reactor::sleep(WARM_UP).await;
+            let (before, start) = (processor_time(&server).await?, reactor::now());
+            reactor::sleep(time).await;
+            let (used, elapsed) = (processor_time(&server).await? - before, reactor::now() - start);
+            controller.disconnect().await;
+            Ok(used.as_secs_f64() / elapsed.as_secs_f64())
+        }))?
+    }
+}
+
+/// What a load did.
+struct Driven {
+    count: u64,
+    elapsed: Duration,
+    p50_ns: u64,
+}
+
+async fn drive_echo(address: SocketAddr, case: Case, runtime: Duration) -> anyhow::Result<Driven> {
+    let block_size = case.block_size as usize;
+    let shape = if case.writes { Shape::write(block_size) } else { Shape::read(block_size) };
+    let reached = echo::load(address, shape, case.depth.into(), case.connections.into(), runtime).await?;
+    let Reached { latency, elapsed } = reached;
+    Ok(Driven { count: latency.count(), elapsed, p50_ns: latency.percentile(50.0) })
+}
+
+async fn drive_target(address: SocketAddr, nqn: &str, case: Case, runtime: Duration) -> anyhow::Result<Driven> {
+    let job = Job {
+        rw: if case.writes { Pattern::RandWrite } else { Pattern::RandRead },
+        block_size: case.block_size,
+        depth: case.depth,
+        jobs: case.connections,
+        runtime: Some(runtime),
+        ..Job::default()
+    };
+    let controller = Controller::connect(address, nqn, load::options(&job)).await?;
+    let report = load::run(&controller, &job, None).await?;
+    controller.disconnect().await;
+    anyhow::ensure!(report.is_clean(), "the load met errors:\n{report}");
+    let figures = if case.writes { report.write } else { report.read };
+    Ok(Driven { count: figures.count, elapsed: report.elapsed, p50_ns: figures.latency.p50 })
+}
+
+fn geometry() -> anyhow::Result<Geometry> {
+    Ok(Geometry::new(DEVICE_SIZE, 4096)?)
+}
+
+/// Exports `device` for as long as the reactor runs.
+fn serve(identity: &Identity, device: Rc<dyn BlockDevice>) -> anyhow::Result<SocketAddr> {
+    let directory = Directory::new();
+    let options = SubsystemOptions { identity: identity.clone(), hosts: Hosts::Any, limits: Limits::default() };
+    let subsystem = Subsystem::start(&directory, options)?;
+    subsystem.attach(NAMESPACE_ID, device, identity, AnaState::Optimized);
+    let listener = Listener::bind(&directory, ListenerOptions::new(([127, 0, 0, 1], 0).into()))?;
+    let address = listener.local_address();
+    reactor::spawn(async move {
+        let _kept = (subsystem, listener);
+        std::future::pending::<()>().await;
+    });
+    Ok(address)
+}

@@ -1,0 +1,39 @@
+//! Benchmarks: the limits of the machine, and what the project reaches of them. See `docs/benchmarks.md`.
+
+#![forbid(unsafe_code)]
+
+mod contestant;
+mod echo;
+mod limit;
+mod thread;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Benchmarks of Ashlar
+#[derive(Parser, Debug)]
+#[command(name = "bench", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand, Debug)]
+enum Bench {
+    /// The NVMe/TCP target beside an echo server on the same reactor: the share of the machine's limit that it reaches
+    Limit(limit::LimitArguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().bench {
+        Bench::Limit(arguments) => limit::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
