@@ -83,15 +83,19 @@ impl Admin<'_> {
 
     /// The first chunk and those that are here already.
     fn take(&mut self, first: std_io::Result<Received>) -> Result<(), Ended> {
-        let mut next = Some(first);
-        for _ in 0..CHUNKS_PER_TURN {
-            let Some(received) = next else { break };
+        let mut received = first;
+        for taken in 1.. {
             let chunk = received.map_err(|_| Ended)?;
             if chunk.is_empty() {
                 return Err(Ended);
             }
             self.feed(&chunk)?;
-            next = self.link.stream.try_receive();
+            // Asked for only if it is taken: a chunk received and dropped is a hole in the stream.
+            if taken == CHUNKS_PER_TURN {
+                break;
+            }
+            let Some(next) = self.link.stream.try_receive() else { break };
+            received = next;
         }
         Ok(())
     }

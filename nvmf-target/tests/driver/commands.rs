@@ -67,6 +67,38 @@ fn two_queues_with_many_commands_each() {
 }
 
 #[test]
+fn what_waits_for_a_host_that_does_not_read_is_taken_in_order() {
+    const BLOCKS: u32 = 256;
+    for seed in 0..20 {
+        let stage = Stage::memory(seed);
+        stage.host(async move {
+            let (_admin, id) = Client::admin(0).await.unwrap();
+            let mut io = Client::io(1, id).await.unwrap();
+            // More answers than the target keeps for a host that does not read them, so that it takes nothing more ...
+            let reads: Vec<_> = (0..12).map(|_| io.submit(&Command::read(1, 0, BLOCKS, BLOCK), &[])).collect();
+            io.stream.flush();
+            io.stream.drained(0).await.unwrap();
+            reactor::sleep(SOON).await;
+            // ... and these pile up before it.
+            let mut writes = Vec::new();
+            for block in 0..40 {
+                let write = Command::write(1, block, 1, BLOCK, false);
+                writes.push(io.submit(&write, &pattern(BLOCK as usize, block as u8)));
+                io.stream.flush();
+                reactor::sleep(SOON).await;
+            }
+            for slot in reads.into_iter().chain(writes) {
+                assert_eq!(io.answer(slot).await.unwrap().status(), Status::Success, "seed {seed}");
+            }
+            for block in 0..40 {
+                let read = io.command(&Command::read(1, block, 1, BLOCK), &[]).await.unwrap();
+                assert!(read.data == pattern(BLOCK as usize, block as u8), "seed {seed}, block {block}");
+            }
+        });
+    }
+}
+
+#[test]
 fn errors_keep_their_meaning() {
     let device = Scripted::new();
     let stage = Stage::new(2, Rc::clone(&device) as Rc<_>);
