@@ -168,21 +168,21 @@ impl IoQueue {
     /// The first chunk and those that are here already.
     fn take(&mut self, first: std_io::Result<Received>) -> Result<(), Ended> {
         self.association.touch();
-        let mut received = first;
-        for taken in 1.. {
-            let chunk = received.map_err(|_| Ended)?;
-            if chunk.is_empty() {
-                return Err(Ended);
-            }
-            self.feed(&chunk)?;
+        self.take_chunk(first)?;
+        for _ in 1..CHUNKS_PER_TURN {
             // Asked for only if it is taken: a chunk received and dropped is a hole in the stream.
-            if taken == CHUNKS_PER_TURN {
-                break;
-            }
-            let Some(next) = self.link.stream.try_receive() else { break };
-            received = next;
+            let Some(received) = self.link.stream.try_receive() else { break };
+            self.take_chunk(received)?;
         }
         Ok(())
+    }
+
+    fn take_chunk(&mut self, received: std_io::Result<Received>) -> Result<(), Ended> {
+        let chunk = received.map_err(|_| Ended)?;
+        if chunk.is_empty() {
+            return Err(Ended);
+        }
+        self.feed(&chunk)
     }
 
     fn feed(&mut self, mut input: &[u8]) -> Result<(), Ended> {

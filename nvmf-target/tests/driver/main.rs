@@ -3,4 +3,5 @@
 mod commands;
 mod connecting;
 mod hostile;
+mod initiator;
 mod util;
