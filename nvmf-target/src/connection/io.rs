@@ -322,10 +322,14 @@ impl IoQueue {
 
     fn failed(&mut self, index: usize, error: &Error) {
         let status = status_of(error.kind());
+        // The first, second, fourth, eighth…: a volume that fails must not drown its reactor in lines.
+        let count = self.subsystem.counters.get().errors + 1;
         if let Some(in_flight) = &self.commands[index]
             && status != Status::CompareFailure
+            && count.is_power_of_two()
         {
-            tracing::warn!(subsystem = self.subsystem.nqn(), command = ?in_flight.command, %error, "I/O failed");
+            let (subsystem, command) = (self.subsystem.nqn(), in_flight.command);
+            tracing::warn!(subsystem, ?command, %error, count, "I/O failed");
         }
         self.finish(index, Err(status));
     }
