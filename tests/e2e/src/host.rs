@@ -12,7 +12,7 @@ use crate::wait::wait_until;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What a kernel says when I/O failed, or a file system is not what it was.
-const IO_ERRORS: &str = "I/O error|critical .* error|Buffer I/O|lost async page write|EXT4-fs (error|warning)|\
+const IO_ERRORS: &str = "I/O error|failing I/O|critical .* error|Buffer I/O|lost async page write|EXT4-fs (error|warning)|\
     XFS .*(error|corrupt|shut)|Remounting filesystem read-only|hung_task|blocked for more than";
 
 /// A volume as the daemon describes it to hosts.
@@ -75,7 +75,8 @@ impl Host {
 
     /// Detaches a volume.
     pub(crate) fn disconnect(&mut self, nqn: &str) -> Result<()> {
-        let said = self.run(&format!("nvme disconnect --nqn={nqn}"))?;
+        // udev looks into a device that was written to; reads of its that find the device gone are told as errors.
+        let said = self.run(&format!("udevadm settle\nnvme disconnect --nqn={nqn}"))?;
         ensure!(said.contains("disconnected 1 controller"), "{said}");
         Ok(())
     }
