@@ -247,7 +247,7 @@ impl Story {
     }
 
     fn discard(&mut self) -> Result<()> {
-        self.host.run(&format!("blkdiscard {}", self.device))?;
+        self.host.run(&format!("blkdiscard --force {}", self.device))?;
         // The map itself may stay.
         self.wait_for_used("the stores are as empty as before", self.used_when_empty + 3 * MIB)
     }
