@@ -30,14 +30,15 @@ pub struct Options {
 }
 
 /// When to give up a lost connection. Until then commands in flight wait, and are sent again on the new connection, as
-/// the Linux host does.
+/// the Linux host does. Commands that a controller answers with a passing state (a path that is not accessible, a
+/// namespace that is not ready, an interrupted command) are sent again, too, for as long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     /// Pause before the first new attempt; each further one is twice as long.
     pub first_delay: Duration,
     /// Longest pause between two attempts.
     pub max_delay: Duration,
-    /// From the loss of the connection until it is given up.
+    /// From the loss of the connection, or the first such answer to a command, until it is given up.
     pub limit: Duration,
 }
 

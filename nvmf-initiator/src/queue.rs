@@ -13,17 +13,20 @@
 //!                            │ close
 //!                            └──────────────────────────────────────▶ sink.complete(Err(Lost))
 //! ```
+//! A command that is answered with a passing state waits for a moment instead, and is then sent again, if the options
+//! ask for it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use nvmf_target_protocol::HeaderSink;
 use nvmf_target_protocol::host::connection::{Connection, Event, Fault, Options as ConnectionOptions, Slot};
 use nvmf_target_protocol::wire::{Completion, Status};
-use reactor::{Buffer, JoinHandle, Slice, TcpStream};
+use reactor::{Buffer, Instant, JoinHandle, Slice, TcpStream};
 
 use crate::error::{CommandError, ConnectionError};
 use crate::request::Request;
@@ -68,6 +71,8 @@ pub struct Queue {
     depth: usize,
     /// Time limit of a command in heartbeats.
     time_limit: u32,
+    /// For how long a command that meets a passing state is sent again; not at all without it.
+    patience: Option<Duration>,
     state: RefCell<State>,
 }
 
@@ -79,9 +84,11 @@ struct State {
     closed: bool,
     /// By index of the slot.
     in_flight: Vec<Option<Pending>>,
-    /// In order of submission; bounded with those in flight by `depth`.
+    /// In order of submission; bounded with those in flight and resting by `depth`.
     held: VecDeque<Pending>,
-    /// Commands of users in flight or held.
+    /// Met a passing state; a task waits to send them again.
+    resting: Vec<Pending>,
+    /// Commands of users in flight, held or resting.
     users: usize,
     /// Woken at each change that someone may wait for: room, initialised, lost.
     waiting: Vec<Waker>,
@@ -105,20 +112,26 @@ struct Pending {
     heartbeats_left: Option<u32>,
     /// Ours, part of connecting: it does not outlive its connection.
     internal: bool,
+    /// When it is no longer sent again after it met a passing state.
+    give_up: Option<Instant>,
 }
 
+/// Between the answer with a passing state and the next attempt.
+const REST: Duration = Duration::from_millis(50);
+
 impl Queue {
-    pub(crate) fn new(number: u16, depth: usize, time_limit: u32) -> Rc<Self> {
+    pub(crate) fn new(number: u16, depth: usize, time_limit: u32, patience: Option<Duration>) -> Rc<Self> {
         let state = State {
             link: None,
             open: false,
             closed: false,
             in_flight: Vec::new(),
             held: VecDeque::new(),
+            resting: Vec::new(),
             users: 0,
             waiting: Vec::new(),
         };
-        Rc::new(Self { number, depth, time_limit, state: RefCell::new(state) })
+        Rc::new(Self { number, depth, time_limit, patience, state: RefCell::new(state) })
     }
 
     /// Its number, as Abort names it: 0 for the admin queue.
@@ -203,7 +216,7 @@ impl Queue {
 
     fn pending(&self, request: Request, sink: Rc<dyn CommandSink>, token: u64, internal: bool) -> Pending {
         let heartbeats_left = if request.unlimited { None } else { Some(self.time_limit) };
-        Pending { request, slot: None, sink, token, heartbeats_left, internal }
+        Pending { request, slot: None, sink, token, heartbeats_left, internal, give_up: None }
     }
 }
 
@@ -299,13 +312,14 @@ impl Queue {
     /// Gives the queue up: every command fails, now and from here on.
     pub(crate) fn close(&self) {
         self.disconnect();
-        let (held, waiting) = {
+        let (held, resting, waiting) = {
             let mut state = self.state.borrow_mut();
             state.closed = true;
             state.users = 0;
-            (std::mem::take(&mut state.held), std::mem::take(&mut state.waiting))
+            let State { held, resting, waiting, .. } = &mut *state;
+            (std::mem::take(held), std::mem::take(resting), std::mem::take(waiting))
         };
-        held.into_iter().for_each(Pending::lost);
+        held.into_iter().chain(resting).for_each(Pending::lost);
         waiting.into_iter().for_each(Waker::wake);
     }
 
@@ -321,7 +335,7 @@ impl Queue {
     }
 
     /// Takes in what arrives until the connection ends.
-    async fn receive(&self, stream: &TcpStream) -> ConnectionError {
+    async fn receive(self: &Rc<Self>, stream: &TcpStream) -> ConnectionError {
         loop {
             let mut next = Some(stream.receive().await);
             while let Some(chunk) = next {
@@ -339,7 +353,7 @@ impl Queue {
         }
     }
 
-    fn take_in(&self, mut input: &[u8]) -> Result<(), ConnectionError> {
+    fn take_in(self: &Rc<Self>, mut input: &[u8]) -> Result<(), ConnectionError> {
         loop {
             // Sinks are called with nothing borrowed: they may submit.
             let step = self.state.borrow_mut().step(&mut input)?;
@@ -347,10 +361,47 @@ impl Queue {
                 Step::Starved => return Ok(()),
                 Step::Done => {}
                 Step::Data { sink, token, offset, bytes } => sink.data(token, offset as usize, bytes),
-                Step::Completed { pending, completion, received } => pending.completed(completion, received),
+                Step::Completed { pending, completion, received } => self.completed(pending, completion, received),
                 Step::Changed => self.wake_waiting(),
             }
         }
+    }
+
+    #[inline]
+    fn completed(self: &Rc<Self>, mut pending: Pending, completion: Completion, received: u32) {
+        if let Some(patience) = self.patience
+            && !pending.internal
+            && is_passing(completion.status)
+            && reactor::now() < *pending.give_up.get_or_insert_with(|| reactor::now() + patience)
+        {
+            return self.rest(pending);
+        }
+        self.state.borrow_mut().leave(&pending);
+        pending.completed(completion, received);
+    }
+
+    /// Keeps a command for a moment, then sends it again.
+    fn rest(self: &Rc<Self>, pending: Pending) {
+        let mut state = self.state.borrow_mut();
+        state.resting.push(pending);
+        if state.resting.len() > 1 {
+            return;
+        }
+        let queue = Rc::clone(self);
+        reactor::spawn(async move {
+            reactor::sleep(REST).await;
+            queue.wake_resting();
+        });
+    }
+
+    fn wake_resting(&self) {
+        let mut state = self.state.borrow_mut();
+        for mut pending in std::mem::take(&mut state.resting) {
+            pending.heartbeats_left = pending.heartbeats_left.map(|_| self.time_limit);
+            if state.open { state.send(pending) } else { state.held.push_back(pending) }
+        }
+        drop(state);
+        self.flush();
     }
 
     fn wake_waiting(&self) {
@@ -395,13 +446,7 @@ impl State {
             },
             Event::Completed { slot, completion, received, submission_head: _ } => {
                 match self.in_flight[slot.index()].take() {
-                    Some(pending) => {
-                        self.users -= usize::from(!pending.internal);
-                        if !self.waiting.is_empty() {
-                            self.waiting.drain(..).for_each(Waker::wake);
-                        }
-                        Step::Completed { pending, completion, received }
-                    }
+                    Some(pending) => Step::Completed { pending, completion, received },
                     None => Step::Done,
                 }
             }
@@ -418,6 +463,15 @@ impl State {
                 Step::Changed
             }
         })
+    }
+
+    /// Takes the place of a command that is over.
+    #[inline]
+    fn leave(&mut self, pending: &Pending) {
+        self.users -= usize::from(!pending.internal);
+        if !self.waiting.is_empty() {
+            self.waiting.drain(..).for_each(Waker::wake);
+        }
     }
 
     /// Sends a command. There is a link, and room on it: its commands are as many as users and we can have in flight.
@@ -475,6 +529,16 @@ impl Pending {
         self.sink.complete(self.token, Err(CommandError::Lost));
     }
 }
+
+/// Whether the state that a command met passes by itself, so that a Linux host sends it again.
+#[inline]
+fn is_passing(status: Status) -> bool {
+    matches!(status, Status::NamespaceNotReady | Status::CommandInterrupted | Status::TransientTransportError)
+        || status.code_type() == PATH_RELATED && status.is_retryable()
+}
+
+/// Status Code Type of Path Related Status (Base 3.3.3.2.1).
+const PATH_RELATED: u8 = 3;
 
 /// Headers go to the stream's output.
 struct Output<'a>(&'a TcpStream);

@@ -87,13 +87,15 @@ impl Session {
         let period = heartbeat_period(&options);
         let time_limit = options.command_timeout.as_nanos().div_ceil(period.as_nanos().max(1)) as u32;
         let depth = usize::from(options.queue_depth);
+        let patience = options.reconnect.map(|policy| policy.limit);
+        let queue = |number, depth| Queue::new(number, depth, time_limit, patience);
         Rc::new(Self {
             address,
             subsystem: subsystem.to_owned(),
             host_nqn,
             host_id,
-            admin: Queue::new(0, ADMIN_DEPTH, time_limit),
-            io: (1..=options.io_queues).map(|number| Queue::new(number, depth, time_limit)).collect(),
+            admin: queue(0, ADMIN_DEPTH),
+            io: (1..=options.io_queues).map(|number| queue(number, depth)).collect(),
             options,
             phase: Cell::new(Phase::Connecting),
             identity: RefCell::default(),

@@ -135,6 +135,9 @@ impl Default for Job {
 /// The longest I/O, in bytes.
 pub const BLOCK_SIZE_MAX: u32 = 1 << 20;
 
+/// Most units of a verified load, so that its record takes 512 MiB at most.
+const RECORD_UNITS_MAX: u64 = 64 << 20;
+
 /// Why a job cannot run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -182,6 +185,9 @@ pub enum JobError {
         /// Bytes.
         needed: u64,
     },
+    /// What is known of each block must fit in memory.
+    #[error("a verified load has a region of at most {0} bytes with this block size: set a smaller size")]
+    RegionTooLarge(u64),
     /// Connected for administration only.
     #[error("connected without I/O queues")]
     NoNamespace,
@@ -239,6 +245,9 @@ impl Plan {
         let fits = job.offset.checked_add(size).is_some_and(|end| end <= device);
         if !fits || units == 0 || !job.offset.is_multiple_of(block_size.into()) {
             return Err(JobError::Region { offset: job.offset, size, device, block_size });
+        }
+        if job.verify && units > RECORD_UNITS_MAX {
+            return Err(JobError::RegionTooLarge(RECORD_UNITS_MAX * u64::from(job.block_size)));
         }
         let in_flight = u64::from(job.depth) * u64::from(job.jobs);
         if job.verify && job.rw.writes() && units < in_flight {
@@ -313,6 +322,14 @@ mod tests {
             job.size = Some(31 * 4096);
         };
         assert_eq!(error(small), Some(JobError::RegionTooSmall { in_flight: 32, needed: 32 * 4096 }));
+    }
+
+    #[test]
+    fn the_record_of_a_device_of_any_size_is_bounded() {
+        let huge = Namespace { blocks: 1 << 51, ..namespace() };
+        let job = Job { verify: true, ..Job::default() };
+        assert_eq!(Plan::new(&job, &huge).err(), Some(JobError::RegionTooLarge(256 << 30)));
+        assert!(Plan::new(&Job { verify: false, ..job }, &huge).is_ok());
     }
 
     #[test]

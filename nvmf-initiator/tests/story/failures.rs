@@ -100,6 +100,41 @@ fn commands_in_flight_are_sent_again_after_a_restart_of_the_target() {
 }
 
 #[test]
+fn commands_that_meet_a_passing_state_are_sent_again_if_asked_for() {
+    let stage = Stage::new();
+    let fake = Rc::clone(&stage.fake);
+    stage.host(async move {
+        *fake.manner.borrow_mut() = Manner::Status(Status::AnaInaccessible);
+        let impatient = connect(options()).await.expect("connected");
+        let error = Err(CommandError::Status { status: Status::AnaInaccessible, result: 0 });
+        assert_eq!(impatient.flush().await, error);
+
+        let controller = connect(patient()).await.expect("connected");
+        let waiting = controller.clone();
+        let write = reactor::spawn(async move { waiting.write(0, Slice::zeroes(BLOCK), false).await });
+        // Longer than a command may take, and through a lost connection.
+        reactor::sleep(Duration::from_secs(20)).await;
+        fake.restart();
+        reactor::sleep(Duration::from_secs(20)).await;
+        assert!(!write.is_finished());
+        *fake.manner.borrow_mut() = Manner::Proper;
+        write.await.expect("ended well").expect("written after all");
+
+        // What does not pass is told at once.
+        *fake.manner.borrow_mut() = Manner::Status(Status::CapacityExceeded);
+        let start = reactor::now();
+        assert!(controller.write(0, Slice::zeroes(BLOCK), false).await.is_err());
+        assert!(reactor::now() - start < Duration::from_secs(1));
+
+        // Patience ends.
+        *fake.manner.borrow_mut() = Manner::Status(Status::AnaInaccessible);
+        assert_eq!(controller.flush().await, error);
+        assert!(reactor::now() - start >= Duration::from_secs(60));
+        assert!(controller.is_live());
+    });
+}
+
+#[test]
 fn reconnecting_ends_with_its_time_limit_or_with_a_final_refusal() {
     let stage = Stage::new();
     let fake = Rc::clone(&stage.fake);
