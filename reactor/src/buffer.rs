@@ -2,7 +2,7 @@
 //!
 //! Ownership, once for all: a [`Buffer`] is the only way to write to its bytes. Freezing it makes a [`Slice`],
 //! which can be cloned and cut but never written again (I11: what was sent cannot change before the last
-//! acknowledgement). Operations own the buffers they use until they complete (see [`crate::driver`]), so there
+//! acknowledgement). Operations own the buffers they use until they complete (see `driver`), so there
 //! is no way to free or change memory that the kernel still uses. Memory returns to a pool of its thread when
 //! the last owner goes; it is never uninitialised, but holds what its last user left, so whoever takes a buffer
 //! must fill it before anyone else reads it.

@@ -51,7 +51,7 @@ pub(crate) fn demo(workspace: &Workspace, arguments: &[OsString]) -> Result<Exit
 
 /// Builds the benchmarks in release and becomes them.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
-    build_release(workspace, &["cli", "daemon", "benches"])?;
+    build_release(workspace, &["benches"])?;
     become_program(Command::new(workspace.target.join("release/benches")).args(arguments))
 }
 

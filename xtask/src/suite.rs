@@ -21,8 +21,13 @@ pub(crate) fn run(workspace: &Workspace, fast: bool) -> Result<ExitCode> {
     let mut report = Report::default();
     check_with(workspace, "fmt", &["--all", "--check"], &mut report);
     report.check("tidy", || tidy_check(workspace));
-    check_with(workspace, "clippy", &["--workspace", "--all-targets", "--", "-D", "warnings"], &mut report);
-    check_with(workspace, "doc", &["--workspace", "--no-deps"], &mut report);
+    check_with(
+        workspace,
+        "clippy",
+        &["--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"],
+        &mut report,
+    );
+    check_with(workspace, "doc", &["--workspace", "--no-deps", "--keep-going"], &mut report);
     if report.check("build", || programs::build_with_tests(workspace)).is_some() {
         let mut tests = cargo(workspace);
         tests.args(["test", "--workspace", "--no-fail-fast"]).env("ASHLAR_BIN_DIR", test_programs(workspace));

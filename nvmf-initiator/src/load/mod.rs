@@ -4,7 +4,7 @@
 //! acknowledged for each block. It can be kept over several loads, reconnects and crashes of the target, and
 //! [`check`] then reads back everything that was ever written and holds it against the record.
 //!
-//! One I/O in flight is a slot of a [`worker::Worker`], which takes its completion and starts the next one in its place:
+//! One I/O in flight is a slot of a `Worker`, which takes its completion and starts the next one in its place:
 //! there is no task, no allocation and one reading of the clock per I/O.
 
 mod histogram;

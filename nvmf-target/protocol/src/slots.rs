@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-/// Most slots of one connection: an index takes [`INDEX_BITS`].
+/// Most slots of one connection: an index takes `INDEX_BITS`.
 pub const SLOTS_MAX: usize = 1 << INDEX_BITS;
 
 const INDEX_BITS: u32 = 10;
