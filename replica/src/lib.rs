@@ -1,1 +1,31 @@
-//! A node's replicas and the client an engine reaches them with
+//! A node's replicas, and how an engine reaches them: directly, or through a connection.
+//!
+//! ```text
+//!  engine ── dyn Replica ─┬─ LocalReplica ───────────────────────────────┐
+//!                         │                                              ├─ Gate ─ lvol head
+//!                         └─ RemoteReplica ──TCP── Connection ─ LocalReplica
+//! ```
+//!
+//! A [`ReplicaServer`] sits on the reactor that owns its store. A [`ReplicaListener`] takes connections on any reactor and
+//! hands each to the server of the replica it asks for. `docs/replication.md` and `docs/replica-protocol.md` have the rules.
+
+#![forbid(unsafe_code)]
+
+mod connection;
+mod directory;
+mod error;
+mod gate;
+mod handle;
+mod listener;
+mod remote;
+mod server;
+mod status;
+
+pub use crate::directory::Directory;
+pub use crate::error::OpenError;
+pub use crate::handle::{
+    ChainEntry, Extent, ExtentKind, Extents, Granted, LocalFuture, LvolKind, OpenReplica, Replica, ReplicaState,
+};
+pub use crate::listener::{ReplicaHost, ReplicaListener};
+pub use crate::remote::{RemoteOptions, RemoteReplica};
+pub use crate::server::{LocalReplica, ReplicaError, ReplicaInfo, ReplicaServer, ReplicaSpec};

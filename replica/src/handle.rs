@@ -1,0 +1,147 @@
+//! A replica as an engine sees it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use block_device::{BlockDevice, Error, Geometry, Outcome, Range};
+use reactor::Instant;
+use uuid::Uuid;
+
+/// A future of control code: boxed, and of this thread.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// An open replica, local or remote. As a [`BlockDevice`] it reads and writes the head at the epoch it was opened with.
+///
+/// Once it has failed it stays so: everything in flight ends with the failure's error, and so does everything new. Open
+/// it again to go on.
+pub trait Replica: BlockDevice {
+    /// Which replica it is.
+    fn id(&self) -> Uuid;
+
+    /// What was granted when it was opened.
+    fn granted(&self) -> Granted;
+
+    /// Whether it is reached without a connection.
+    fn is_local(&self) -> bool;
+
+    /// Why it failed, if it has.
+    fn failure(&self) -> Option<Error>;
+
+    /// Waits until it has failed.
+    fn failed(&self) -> LocalFuture<'_, Error>;
+
+    /// Fails it: everything in flight ends with `error` now. What already is at a disk may still land, until the replica is
+    /// opened again (I15).
+    fn fail(&self, error: Error);
+
+    /// When the oldest request in flight was submitted.
+    fn oldest(&self) -> Option<Instant>;
+
+    /// The age of the oldest request at the replica's disk as its node last said; none where `oldest` says it all.
+    fn reported_age(&self) -> Option<Duration>;
+
+    /// The chain, oldest first, the head last.
+    fn chain(&self) -> LocalFuture<'_, Result<Vec<ChainEntry>, Error>>;
+
+    /// Cuts the head. No write may be in flight (the engine holds them). The same snapshot again is no error.
+    fn snapshot(&self, id: Uuid, name: &str) -> LocalFuture<'_, Result<(), Error>>;
+
+    /// Own blocks of an lvol of the chain from `from` on, at most `max` of them.
+    fn extents(&self, lvol: Uuid, from: u64, max: u32) -> LocalFuture<'_, Result<Extents, Error>>;
+
+    /// Reads through an lvol of the chain.
+    fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome>;
+
+    /// Begins a full rebuild: the head becomes a new, empty one without snapshots, marked
+    /// [`ReplicaState::Rebuilding`]; what was there is deleted. No request may be in flight.
+    fn reset(&self) -> LocalFuture<'_, Result<(), Error>>;
+
+    /// Marks the chain as whole or not, durably.
+    fn set_state(&self, state: ReplicaState) -> LocalFuture<'_, Result<(), Error>>;
+
+    /// Lets go of it: requests in flight still end, new ones are refused.
+    fn close(&self);
+}
+
+/// What to open, and as whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenReplica {
+    /// Which replica.
+    pub replica: Uuid,
+    /// The volume it must belong to.
+    pub volume: Uuid,
+    /// The epoch asked for.
+    pub epoch: u64,
+    /// The engine that asks: the same epoch is granted again only to the same instance.
+    pub instance: Uuid,
+}
+
+/// What an open replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The epoch of all its I/O.
+    pub epoch: u64,
+    /// Size and limits.
+    pub geometry: Geometry,
+    /// Whether its chain is whole.
+    pub state: ReplicaState,
+}
+
+/// Whether a replica's chain is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// It is.
+    Complete,
+    /// A full rebuild began and has not ended.
+    Rebuilding,
+}
+
+/// One lvol of a replica's chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainEntry {
+    /// Its uuid: a snapshot has the same on every replica, a head has its own.
+    pub id: Uuid,
+    /// When it was made, in seconds since the Unix epoch.
+    pub created: u64,
+    /// What it is.
+    pub kind: LvolKind,
+    /// Its name, a label.
+    pub name: String,
+}
+
+/// What an lvol of a chain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LvolKind {
+    /// The writable end.
+    Head,
+    /// An immutable ancestor.
+    Snapshot,
+}
+
+/// Own blocks of an lvol, in order. What is not listed is read through the parent, or is zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extents {
+    /// The extents.
+    pub list: Vec<Extent>,
+    /// Where to go on; none at the end.
+    pub next: Option<u64>,
+}
+
+/// A run of own blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where, in bytes.
+    pub range: Range,
+    /// What it holds.
+    pub kind: ExtentKind,
+}
+
+/// What own blocks hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Data.
+    Data,
+    /// Zeroes, whatever the parent has there.
+    Zero,
+}

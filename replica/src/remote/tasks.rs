@@ -1,0 +1,90 @@
+//! The tasks of a connection: one receives, one sends, one asks how the replica is.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use block_device::{Error, ErrorKind};
+use reactor::{TcpStream, sleep, spawn};
+
+use super::{RemoteOptions, RemoteReplica, WeakReplica};
+
+pub(super) fn start(replica: &Rc<RemoteReplica>, options: &RemoteOptions) {
+    spawn(receive(Rc::downgrade(replica), replica.stream.clone()));
+    spawn(send(Rc::downgrade(replica), replica.stream.clone()));
+    spawn(watch(Rc::downgrade(replica), options.clone()));
+}
+
+/// Until the stream ends, which closing it does too.
+async fn receive(replica: WeakReplica, stream: TcpStream) {
+    let mut ended = Vec::new();
+    loop {
+        let chunk = match stream.receive().await {
+            Ok(chunk) if chunk.is_empty() => Err("the replica's node closed the connection".to_owned()),
+            Ok(chunk) => Ok(chunk),
+            Err(error) => Err(format!("the connection failed: {error}")),
+        };
+        let Some(replica) = replica.upgrade() else { return };
+        let result = chunk.and_then(|chunk| {
+            let received = replica.receive(&chunk, &mut ended);
+            received.map_err(|error| format!("the replica's node broke the protocol: {error}"))
+        });
+        ended.drain(..).for_each(super::Ended::tell);
+        replica.send_soon(false);
+        if let Err(text) = result {
+            return replica.end(&Error::with_detail(ErrorKind::Unavailable, text));
+        }
+    }
+}
+
+/// Flushes what was queued since the last turn, all of it at once.
+async fn send(replica: WeakReplica, stream: TcpStream) {
+    poll_fn(|context| {
+        let Some(replica) = replica.upgrade() else { return Poll::Ready(()) };
+        if replica.failure_is_set() {
+            return Poll::Ready(());
+        }
+        if replica.unsent.take() {
+            stream.flush();
+        }
+        *replica.sender.borrow_mut() = Some(context.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Pings, and fails the replica when nothing comes from it any more.
+async fn watch(replica: WeakReplica, options: RemoteOptions) {
+    loop {
+        sleep(options.ping_interval).await;
+        let Some(replica) = replica.upgrade() else { return };
+        if replica.failure_is_set() {
+            return;
+        }
+        let silent = reactor::now() - replica.state.borrow().last_heard;
+        if silent >= options.silence_limit {
+            let text = format!("the replica's node has been silent for {silent:?}");
+            return replica.end(&Error::with_detail(ErrorKind::TimedOut, text));
+        }
+        replica.ping();
+    }
+}
+
+impl RemoteReplica {
+    fn failure_is_set(&self) -> bool {
+        self.state.borrow().failure.is_some()
+    }
+
+    fn ping(&self) {
+        let ping = {
+            let state = self.state.borrow();
+            if state.closing {
+                return;
+            }
+            state.client.ping()
+        };
+        self.stream.push_copy(&ping);
+        self.unsent.set(true);
+        self.send_soon(true);
+    }
+}

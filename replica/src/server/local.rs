@@ -1,0 +1,146 @@
+//! A replica on the reactor of whoever uses it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block_device::{BlockDevice, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, execute};
+use lvol::StoreError;
+use reactor::Instant;
+use uuid::Uuid;
+
+use super::{Inner, view};
+use crate::gate::Gate;
+use crate::{ChainEntry, Extent, ExtentKind, Extents, Granted, LocalFuture, OpenReplica, Replica, ReplicaState};
+
+/// A replica that was granted to an engine on this reactor, or to a connection.
+pub struct LocalReplica {
+    server: Rc<Inner>,
+    open: OpenReplica,
+    gate: Rc<Gate>,
+    granted: Granted,
+}
+
+impl LocalReplica {
+    pub(super) fn new(server: Rc<Inner>, open: OpenReplica, gate: Rc<Gate>, state: ReplicaState) -> Rc<Self> {
+        let granted = Granted { epoch: open.epoch, geometry: gate.device().geometry(), state };
+        Rc::new(Self { server, open, gate, granted })
+    }
+
+    /// Refuses a control call of a grant that has ended.
+    fn check(&self) -> Result<(), Error> {
+        self.gate.ended().map_or(Ok(()), Err)
+    }
+
+    /// Refuses an lvol that is not in the replica's chain.
+    fn check_lvol(&self, id: Uuid) -> Result<(), Error> {
+        let chain = view::chain(&self.server.store.lvols(), self.open.replica);
+        match chain.iter().any(|lvol| lvol.uuid == id) {
+            true => Ok(()),
+            false => Err(Error::with_detail(ErrorKind::InvalidField, format_args!("no lvol {id} in the chain"))),
+        }
+    }
+
+    fn list_extents(&self, id: Uuid, from: u64, max: u32) -> Result<Extents, Error> {
+        self.check()?;
+        self.check_lvol(id)?;
+        let max = max.clamp(1, replica_protocol::MAX_EXTENTS) as usize;
+        let own = self.server.store.extents(id, from, max).map_err(Error::from)?;
+        let next = (own.len() == max).then(|| own.last().map(|last| last.offset + last.length)).flatten();
+        let extent = |extent: &lvol::Extent| Extent {
+            range: Range { offset: extent.offset, length: extent.length },
+            kind: match extent.kind {
+                lvol::ExtentKind::Data => ExtentKind::Data,
+                lvol::ExtentKind::Zero => ExtentKind::Zero,
+            },
+        };
+        Ok(Extents { list: own.iter().map(extent).collect(), next })
+    }
+}
+
+impl BlockDevice for LocalReplica {
+    fn geometry(&self) -> Geometry {
+        self.granted.geometry
+    }
+
+    fn submit(&self, request: Request, reply: Reply) {
+        self.gate.submit(request, reply);
+    }
+}
+
+impl Replica for LocalReplica {
+    fn id(&self) -> Uuid {
+        self.open.replica
+    }
+
+    fn granted(&self) -> Granted {
+        self.granted
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.gate.ended()
+    }
+
+    fn failed(&self) -> LocalFuture<'_, Error> {
+        Box::pin(self.gate.when_ended())
+    }
+
+    fn fail(&self, error: Error) {
+        self.gate.abandon(&error);
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.gate.oldest()
+    }
+
+    fn reported_age(&self) -> Option<Duration> {
+        None
+    }
+
+    fn chain(&self) -> LocalFuture<'_, Result<Vec<ChainEntry>, Error>> {
+        Box::pin(async move {
+            self.check()?;
+            Ok(view::entries(&view::chain(&self.server.store.lvols(), self.open.replica)))
+        })
+    }
+
+    fn snapshot(&self, id: Uuid, name: &str) -> LocalFuture<'_, Result<(), Error>> {
+        let name = name.to_owned();
+        Box::pin(async move { self.server.snapshot(self.open.replica, &self.gate, id, &name).await })
+    }
+
+    fn extents(&self, lvol: Uuid, from: u64, max: u32) -> LocalFuture<'_, Result<Extents, Error>> {
+        Box::pin(async move { self.list_extents(lvol, from, max) })
+    }
+
+    fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome> {
+        Box::pin(async move {
+            self.check()?;
+            self.check_lvol(lvol)?;
+            let device = self.server.store.open_lvol(lvol).map_err(|error: StoreError| Error::from(error))?;
+            execute(&*device, Request::Read { range }).await
+        })
+    }
+
+    fn reset(&self) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(self.server.reset(self.open.replica, &self.gate))
+    }
+
+    fn set_state(&self, state: ReplicaState) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(self.server.set_state(self.open.replica, &self.gate, state))
+    }
+
+    fn close(&self) {
+        self.gate.end(Error::with_detail(ErrorKind::Aborted, "the replica was closed"));
+    }
+}
+
+impl Drop for LocalReplica {
+    fn drop(&mut self) {
+        // Nobody is left to ask for anything: also what a connection that died had open.
+        self.close();
+    }
+}

@@ -1,0 +1,372 @@
+//! The replicas of one store.
+
+mod attribute;
+mod local;
+mod view;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use block_device::{BlockDevice, Error, ErrorKind};
+use lvol::{CreateLvol, LvolInfo, SnapshotSpec, Store, StoreError};
+use tokio::sync::{Mutex, mpsc};
+use uuid::Uuid;
+
+use self::attribute::{Attribute, REPLICA, SNAPSHOT_OF};
+pub use self::local::LocalReplica;
+use crate::directory::{Directory, Incoming};
+use crate::gate::{Gate, superseded};
+use crate::listener::{ReplicaHost, serve_incoming};
+use crate::{ChainEntry, LocalFuture, OpenError, OpenReplica, Replica, ReplicaState};
+
+/// A replica to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSpec {
+    /// Its uuid.
+    pub replica: Uuid,
+    /// The volume it is a replica of.
+    pub volume: Uuid,
+    /// A label for people.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// 512 or 4096.
+    pub block_size: u32,
+}
+
+/// A replica now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaInfo {
+    /// What it was created as.
+    pub spec: ReplicaSpec,
+    /// The highest epoch it granted; zero before the first.
+    pub epoch: u64,
+    /// The store it is in.
+    pub store: Uuid,
+    /// Whether its chain is whole.
+    pub state: ReplicaState,
+    /// Why it cannot be used, if its metadata is damaged (I28).
+    pub damage: Option<String>,
+    /// Its snapshots, oldest first.
+    pub snapshots: Vec<ChainEntry>,
+    /// Bytes of the clusters of its chain.
+    pub used_bytes: u64,
+}
+
+/// Why the server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// There is such a replica with other properties; nothing was changed (I30).
+    #[error("replica {replica} exists already, but {}", differences.join(", "))]
+    Conflict {
+        /// Which.
+        replica: Uuid,
+        /// Each difference in words.
+        differences: Vec<String>,
+    },
+    /// The replica belongs to another volume than the caller thinks; nothing was changed (I42).
+    #[error("replica {replica} belongs to volume {volume}")]
+    OtherVolume {
+        /// Which.
+        replica: Uuid,
+        /// Whose it is.
+        volume: Uuid,
+    },
+    /// There is no such replica.
+    #[error("there is no replica {replica}")]
+    NotFound {
+        /// Which was asked for.
+        replica: Uuid,
+    },
+    /// The store could not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The replicas of one store, on the store's reactor. Cheap to clone; the last clone ends it.
+///
+/// All it says is derived from the store's lvols each time: there is no list that could differ from the disk (I30, L2). What it
+/// keeps is who may do I/O now.
+#[derive(Clone)]
+pub struct ReplicaServer {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    directory: Directory,
+    incoming: mpsc::Sender<Incoming>,
+    /// By replica, those created, opened or reset since the start.
+    replicas: RefCell<BTreeMap<Uuid, Rc<Entry>>>,
+}
+
+/// What is kept of a replica in memory.
+#[derive(Default)]
+struct Entry {
+    /// One change at a time: create, open, reset, delete.
+    changing: Mutex<()>,
+    /// Every grant whose requests may still be at the disk, the current one last.
+    gates: RefCell<Vec<Rc<Gate>>>,
+}
+
+impl ReplicaServer {
+    /// Serves the replicas in `store`, to engines on this reactor and, through `directory`, to connections.
+    pub fn new(store: Store, directory: &Directory) -> Self {
+        let inner = Rc::new_cyclic(|weak| Inner {
+            store,
+            directory: directory.clone(),
+            incoming: serve_incoming(weak.clone()),
+            replicas: RefCell::default(),
+        });
+        let server = Self { inner };
+        for info in server.list() {
+            server.inner.announce(info.spec.replica);
+        }
+        server
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Creates a replica, or finds that it is there already with the same volume and sizes (I30).
+    pub async fn create(&self, spec: &ReplicaSpec) -> Result<ReplicaInfo, ReplicaError> {
+        self.inner.create(spec).await
+    }
+
+    /// Deletes a replica with its snapshots; finds nothing to do when there is none (I42). With `volume` given, only a replica of that
+    /// volume. An engine that has it open is cut off.
+    pub async fn delete(&self, replica: Uuid, volume: Option<Uuid>) -> Result<(), ReplicaError> {
+        self.inner.delete(replica, volume).await
+    }
+
+    /// All replicas, in the order of their uuids.
+    pub fn list(&self) -> Vec<ReplicaInfo> {
+        view::replicas(&self.inner.store.lvols(), self.inner.store.info().uuid)
+    }
+
+    /// One replica.
+    pub fn info(&self, replica: Uuid) -> Option<ReplicaInfo> {
+        self.list().into_iter().find(|info| info.spec.replica == replica)
+    }
+
+    /// Opens a replica for an engine on this reactor (I12, I13).
+    pub async fn open_local(&self, open: OpenReplica) -> Result<Rc<LocalReplica>, OpenError> {
+        self.inner.grant(open).await
+    }
+}
+
+impl ReplicaHost for Inner {
+    fn open(self: Rc<Self>, open: OpenReplica) -> LocalFuture<'static, Result<Rc<dyn Replica>, OpenError>> {
+        Box::pin(async move { Ok(self.grant(open).await? as Rc<dyn Replica>) })
+    }
+}
+
+impl Inner {
+    fn entry(&self, replica: Uuid) -> Rc<Entry> {
+        Rc::clone(self.replicas.borrow_mut().entry(replica).or_default())
+    }
+
+    fn announce(&self, replica: Uuid) {
+        self.directory.insert(replica, self.incoming.clone());
+    }
+
+    async fn create(&self, spec: &ReplicaSpec) -> Result<ReplicaInfo, ReplicaError> {
+        let entry = self.entry(spec.replica);
+        let _changing = entry.changing.lock().await;
+        if view::head(&self.store.lvols(), spec.replica).is_none() {
+            let attribute = Attribute {
+                state: ReplicaState::Complete,
+                replica: spec.replica,
+                volume: spec.volume,
+                generation: 0,
+                epoch: 0,
+                instance: Uuid::nil(),
+            };
+            let created = self.create_head(&attribute, &spec.name, spec.size, spec.block_size).await;
+            created.inspect_err(|_| self.forget(spec.replica, &entry))?;
+        }
+        let lvols = self.store.lvols();
+        let (info, _) = view::replica(&lvols, self.store.info().uuid, spec.replica)
+            .ok_or(ReplicaError::NotFound { replica: spec.replica })?;
+        let differences = differences(&info.spec, spec);
+        if !differences.is_empty() {
+            return Err(ReplicaError::Conflict { replica: spec.replica, differences });
+        }
+        self.announce(spec.replica);
+        Ok(info)
+    }
+
+    async fn create_head(
+        &self,
+        attribute: &Attribute,
+        name: &str,
+        size: u64,
+        block_size: u32,
+    ) -> Result<LvolInfo, StoreError> {
+        let attributes = BTreeMap::from([(REPLICA.to_owned(), attribute.encode())]);
+        let uuid = head_uuid(attribute.replica, attribute.generation);
+        self.store.create(&CreateLvol { uuid, name: name.to_owned(), size, block_size, attributes }).await
+    }
+
+    async fn delete(&self, replica: Uuid, volume: Option<Uuid>) -> Result<(), ReplicaError> {
+        let entry = self.entry(replica);
+        let _changing = entry.changing.lock().await;
+        let lvols = self.store.lvols();
+        if let (Some(volume), Some((_, found))) = (volume, view::head(&lvols, replica))
+            && found.volume != volume
+        {
+            return Err(ReplicaError::OtherVolume { replica, volume: found.volume });
+        }
+        self.directory.remove(replica);
+        entry.end(&Error::with_detail(ErrorKind::Unavailable, "the replica was deleted")).await;
+        self.delete_lvols(view::of_replica(&lvols, replica)).await?;
+        self.forget(replica, &entry);
+        Ok(())
+    }
+
+    /// Deletes heads, then snapshots from the newest to the oldest, which is in the order that no child is left behind.
+    async fn delete_lvols(&self, mut doomed: Vec<Uuid>) -> Result<(), StoreError> {
+        while !doomed.is_empty() {
+            let lvols = self.store.lvols();
+            let childless =
+                |id: &Uuid| lvols.iter().find(|lvol| lvol.uuid == *id).is_none_or(|lvol| lvol.children.is_empty());
+            let (now, later): (Vec<_>, Vec<_>) = doomed.into_iter().partition(childless);
+            if now.is_empty() {
+                // Someone else's lvol hangs on them: they are not ours alone to delete.
+                return Ok(());
+            }
+            for id in now {
+                self.store.delete(id).await?;
+            }
+            doomed = later;
+        }
+        Ok(())
+    }
+
+    /// Grants an epoch: stores it (I12), then ends and drains what was granted before (I13, I16).
+    async fn grant(self: &Rc<Self>, open: OpenReplica) -> Result<Rc<LocalReplica>, OpenError> {
+        let entry = self.entry(open.replica);
+        let _changing = entry.changing.lock().await;
+        let lvols = self.store.lvols();
+        let Some((head, mut attribute)) = view::head(&lvols, open.replica) else {
+            self.forget(open.replica, &entry);
+            return Err(OpenError::NotFound);
+        };
+        if attribute.volume != open.volume {
+            return Err(OpenError::Mismatch(format!("it is a replica of volume {}", attribute.volume)));
+        }
+        let same_engine = attribute.instance == open.instance;
+        if open.epoch < attribute.epoch || (open.epoch == attribute.epoch && !same_engine) {
+            return Err(OpenError::Fenced { stored: attribute.epoch });
+        }
+        if (open.epoch, open.instance) != (attribute.epoch, attribute.instance) {
+            (attribute.epoch, attribute.instance) = (open.epoch, open.instance);
+            self.store_attribute(head.uuid, &attribute).await.map_err(failed)?;
+        }
+        entry.end(&superseded(same_engine, open.epoch)).await;
+        self.delete_lvols(view::leftovers(&lvols, open.replica)).await.map_err(failed)?;
+        let device = self.store.open_lvol(head.uuid).map_err(failed)?;
+        let gate = Gate::new(device as Rc<dyn BlockDevice>);
+        entry.gates.borrow_mut().push(Rc::clone(&gate));
+        Ok(LocalReplica::new(Rc::clone(self), open, gate, attribute.state))
+    }
+
+    async fn store_attribute(&self, head: Uuid, attribute: &Attribute) -> Result<(), StoreError> {
+        self.store.set_attributes(head, &[(REPLICA.to_owned(), Some(attribute.encode()))]).await
+    }
+
+    /// Starts the replica anew behind its gate: `docs/replication.md`, "Rebuild".
+    async fn reset(&self, replica: Uuid, gate: &Gate) -> Result<(), Error> {
+        let entry = self.entry(replica);
+        let _changing = entry.changing.lock().await;
+        let (old, attribute) = self.still_granted(replica, gate)?;
+        gate.drained().await;
+        let new = Attribute { state: ReplicaState::Rebuilding, generation: attribute.generation + 1, ..attribute };
+        let head = self.create_head(&new, &old.name, old.size, old.block_size).await?;
+        gate.replace(self.store.open_lvol(head.uuid)? as Rc<dyn BlockDevice>);
+        self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?;
+        Ok(())
+    }
+
+    async fn set_state(&self, replica: Uuid, gate: &Gate, state: ReplicaState) -> Result<(), Error> {
+        let entry = self.entry(replica);
+        let _changing = entry.changing.lock().await;
+        let (head, attribute) = self.still_granted(replica, gate)?;
+        Ok(self.store_attribute(head.uuid, &Attribute { state, ..attribute }).await?)
+    }
+
+    async fn snapshot(&self, replica: Uuid, gate: &Gate, id: Uuid, name: &str) -> Result<(), Error> {
+        let entry = self.entry(replica);
+        let _changing = entry.changing.lock().await;
+        let (head, _) = self.still_granted(replica, gate)?;
+        let attributes = BTreeMap::from([(SNAPSHOT_OF.to_owned(), replica.as_bytes().to_vec())]);
+        let spec = SnapshotSpec { uuid: id, name: name.to_owned(), attributes };
+        self.store.snapshot(head.uuid, &spec).await?;
+        Ok(())
+    }
+
+    /// Under the lock that a newer grant needs too: whether this one still counts (I12), and the head.
+    fn still_granted(&self, replica: Uuid, gate: &Gate) -> Result<(LvolInfo, Attribute), Error> {
+        gate.ended().map_or(Ok(()), Err)?;
+        let gone = || Error::with_detail(ErrorKind::Unavailable, "the replica was deleted");
+        view::head(&self.store.lvols(), replica).ok_or_else(gone)
+    }
+
+    /// Forgets a replica that is not there, unless someone is about to make it.
+    fn forget(&self, replica: Uuid, entry: &Rc<Entry>) {
+        // The map's owner, and the caller.
+        if Rc::strong_count(entry) == 2 {
+            self.replicas.borrow_mut().remove(&replica);
+        }
+    }
+}
+
+impl Entry {
+    /// Ends every grant and waits until nothing of them is at the disk.
+    async fn end(&self, error: &Error) {
+        let gates: Vec<_> = self.gates.borrow().clone();
+        gates.iter().for_each(|gate| gate.end(error.clone()));
+        for gate in &gates {
+            gate.drained().await;
+        }
+        self.gates.borrow_mut().retain(|gate| !gates.iter().any(|ended| Rc::ptr_eq(ended, gate)));
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for info in view::replicas(&self.store.lvols(), Uuid::nil()) {
+            self.directory.remove(info.spec.replica);
+        }
+    }
+}
+
+fn failed(error: StoreError) -> OpenError {
+    OpenError::Failed(error.into())
+}
+
+/// The uuid of a replica's head: the first is named like the replica, those after a reset are derived, so that a repeated
+/// reset finds what the first one made.
+fn head_uuid(replica: Uuid, generation: u64) -> Uuid {
+    match generation {
+        0 => replica,
+        later => Uuid::new_v5(&replica, &later.to_le_bytes()),
+    }
+}
+
+fn differences(found: &ReplicaSpec, asked: &ReplicaSpec) -> Vec<String> {
+    let mut differences = Vec::new();
+    if found.volume != asked.volume {
+        differences.push(format!("its volume is {}, not {}", found.volume, asked.volume));
+    }
+    if found.size != asked.size {
+        differences.push(format!("its size is {} bytes, not {}", found.size, asked.size));
+    }
+    if found.block_size != asked.block_size {
+        differences.push(format!("its blocks have {} bytes, not {}", found.block_size, asked.block_size));
+    }
+    differences
+}

@@ -1,0 +1,100 @@
+//! Replicas as the store's lvols show them: pure functions over one reading of the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lvol::{LvolInfo, LvolState};
+use uuid::Uuid;
+
+use super::attribute::{Attribute, REPLICA, SNAPSHOT_OF};
+use super::{ReplicaInfo, ReplicaSpec};
+use crate::{ChainEntry, LvolKind};
+
+/// The head of a replica: of several, the one a reset made last.
+pub(super) fn head(lvols: &[LvolInfo], replica: Uuid) -> Option<(LvolInfo, Attribute)> {
+    let (lvol, attribute) = heads(lvols, replica).max_by_key(|(_, attribute)| attribute.generation)?;
+    Some((lvol.clone(), attribute))
+}
+
+fn heads(lvols: &[LvolInfo], replica: Uuid) -> impl Iterator<Item = (&LvolInfo, Attribute)> {
+    lvols
+        .iter()
+        .filter_map(|lvol| Some((lvol, attribute_of(lvol)?)))
+        .filter(move |(_, attribute)| attribute.replica == replica)
+}
+
+fn attribute_of(lvol: &LvolInfo) -> Option<Attribute> {
+    (lvol.kind == lvol::LvolKind::Head).then(|| Attribute::decode(lvol.attributes.get(REPLICA)?)).flatten()
+}
+
+/// Every lvol of a replica: all its heads and snapshots.
+pub(super) fn of_replica(lvols: &[LvolInfo], replica: Uuid) -> Vec<Uuid> {
+    let snapshots = lvols.iter().filter(|lvol| is_snapshot_of(lvol, replica));
+    heads(lvols, replica).map(|(lvol, _)| lvol).chain(snapshots).map(|lvol| lvol.uuid).collect()
+}
+
+fn is_snapshot_of(lvol: &LvolInfo, replica: Uuid) -> bool {
+    lvol.attributes.get(SNAPSHOT_OF).is_some_and(|value| value == replica.as_bytes())
+}
+
+/// What an interrupted reset left behind: lvols of the replica outside its chain.
+pub(super) fn leftovers(lvols: &[LvolInfo], replica: Uuid) -> Vec<Uuid> {
+    let chain: BTreeSet<Uuid> = chain(lvols, replica).iter().map(|lvol| lvol.uuid).collect();
+    of_replica(lvols, replica).into_iter().filter(|id| !chain.contains(id)).collect()
+}
+
+/// The chain of a replica, oldest first, the head last.
+pub(super) fn chain(lvols: &[LvolInfo], replica: Uuid) -> Vec<LvolInfo> {
+    let by_id: BTreeMap<Uuid, &LvolInfo> = lvols.iter().map(|lvol| (lvol.uuid, lvol)).collect();
+    let mut chain = Vec::new();
+    let mut next = head(lvols, replica).map(|(lvol, _)| lvol.uuid);
+    while let Some(lvol) = next.and_then(|id| by_id.get(&id)) {
+        chain.push((*lvol).clone());
+        // The store has no circles; a chain longer than the store would be one.
+        next = lvol.parent.filter(|_| chain.len() <= lvols.len());
+    }
+    chain.reverse();
+    chain
+}
+
+/// A chain as engines and people see it.
+pub(super) fn entries(chain: &[LvolInfo]) -> Vec<ChainEntry> {
+    let entry = |lvol: &LvolInfo| ChainEntry {
+        id: lvol.uuid,
+        created: lvol.created_at.as_secs(),
+        kind: match lvol.kind {
+            lvol::LvolKind::Head => LvolKind::Head,
+            lvol::LvolKind::Snapshot => LvolKind::Snapshot,
+        },
+        name: lvol.name.clone(),
+    };
+    chain.iter().map(entry).collect()
+}
+
+/// One replica.
+pub(super) fn replica(lvols: &[LvolInfo], store: Uuid, replica: Uuid) -> Option<(ReplicaInfo, Attribute)> {
+    let (lvol, attribute) = head(lvols, replica)?;
+    let chain = chain(lvols, replica);
+    let mut snapshots = entries(&chain);
+    snapshots.pop();
+    let damage = chain.iter().find_map(|lvol| match &lvol.state {
+        LvolState::Ready => None,
+        LvolState::Damaged { reason } => Some(reason.clone()),
+    });
+    let spec = ReplicaSpec {
+        replica,
+        volume: attribute.volume,
+        name: lvol.name,
+        size: lvol.size,
+        block_size: lvol.block_size,
+    };
+    let used_bytes = chain.iter().map(|lvol| lvol.used_bytes).sum();
+    let info =
+        ReplicaInfo { spec, epoch: attribute.epoch, store, state: attribute.state, damage, snapshots, used_bytes };
+    Some((info, attribute))
+}
+
+/// All replicas, in the order of their uuids.
+pub(super) fn replicas(lvols: &[LvolInfo], store: Uuid) -> Vec<ReplicaInfo> {
+    let ids: BTreeSet<Uuid> = lvols.iter().filter_map(attribute_of).map(|attribute| attribute.replica).collect();
+    ids.into_iter().filter_map(|id| replica(lvols, store, id)).map(|(info, _)| info).collect()
+}

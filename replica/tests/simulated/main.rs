@@ -1,0 +1,5 @@
+//! Replicas in a simulated world: real stores on simulated disks, and the simulated network.
+
+mod node;
+mod remote;
+mod server;
