@@ -1,1 +1,33 @@
-//! The one writer of a volume: membership, write path, read choice, rebuild
+//! The one writer of a volume: membership, write path, read choice, snapshots, rebuild.
+//!
+//! ```text
+//!  submit ─ Flight (order of overlaps) ─ Core ─┬─ replicas in sync ──── all answered ─ record says so? ─ acknowledge
+//!                                              └─ replicas being copied        │
+//!                     Session: open, epochs, start over                recording failures
+//!                     Copy: rebuild, settle                             in the Registry
+//! ```
+//!
+//! `docs/replication.md` has the rules, and the reasons for their order.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod connector;
+mod copy;
+mod core;
+mod engine;
+mod flight;
+mod members;
+mod recording;
+mod registry;
+mod session;
+mod snapshot;
+
+pub use crate::config::{
+    CopyProgress, EngineConfig, EngineError, EngineState, EngineStatus, MIN_DEADLINE, ReplicaStatus,
+};
+pub use crate::connector::Connector;
+pub use crate::engine::Engine;
+pub use crate::registry::{
+    FileRegistry, MAX_REPLICAS, MemberState, NewReplica, Registry, RegistryError, ReplicaRecord, VolumeRecord,
+};

@@ -1,0 +1,144 @@
+//! What an engine is told, and what it tells.
+
+use std::time::Duration;
+
+use block_device::ErrorKind;
+use replica::{RemoteOptions, ReplicaServer};
+use uuid::Uuid;
+
+use crate::registry::{MemberState, RegistryError};
+
+/// The shortest deadline that ordinary disks meet.
+pub const MIN_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How an engine works.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// Which volume.
+    pub volume: Uuid,
+    /// After how long a replica that does not answer is out of sync; [`MIN_DEADLINE`] at least, and less than the hosts' I/O
+    /// time-out (I35).
+    pub replica_deadline: Duration,
+    /// How long a start waits for replicas that are in sync but do not answer, once another one is there.
+    pub open_wait: Duration,
+    /// Replicas on this reactor, by uuid: reached without a connection.
+    pub local: Vec<(Uuid, ReplicaServer)>,
+    /// How the others are reached.
+    pub remote: RemoteOptions,
+}
+
+impl EngineConfig {
+    /// The usual configuration.
+    pub fn new(volume: Uuid) -> Self {
+        Self {
+            volume,
+            replica_deadline: Duration::from_secs(4),
+            open_wait: Duration::from_secs(5),
+            local: Vec::new(),
+            remote: RemoteOptions::default(),
+        }
+    }
+}
+
+/// Why an engine did not start or do something.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The registry knows no such volume.
+    #[error("there is no volume {0}")]
+    NoVolume(Uuid),
+    /// The configuration cannot work (I35).
+    #[error("{0}")]
+    Config(String),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The engine has stopped, or lost the volume to another one.
+    #[error("the engine has stopped: {0}")]
+    Stopped(String),
+    /// The volume does not serve now.
+    #[error("the volume is not served now: {0}")]
+    Unavailable(String),
+    /// No replica could do it.
+    #[error("no replica could do it: {0}")]
+    Failed(block_device::Error),
+}
+
+impl EngineError {
+    /// What a caller on the data path would be told.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Failed(error) => error.kind(),
+            Self::Stopped(_) => ErrorKind::Fenced,
+            Self::Config(_) | Self::NoVolume(_) => ErrorKind::InvalidField,
+            Self::Registry(_) | Self::Unavailable(_) => ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// An engine now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// Which volume.
+    pub volume: Uuid,
+    /// The epoch it holds.
+    pub epoch: u64,
+    /// What it does.
+    pub state: EngineState,
+    /// Its replicas, in the record's order.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Requests it has not answered.
+    pub in_flight: usize,
+}
+
+/// What an engine does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineState {
+    /// It cannot serve yet, and tries again until it can; requests are answered with Unavailable.
+    Waiting {
+        /// What it waits for.
+        reason: String,
+    },
+    /// It serves.
+    Serving,
+    /// It ends.
+    Stopping,
+    /// It has ended.
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A replica as the engine sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// Which.
+    pub replica: Uuid,
+    /// The name of its node.
+    pub node: String,
+    /// What the registry says of it.
+    pub state: MemberState,
+    /// Whether it is open.
+    pub connected: bool,
+    /// Whether it is on the engine's reactor.
+    pub local: bool,
+    /// The last thing that went wrong with it, if something did.
+    pub trouble: Option<String>,
+    /// How far its rebuild or settling is.
+    pub copy: Option<CopyProgress>,
+    /// The age of its oldest request in flight.
+    pub oldest_request: Option<Duration>,
+}
+
+/// How far a rebuild or settling is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CopyProgress {
+    /// What it does, in words.
+    pub step: String,
+    /// Bytes from the start of the lvol being copied that are done.
+    pub position: u64,
+    /// Bytes of that lvol.
+    pub size: u64,
+    /// Bytes written to the replica so far.
+    pub written: u64,
+}

@@ -1,0 +1,300 @@
+//! Bringing a replica back: rebuild and settle, one at a time.
+
+mod chain;
+mod head;
+mod transfer;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block_device::{Error, ErrorKind, Request};
+use replica::{Replica, ReplicaState};
+
+pub(crate) use self::transfer::perform;
+use crate::config::CopyProgress;
+use crate::core::Core;
+use crate::members::Role;
+use crate::recording::NotRecorded;
+use crate::registry::MemberState;
+use crate::session::Pause;
+
+/// Bytes copied in one step: what a write may have to wait for.
+const REGION: u64 = 1 << 20;
+
+/// Extents asked for at once.
+const EXTENTS: u32 = 512;
+
+/// How long a reset may take: it deletes a whole chain.
+const RESET_LIMIT: Duration = Duration::from_secs(120);
+
+/// One replica on its way back.
+struct Job<'a> {
+    core: &'a Rc<Core>,
+    member: usize,
+    target: Rc<dyn Replica>,
+}
+
+/// Why a step of the head's copy ended early.
+enum Interrupted {
+    /// A snapshot of the volume was taken: the target does not receive writes any more, and copies that snapshot first.
+    Snapshot,
+    Failed(Error),
+}
+
+impl From<Error> for Interrupted {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Core {
+    /// Watches a replica, and brings it back whenever it is gone. Runs for a session.
+    pub(crate) async fn look_after(self: Rc<Self>, member: usize) {
+        let mut pause = Pause::new();
+        loop {
+            if let Some(replica) = self.in_sync(member) {
+                let error = replica.failed().await;
+                self.member_failed(member, &error);
+                self.until(|| (self.role(member) == Role::Absent).then_some(())).await;
+                pause = Pause::new();
+            }
+            match self.bring_back(member).await {
+                Ok(()) => pause = Pause::new(),
+                Err(error) => {
+                    self.drop_copy(member, &error);
+                    pause.wait().await;
+                }
+            }
+        }
+    }
+
+    fn role(&self, member: usize) -> Role {
+        self.members.borrow().0.get(member).map_or(Role::Absent, |member| member.role)
+    }
+
+    fn in_sync(&self, member: usize) -> Option<Rc<dyn Replica>> {
+        let members = self.members.borrow();
+        members.0.get(member).filter(|member| member.role == Role::InSync)?.replica.clone()
+    }
+
+    /// From out of sync, or settling, to in sync.
+    async fn bring_back(self: &Rc<Self>, member: usize) -> Result<(), Error> {
+        let record = self.record.borrow().replicas[member].clone();
+        let open = self.members.borrow().0[member].replica.clone();
+        let target = match open {
+            Some(target) => target,
+            None => match self.open(&record).await {
+                Ok(target) => target,
+                Err(error) => {
+                    self.meet(&record, &error).await;
+                    return Err(Error::with_detail(ErrorKind::Unavailable, error));
+                }
+            },
+        };
+        if let Some(reason) = self.unfit(&*target, false) {
+            return Err(Error::with_detail(ErrorKind::Internal, reason));
+        }
+        let job = Job { core: self, member, target: Rc::clone(&target) };
+        let failed = target.failed();
+        // Dropping the job at any step is safe: until the last one the record says that the replica is not in sync (I20).
+        match race(job.run(&record.state), failed).await {
+            Raced::First(result) => result,
+            Raced::Second(error) => Err(error),
+        }
+    }
+
+    /// Forgets a replica whose copy failed.
+    fn drop_copy(&self, member: usize, error: &Error) {
+        tracing::info!(volume = %self.config.volume, member, %error, "a replica did not come back, trying again");
+        if self.role(member) != Role::Absent {
+            self.member_failed(member, error);
+        }
+        let mut members = self.members.borrow_mut();
+        if let Some(member) = members.0.get_mut(member) {
+            member.trouble = Some(error.to_string());
+            member.copy = None;
+        }
+    }
+}
+
+impl Job<'_> {
+    async fn run(&self, state: &MemberState) -> Result<(), Error> {
+        let settles = *state == MemberState::Settling;
+        if settles {
+            // What was acknowledged is there, and new writes keep it so.
+            self.attach(Role::Settling);
+        }
+        let _turn = self.core.copying.acquire().await;
+        if settles && self.same_snapshots().await? {
+            self.progress(|copy| copy.step = "settling".to_owned());
+            return match self.settle_head().await {
+                Ok(()) => self.join().await.map_err(interrupted),
+                Err(error) => Err(interrupted(error)),
+            };
+        }
+        self.rebuild().await
+    }
+
+    /// A full rebuild: `docs/replication.md` has the reason for each step's place.
+    async fn rebuild(&self) -> Result<(), Error> {
+        self.detach();
+        self.record(MemberState::Rebuilding).await?;
+        self.progress(|copy| copy.step = "emptying".to_owned());
+        let reset = reactor::timeout(RESET_LIMIT, self.target.reset()).await;
+        reset.map_err(|_| Error::with_detail(ErrorKind::TimedOut, "emptying the replica took too long"))??;
+        loop {
+            self.copy_snapshots().await?;
+            if !self.attach_at_same_snapshots().await? {
+                continue;
+            }
+            let joined = match self.copy_head().await {
+                Ok(()) => self.join().await,
+                Err(error) => Err(error),
+            };
+            match joined {
+                Ok(()) => return Ok(()),
+                Err(Interrupted::Snapshot) => {}
+                Err(Interrupted::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Where to copy from.
+    fn source(&self) -> Result<Rc<dyn Replica>, Error> {
+        let members = self.core.members.borrow();
+        let source = members.source(0).and_then(|member| members.replica(member));
+        source.ok_or_else(|| Error::with_detail(ErrorKind::Unavailable, "no replica in sync to copy from"))
+    }
+
+    /// From here on the target gets every new write.
+    fn attach(&self, role: Role) {
+        let mut members = self.core.members.borrow_mut();
+        let member = &mut members.0[self.member];
+        member.replica = Some(Rc::clone(&self.target));
+        if member.failing.is_none() {
+            member.role = role;
+        }
+    }
+
+    fn detach(&self) {
+        let mut members = self.core.members.borrow_mut();
+        let member = &mut members.0[self.member];
+        if member.failing.is_none() {
+            member.role = Role::Absent;
+        }
+    }
+
+    /// Whether it still gets every new write; a snapshot of the volume ends that.
+    fn check_attached(&self) -> Result<(), Interrupted> {
+        let members = self.core.members.borrow();
+        let member = &members.0[self.member];
+        match member.role {
+            Role::Settling | Role::Rebuilding if member.failing.is_none() => Ok(()),
+            Role::Absent if self.target.failure().is_none() => Err(Interrupted::Snapshot),
+            _ => Err(Error::with_detail(ErrorKind::Aborted, "the replica failed meanwhile").into()),
+        }
+    }
+
+    fn progress(&self, change: impl FnOnce(&mut CopyProgress)) {
+        let mut members = self.core.members.borrow_mut();
+        change(members.0[self.member].copy.get_or_insert_default());
+    }
+
+    async fn record(&self, state: MemberState) -> Result<(), NotRecorded> {
+        let change = |record: &mut crate::registry::VolumeRecord| {
+            record.replicas[self.member].state = state.clone();
+            true
+        };
+        self.core.change_record(change).await
+    }
+
+    /// The last step: durable, marked whole, and then in sync, with no write in between (I20, I21).
+    async fn join(&self) -> Result<(), Interrupted> {
+        // Most of what is not durable yet, without holding anyone up.
+        perform(&*self.target, Request::Flush).await?;
+        let _administration = self.core.administration.lock().await;
+        self.check_attached()?;
+        let _held = self.core.hold_writes().await;
+        self.check_attached()?;
+        self.target.set_state(ReplicaState::Complete).await?;
+        perform(&*self.target, Request::Flush).await?;
+        let recorded = self
+            .core
+            .change_record(|record| {
+                record.replicas[self.member].state = MemberState::InSync;
+                self.check_attached().is_ok()
+            })
+            .await;
+        if let Err(error) = recorded {
+            return Err(Error::from(error).into());
+        }
+        self.in_sync();
+        Ok(())
+    }
+
+    /// The record says so. If the target failed while it was written, it is in sync and failing: recorded before the next
+    /// acknowledgement.
+    fn in_sync(&self) {
+        let failure = {
+            let mut members = self.core.members.borrow_mut();
+            let member = &mut members.0[self.member];
+            member.role = Role::InSync;
+            member.copy = None;
+            member.replica = Some(Rc::clone(&self.target));
+            member.failing = self.target.failure();
+            if member.failing.is_none() {
+                member.trouble = None;
+            }
+            member.failing.is_some()
+        };
+        if failure {
+            self.core.signals.failing.notify_one();
+        }
+        tracing::info!(volume = %self.core.config.volume, replica = %self.target.id(), "a replica is in sync again");
+    }
+}
+
+fn interrupted(error: Interrupted) -> Error {
+    match error {
+        Interrupted::Snapshot => Error::with_detail(ErrorKind::Aborted, "a snapshot was taken meanwhile"),
+        Interrupted::Failed(error) => error,
+    }
+}
+
+/// Writes are held while it lives.
+pub(crate) struct Held<'a>(&'a Core);
+
+impl Core {
+    /// Keeps new writes waiting, and waits until those in flight are answered.
+    pub(crate) async fn hold_writes(&self) -> Held<'_> {
+        self.flight.borrow_mut().hold();
+        let held = Held(self);
+        self.until(|| (!self.flight.borrow().has_active_writes() || !self.is_running()).then_some(())).await;
+        held
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.flight.borrow_mut().release();
+        self.0.signals.pump.notify_one();
+    }
+}
+
+/// Which of two futures ended first.
+enum Raced<A, B> {
+    First(A),
+    Second(B),
+}
+
+async fn race<A: Future, B: Future>(first: A, second: B) -> Raced<A::Output, B::Output> {
+    let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+    std::future::poll_fn(|context| {
+        use std::task::Poll;
+        if let Poll::Ready(output) = first.as_mut().poll(context) {
+            return Poll::Ready(Raced::First(output));
+        }
+        second.as_mut().poll(context).map(Raced::Second)
+    })
+    .await
+}

@@ -1,0 +1,76 @@
+//! Single reads and writes of the copier.
+
+use std::time::Duration;
+
+use block_device::{Error, ErrorKind, Outcome, Range, Request, Segments, execute};
+use replica::Replica;
+use uuid::Uuid;
+
+/// How long to leave a busy replica alone (I33).
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Performs a request on a replica's head; one that is busy is asked again.
+pub(crate) async fn perform(replica: &dyn Replica, request: Request) -> Outcome {
+    loop {
+        match execute(replica, request.clone()).await {
+            Err(error) if error.kind() == ErrorKind::Busy => reactor::sleep(PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Reads through an lvol of a replica's chain; one that is busy is asked again.
+pub(super) async fn read_lvol(replica: &dyn Replica, lvol: Uuid, range: Range) -> Outcome {
+    loop {
+        match replica.read_lvol(lvol, range).await {
+            Err(error) if error.kind() == ErrorKind::Busy => reactor::sleep(PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Writes what was read.
+pub(crate) async fn write(replica: &dyn Replica, mut offset: u64, data: Segments) -> Result<(), Error> {
+    for slice in data {
+        let next = offset + slice.len() as u64;
+        perform(replica, Request::write(offset, slice)).await?;
+        offset = next;
+    }
+    Ok(())
+}
+
+/// A range in pieces of at most `length` bytes.
+pub(crate) fn pieces(range: Range, length: u64) -> impl Iterator<Item = Range> {
+    let mut offset = range.offset;
+    std::iter::from_fn(move || {
+        let piece = Range { offset, length: length.min(range.end().saturating_sub(offset)) };
+        offset = piece.end();
+        (piece.length > 0).then_some(piece)
+    })
+}
+
+/// The part of `range` inside `of`; none if they do not overlap.
+pub(super) fn cut(range: Range, of: Range) -> Option<Range> {
+    let (start, end) = (range.offset.max(of.offset), range.end().min(of.end()));
+    (start < end).then(|| Range { offset: start, length: end - start })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_a_range_exactly() {
+        let range = Range { offset: 4096, length: 10_000 };
+        let pieces: Vec<_> = pieces(range, 4096).map(|piece| (piece.offset, piece.length)).collect();
+        assert_eq!(pieces, [(4096, 4096), (8192, 4096), (12288, 1808)]);
+    }
+
+    #[test]
+    fn a_cut_is_what_both_share() {
+        let region = Range { offset: 100, length: 100 };
+        assert_eq!(cut(Range { offset: 0, length: 150 }, region), Some(Range { offset: 100, length: 50 }));
+        assert_eq!(cut(Range { offset: 0, length: 100 }, region), None);
+        assert_eq!(cut(Range { offset: 0, length: 900 }, region), Some(region));
+    }
+}

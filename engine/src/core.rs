@@ -1,0 +1,503 @@
+//! What an engine is made of, and the path of a request through it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use block_device::{Error, ErrorKind, Geometry, Outcome, Reply, ReplySink, Request, Segments};
+use replica::Replica;
+use smallvec::SmallVec;
+use tokio::sync::{Mutex, Notify, Semaphore};
+use uuid::Uuid;
+
+use crate::config::{EngineConfig, EngineState};
+use crate::connector::Connector;
+use crate::flight::{Flight, Slot, Stage};
+use crate::members::{Mask, Members, Role, bit};
+use crate::registry::{Registry, VolumeRecord};
+
+/// How long a replica that is busy is left alone before a request is tried again (I33).
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
+/// What the engine does; decides what becomes of requests.
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    /// Not serving yet, or not any more until a replica in sync is back.
+    Waiting(String),
+    Serving,
+    /// Requests in flight end in order, new ones are refused.
+    Stopping,
+    /// For good. The error is what every request gets.
+    Stopped(Error),
+}
+
+impl Phase {
+    /// What a new request is refused with.
+    fn refusal(&self) -> Option<Error> {
+        match self {
+            Self::Serving => None,
+            Self::Waiting(reason) => Some(Error::with_detail(ErrorKind::Unavailable, reason)),
+            Self::Stopping => Some(Error::with_detail(ErrorKind::Unavailable, "the engine is stopping")),
+            Self::Stopped(error) => Some(error.clone()),
+        }
+    }
+
+    pub(crate) fn state(&self) -> EngineState {
+        match self {
+            Self::Waiting(reason) => EngineState::Waiting { reason: reason.clone() },
+            Self::Serving => EngineState::Serving,
+            Self::Stopping => EngineState::Stopping,
+            Self::Stopped(error) => EngineState::Stopped { reason: error.to_string() },
+        }
+    }
+}
+
+/// The engine, shared by its handle, its tasks and the requests at replicas.
+pub(crate) struct Core {
+    /// Itself, for the replies it hands out.
+    me: Weak<Self>,
+    pub(crate) config: EngineConfig,
+    pub(crate) registry: Rc<dyn Registry>,
+    pub(crate) connector: Rc<dyn Connector>,
+    /// Names this engine to replicas and in the registry.
+    pub(crate) instance: Uuid,
+    pub(crate) geometry: Cell<Geometry>,
+    /// The record as it is durable.
+    pub(crate) record: RefCell<VolumeRecord>,
+    pub(crate) phase: RefCell<Phase>,
+    pub(crate) members: RefCell<Members>,
+    pub(crate) flight: RefCell<Flight>,
+    /// Requests to be sent again after a pause: place and member.
+    busy: RefCell<Vec<(usize, usize)>>,
+    /// Reads to be tried on another member.
+    again: RefCell<Vec<usize>>,
+    /// Held while the record is changed.
+    pub(crate) recording: Mutex<()>,
+    /// Held by what cuts chains or joins members: one at a time.
+    pub(crate) administration: Mutex<()>,
+    /// One rebuild or settling at a time.
+    pub(crate) copying: Semaphore,
+    pub(crate) signals: Signals,
+}
+
+/// What tasks of the engine wait for.
+#[derive(Default)]
+pub(crate) struct Signals {
+    /// A request that waited may start, or a read has to be tried elsewhere.
+    pub(crate) pump: Notify,
+    /// A busy replica is to be tried again.
+    pub(crate) busy: Notify,
+    /// A member failed and has to be recorded.
+    pub(crate) failing: Notify,
+    /// A write ended, a phase or a member changed: whoever waits for such a thing looks again.
+    pub(crate) changed: Notify,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: EngineConfig,
+        registry: Rc<dyn Registry>,
+        connector: Rc<dyn Connector>,
+        record: VolumeRecord,
+        geometry: Geometry,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            config,
+            registry,
+            connector,
+            instance: uuid::Builder::from_random_bytes(reactor::random_bytes()).into_uuid(),
+            geometry: Cell::new(geometry),
+            record: RefCell::new(record),
+            phase: RefCell::new(Phase::Waiting("starting".to_owned())),
+            members: RefCell::default(),
+            flight: RefCell::default(),
+            busy: RefCell::default(),
+            again: RefCell::default(),
+            recording: Mutex::new(()),
+            administration: Mutex::new(()),
+            copying: Semaphore::new(1),
+            signals: Signals::default(),
+        })
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Serving)
+    }
+
+    /// Why the engine ended, once it has.
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        match &*self.phase.borrow() {
+            Phase::Stopped(error) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        tracing::debug!(volume = %self.config.volume, ?phase, "engine");
+        *self.phase.borrow_mut() = phase;
+        self.signals.changed.notify_waiters();
+    }
+
+    /// Waits until `condition` gives something; it is asked again whenever something changed.
+    pub(crate) async fn until<T>(&self, mut condition: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let changed = self.signals.changed.notified();
+            if let Some(found) = condition() {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn submit(&self, request: Request, reply: Reply) {
+        let refusal = self.phase.borrow().refusal();
+        if let Some(error) = refusal.or_else(|| self.geometry.get().check(&request).err()) {
+            return reply.fail(error);
+        }
+        let inserted = self.flight.borrow_mut().insert(request, reply, reactor::now());
+        match inserted {
+            Ok((index, true)) => self.start(index),
+            Ok((_, false)) => {}
+            Err(reply) => reply.fail(ErrorKind::Busy),
+        }
+    }
+
+    /// Sends a request to replicas: a read to one, anything else to all that receive writes.
+    fn start(&self, index: usize) {
+        let is_read =
+            matches!(self.flight.borrow_mut().slot(index).request, Request::Read { .. } | Request::Compare { .. });
+        if is_read {
+            return self.start_read(index);
+        }
+        let targets: SmallVec<[(usize, Rc<dyn Replica>); 4]> = {
+            let members = self.members.borrow();
+            members.replicas(members.receiving()).map(|(member, replica)| (member, Rc::clone(replica))).collect()
+        };
+        let request = {
+            let mut flight = self.flight.borrow_mut();
+            let slot = flight.slot(index);
+            slot.sent = targets.iter().fold(0, |mask, (member, _)| mask | bit(*member));
+            slot.pending = slot.sent;
+            slot.request.clone()
+        };
+        if targets.is_empty() {
+            return self.conclude(index);
+        }
+        for (member, replica) in targets {
+            replica.submit(request.clone(), self.reply(index, member));
+        }
+    }
+
+    fn start_read(&self, index: usize) {
+        let chosen = {
+            let mut flight = self.flight.borrow_mut();
+            let slot = flight.slot(index);
+            let members = self.members.borrow();
+            let chosen = members.source(slot.sent).and_then(|member| Some((member, members.replica(member)?)));
+            if let Some((member, _)) = chosen {
+                slot.sent |= bit(member);
+                slot.pending = bit(member);
+            }
+            chosen.map(|(member, replica)| (member, replica, read_of(&slot.request)))
+        };
+        match chosen {
+            Some((member, replica, request)) => replica.submit(request, self.reply(index, member)),
+            None => self.fail_read(index),
+        }
+    }
+
+    /// No member in sync is left to try.
+    fn fail_read(&self, index: usize) {
+        let error = self.flight.borrow_mut().slot(index).errors.drain(..).next().map(|(_, error)| error);
+        let error = self.stopped().or(error);
+        let lost = || Error::with_detail(ErrorKind::Unavailable, "no replica in sync can be reached");
+        self.finish(index, Err(error.unwrap_or_else(lost)));
+    }
+
+    pub(crate) fn rc(&self) -> Rc<Self> {
+        self.me.upgrade().expect("whoever calls a method holds it")
+    }
+
+    /// The token is the place and the member.
+    fn reply(&self, index: usize, member: usize) -> Reply {
+        Reply::new(self.rc() as Rc<dyn ReplySink>, (index as u64) << 8 | member as u64)
+    }
+
+    /// One member has answered.
+    fn answered(&self, index: usize, member: usize, outcome: Outcome) {
+        let (error, last, is_read) = {
+            let mut flight = self.flight.borrow_mut();
+            let slot = flight.slot(index);
+            let is_read = matches!(slot.request, Request::Read { .. } | Request::Compare { .. });
+            let error = match outcome {
+                Ok(segments) if is_read => {
+                    let outcome = read_outcome(&slot.request, segments);
+                    drop(flight);
+                    return self.finish(index, outcome);
+                }
+                Ok(_) => {
+                    slot.done |= bit(member);
+                    None
+                }
+                Err(error) if error.kind() == ErrorKind::Busy && self.may_retry(slot) => {
+                    self.busy.borrow_mut().push((index, member));
+                    self.signals.busy.notify_one();
+                    return;
+                }
+                Err(error) => {
+                    slot.errors.push((member, error.clone()));
+                    Some(error)
+                }
+            };
+            slot.pending &= !bit(member);
+            (error, slot.pending == 0, is_read)
+        };
+        if error.is_some_and(|error| error.kind() == ErrorKind::Fenced) {
+            // I14: whoever meets a newer epoch acknowledges nothing any more.
+            self.stop_fenced("a replica serves a newer epoch");
+        }
+        if is_read {
+            // Not from here: this may be within a submit of the replica.
+            self.again.borrow_mut().push(index);
+            self.signals.pump.notify_one();
+        } else if last {
+            self.conclude(index);
+        }
+    }
+
+    /// A replica may be busy for as long as it may be silent, no longer.
+    fn may_retry(&self, slot: &Slot) -> bool {
+        self.is_running() && reactor::now() - slot.since < self.config.replica_deadline
+    }
+
+    /// Whether requests in flight still end in order.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Serving | Phase::Stopping)
+    }
+
+    /// All members have answered a write or flush: acknowledge it if the record allows it now (I1).
+    pub(crate) fn conclude(&self, index: usize) {
+        let next = {
+            let mut flight = self.flight.borrow_mut();
+            let slot = flight.slot(index);
+            let members = self.members.borrow();
+            verdict(slot, &members, &self.phase.borrow())
+        };
+        match next {
+            Verdict::Acknowledge => self.finish(index, Ok(Segments::none())),
+            Verdict::Fail(error) => {
+                self.fail_copies(index);
+                self.finish(index, Err(error));
+            }
+            Verdict::Record(missing) => {
+                let errors = {
+                    let mut flight = self.flight.borrow_mut();
+                    let slot = flight.slot(index);
+                    slot.stage = Stage::Recording;
+                    slot.errors.clone()
+                };
+                for member in (0..u32::BITS as usize).filter(|&member| missing & bit(member) != 0) {
+                    let said = errors.iter().find(|(who, _)| *who == member).map(|(_, error)| error.clone());
+                    let unsent = || Error::with_detail(ErrorKind::Unavailable, "it was not connected");
+                    self.member_failed(member, &said.unwrap_or_else(unsent));
+                }
+                self.signals.failing.notify_one();
+            }
+            Verdict::Settle(error) => {
+                self.fail_copies(index);
+                self.flight.borrow_mut().slot(index).stage = Stage::Settling;
+                self.settle_failed(index, error);
+            }
+            Verdict::Lost => {
+                let error = Error::with_detail(ErrorKind::Unavailable, "every replica in sync was lost");
+                self.finish(index, Err(error));
+                self.lose();
+            }
+        }
+    }
+
+    /// A write failed on the source, and may have landed there in part: what is being copied from it begins anew (I10).
+    fn fail_copies(&self, index: usize) {
+        let copies = {
+            let mut flight = self.flight.borrow_mut();
+            let slot = flight.slot(index);
+            let members = self.members.borrow();
+            if slot.request.is_write() { slot.sent & members.receiving() & !members.in_sync() } else { 0 }
+        };
+        let error = Error::with_detail(ErrorKind::Aborted, "a write failed on the source of the copy");
+        for member in (0..u32::BITS as usize).filter(|&member| copies & bit(member) != 0) {
+            self.member_failed(member, &error);
+        }
+    }
+
+    /// Looks again at what waited for the record.
+    pub(crate) fn conclude_recorded(&self) {
+        let recording = self.flight.borrow().at(Stage::Recording);
+        for index in recording {
+            self.conclude(index);
+        }
+    }
+
+    /// Answers a request and lets those that waited for it go.
+    pub(crate) fn finish(&self, index: usize, outcome: Outcome) {
+        let (slot, waiting) = {
+            let mut flight = self.flight.borrow_mut();
+            let (slot, freed) = flight.remove(index);
+            (slot, freed && flight.has_waiting())
+        };
+        if waiting {
+            self.signals.pump.notify_one();
+        }
+        if slot.request.is_write() || !self.is_serving() {
+            self.signals.changed.notify_waiters();
+        }
+        if let Some(reply) = slot.reply {
+            reply.complete(outcome);
+        }
+    }
+
+    /// A member cannot be used any more. In sync or settling it stays recorded until the record says otherwise.
+    pub(crate) fn member_failed(&self, member: usize, error: &Error) {
+        if error.kind() == ErrorKind::Fenced {
+            return self.stop_fenced("a replica was opened with a newer epoch");
+        }
+        let replica = {
+            let mut members = self.members.borrow_mut();
+            let member = &mut members.0[member];
+            if member.role == Role::Absent || member.failing.is_some() {
+                return;
+            }
+            member.trouble = Some(error.to_string());
+            match member.role {
+                Role::InSync | Role::Settling => member.failing = Some(error.clone()),
+                Role::Rebuilding | Role::Absent => member.role = Role::Absent,
+            }
+            if member.role == Role::Absent { member.replica.take() } else { member.replica.clone() }
+        };
+        if let Some(replica) = replica {
+            replica.fail(error.clone());
+        }
+        self.signals.failing.notify_one();
+        self.signals.changed.notify_waiters();
+    }
+
+    /// Every member in sync is gone: nothing is recorded (I3), and the engine starts again.
+    pub(crate) fn lose(&self) {
+        if self.is_serving() {
+            self.set_phase(Phase::Waiting("every replica in sync was lost".to_owned()));
+        }
+    }
+
+    /// Another engine has the volume (I14).
+    pub(crate) fn stop_fenced(&self, reason: &str) {
+        if self.stopped().is_none() {
+            tracing::error!(volume = %self.config.volume, reason, "the engine lost its volume and stops");
+            self.set_phase(Phase::Stopped(Error::with_detail(ErrorKind::Fenced, reason)));
+        }
+    }
+
+    /// Starts what waited, and reads that have to be tried elsewhere. Runs for as long as the engine.
+    pub(crate) async fn pump(self: Rc<Self>) {
+        loop {
+            self.signals.pump.notified().await;
+            for index in self.again.take() {
+                self.start_read(index);
+            }
+            loop {
+                let ready = self.flight.borrow_mut().next_ready();
+                let Some(index) = ready else { break };
+                match self.phase.borrow().refusal().filter(|_| !self.is_running()) {
+                    Some(error) => self.finish(index, Err(error)),
+                    None => self.start(index),
+                }
+            }
+        }
+    }
+
+    /// Tries busy replicas again. Runs for as long as the engine.
+    pub(crate) async fn retry_busy(self: Rc<Self>) {
+        loop {
+            self.signals.busy.notified().await;
+            reactor::sleep(BUSY_PAUSE).await;
+            for (index, member) in self.busy.take() {
+                self.send_again(index, member);
+            }
+        }
+    }
+
+    fn send_again(&self, index: usize, member: usize) {
+        let request = read_of(&self.flight.borrow_mut().slot(index).request);
+        let replica = self.members.borrow().replica(member);
+        match replica {
+            Some(replica) => replica.submit(request, self.reply(index, member)),
+            None => self.answered(index, member, Err(ErrorKind::Unavailable.into())),
+        }
+    }
+}
+
+impl ReplySink for Core {
+    fn complete(&self, token: u64, outcome: Outcome) {
+        self.answered((token >> 8) as usize, (token & 0xff) as usize, outcome);
+    }
+}
+
+/// What becomes of a write or flush that all members have answered.
+enum Verdict {
+    Acknowledge,
+    Fail(Error),
+    /// These lack it and are to be recorded first.
+    Record(Mask),
+    /// Nobody in sync could do it for lack of space, and several stay in sync: what they may have done in part is settled, then the
+    /// error is returned.
+    Settle(Error),
+    /// Nobody in sync is left.
+    Lost,
+}
+
+fn verdict(slot: &Slot, members: &Members, phase: &Phase) -> Verdict {
+    match phase {
+        Phase::Stopped(error) => return Verdict::Fail(error.clone()),
+        Phase::Waiting(reason) => return Verdict::Fail(Error::with_detail(ErrorKind::Unavailable, reason)),
+        Phase::Serving | Phase::Stopping => {}
+    }
+    let in_sync = members.in_sync();
+    let missing = members.recorded() & !slot.done;
+    if missing == 0 {
+        return Verdict::Acknowledge;
+    }
+    if in_sync & slot.done != 0 {
+        return Verdict::Record(missing);
+    }
+    // Nobody in sync has it. Those still there said why.
+    let answered = |member: usize| slot.errors.iter().find(|(who, _)| *who == member).map(|(_, error)| error);
+    let readable = members.readable();
+    let present = (0..u32::BITS as usize).filter(|&member| readable & bit(member) != 0);
+    let present: SmallVec<[(usize, Option<&Error>); 4]> = present.map(|member| (member, answered(member))).collect();
+    let Some((survivor, error)) = present.first().cloned() else { return Verdict::Lost };
+    let error = error.cloned().unwrap_or_else(|| Error::new(ErrorKind::Unavailable));
+    if in_sync == bit(survivor) {
+        return Verdict::Fail(error);
+    }
+    let no_space = |error: &Option<&Error>| error.is_some_and(|error| error.kind() == ErrorKind::NoSpace);
+    match slot.request.is_write() && present.iter().all(|(_, error)| no_space(error)) {
+        true => Verdict::Settle(error),
+        false => Verdict::Record(missing & !bit(survivor)),
+    }
+}
+
+/// A compare is a read for the replica.
+fn read_of(request: &Request) -> Request {
+    match request {
+        Request::Compare { offset, data } => Request::read(*offset, data.len() as u64),
+        other => other.clone(),
+    }
+}
+
+fn read_outcome(request: &Request, segments: Segments) -> Outcome {
+    match request {
+        Request::Compare { data, .. } if !segments.equals(data) => Err(ErrorKind::CompareMismatch.into()),
+        Request::Compare { .. } => Ok(Segments::none()),
+        _ => Ok(segments),
+    }
+}

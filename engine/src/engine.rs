@@ -1,0 +1,176 @@
+//! The handle of an engine.
+
+use std::rc::Rc;
+
+use block_device::{BlockDevice, Error, ErrorKind, Geometry, Reply, Request};
+use reactor::now;
+use uuid::Uuid;
+
+use crate::config::{EngineConfig, EngineError, EngineStatus, MIN_DEADLINE, ReplicaStatus};
+use crate::connector::{Connector, NodeConnector};
+use crate::copy::perform;
+use crate::core::{Core, Phase};
+use crate::recording::NotRecorded;
+use crate::registry::Registry;
+use crate::session::Tasks;
+
+/// The one writer of a volume, on the reactor of the volume's local replica. A [`BlockDevice`] for frontends.
+///
+/// Dropping it without [`Engine::stop`] is what a crash would be: the next engine finds the volume unclean and settles its
+/// replicas.
+pub struct Engine {
+    core: Rc<Core>,
+    /// Ended when the engine is dropped.
+    _tasks: Tasks,
+}
+
+impl Engine {
+    /// Starts an engine: reads the record and returns; opening the replicas goes on in the background, again and again until
+    /// it succeeds. Requests are answered with Unavailable until then: see [`Engine::ready`] and [`Engine::status`].
+    pub async fn start(config: EngineConfig, registry: Rc<dyn Registry>) -> Result<Rc<Self>, EngineError> {
+        let connector = NodeConnector { local: config.local.clone(), remote: config.remote.clone() };
+        Self::start_with(config, registry, Rc::new(connector)).await
+    }
+
+    /// Starts an engine that gets its replicas from `connector`.
+    pub async fn start_with(
+        config: EngineConfig,
+        registry: Rc<dyn Registry>,
+        connector: Rc<dyn Connector>,
+    ) -> Result<Rc<Self>, EngineError> {
+        if config.replica_deadline < MIN_DEADLINE {
+            let text = format!("a replica deadline of {:?} is below {MIN_DEADLINE:?}", config.replica_deadline);
+            return Err(EngineError::Config(text));
+        }
+        let record = registry.load(config.volume).await?.ok_or(EngineError::NoVolume(config.volume))?;
+        let geometry = Geometry::new(record.size, record.block_size);
+        let geometry = geometry.map_err(|error| EngineError::Config(error.to_string()))?;
+        let core = Core::new(config, registry, connector, record, geometry);
+        let mut tasks = Tasks::default();
+        tasks.spawn(Rc::clone(&core).pump());
+        tasks.spawn(Rc::clone(&core).retry_busy());
+        tasks.spawn(Rc::clone(&core).run_sessions());
+        Ok(Rc::new(Self { core, _tasks: tasks }))
+    }
+
+    /// Waits until the volume is served.
+    ///
+    /// # Errors
+    /// When the engine has stopped instead.
+    pub async fn ready(&self) -> Result<(), EngineError> {
+        let served = self.core.until(|| match self.core.stopped() {
+            Some(error) => Some(Err(EngineError::Stopped(error.to_string()))),
+            None => self.core.is_serving().then_some(Ok(())),
+        });
+        served.await
+    }
+
+    /// Waits until the engine has stopped, and says why.
+    pub async fn stopped(&self) -> Error {
+        self.core.until(|| self.core.stopped()).await
+    }
+
+    /// The engine now.
+    pub fn status(&self) -> EngineStatus {
+        let record = self.core.record.borrow();
+        let members = self.core.members.borrow();
+        let replicas = record.replicas.iter().enumerate().map(|(index, replica)| {
+            let member = members.0.get(index);
+            let open = member.and_then(|member| member.replica.as_ref());
+            ReplicaStatus {
+                replica: replica.replica,
+                node: replica.node.clone(),
+                state: replica.state.clone(),
+                connected: open.is_some_and(|open| open.failure().is_none()),
+                local: open.is_some_and(|open| open.is_local()),
+                trouble: member.and_then(|member| member.trouble.clone()),
+                copy: member.and_then(|member| member.copy.clone()),
+                oldest_request: open.and_then(|open| {
+                    let own = open.oldest().map(|since| now() - since);
+                    own.max(open.reported_age())
+                }),
+            }
+        });
+        EngineStatus {
+            volume: self.core.config.volume,
+            epoch: record.epoch,
+            state: self.core.phase.borrow().state(),
+            replicas: replicas.collect(),
+            in_flight: self.core.flight.borrow().in_flight(),
+        }
+    }
+
+    /// Snapshots the volume on all replicas in sync at one point between acknowledged writes (I24). The same uuid again is no error.
+    pub async fn snapshot(&self, id: Uuid, name: &str) -> Result<(), EngineError> {
+        self.core.snapshot(id, name).await
+    }
+
+    /// Ends in order: new requests are refused, those in flight end, everything is flushed, and the next start finds the
+    /// volume clean. Waits for at most the replica deadline for requests in flight; what is left then is cut off, and
+    /// the volume is not clean.
+    pub async fn stop(&self) {
+        if self.core.stopped().is_none() {
+            let was_serving = self.core.is_serving();
+            self.core.set_phase(if was_serving { Phase::Stopping } else { stopped() });
+            if was_serving {
+                self.core.end_in_order().await;
+            }
+        }
+        // The session's end lets go of the replicas.
+        self.core.until(|| self.core.members.borrow().0.is_empty().then_some(())).await;
+    }
+}
+
+fn stopped() -> Phase {
+    Phase::Stopped(Error::with_detail(ErrorKind::Unavailable, "the engine was stopped"))
+}
+
+impl Core {
+    async fn end_in_order(&self) {
+        let empty = self.until(|| (self.flight.borrow().in_flight() == 0).then_some(()));
+        let in_time = reactor::timeout(self.config.replica_deadline, empty).await.is_ok();
+        let flushed =
+            in_time && matches!(reactor::timeout(self.config.replica_deadline, self.flush_all()).await, Ok(true));
+        if flushed {
+            let recorded = reactor::timeout(self.config.replica_deadline, self.record_clean()).await;
+            if !matches!(recorded, Ok(Ok(()))) {
+                // The next start settles, which is slower and as right.
+                tracing::warn!(volume = %self.config.volume, "the volume could not be recorded clean");
+            }
+        }
+        if self.stopped().is_none() {
+            self.set_phase(stopped());
+        }
+    }
+
+    async fn record_clean(&self) -> Result<(), NotRecorded> {
+        self.change_record(|record| {
+            record.clean = self.members.borrow().failing() == 0;
+            record.clean
+        })
+        .await
+    }
+
+    async fn flush_all(&self) -> bool {
+        let targets: Vec<_> = {
+            let members = self.members.borrow();
+            members.replicas(members.recorded()).map(|(_, replica)| Rc::clone(replica)).collect()
+        };
+        for replica in targets {
+            if perform(&*replica, Request::Flush).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl BlockDevice for Engine {
+    fn geometry(&self) -> Geometry {
+        self.core.geometry.get()
+    }
+
+    fn submit(&self, request: Request, reply: Reply) {
+        self.core.submit(request, reply);
+    }
+}

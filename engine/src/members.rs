@@ -1,0 +1,111 @@
+//! The replicas of a volume while an engine works with them.
+
+use std::rc::Rc;
+
+use block_device::Error;
+use replica::Replica;
+
+use crate::config::CopyProgress;
+
+/// A set of members, a bit for each by its place in the record.
+pub(crate) type Mask = u32;
+
+/// The mask of one member.
+pub(crate) const fn bit(member: usize) -> Mask {
+    1 << member
+}
+
+/// What a member does for the volume now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Nothing: not open, or out of sync.
+    Absent,
+    /// A source of reads; recorded in sync.
+    InSync,
+    /// Receives writes; recorded settling.
+    Settling,
+    /// Receives writes; recorded rebuilding.
+    Rebuilding,
+}
+
+/// One replica.
+pub(crate) struct Member {
+    pub(crate) role: Role,
+    pub(crate) replica: Option<Rc<dyn Replica>>,
+    /// It failed, but the record does not say so yet: it gets nothing any more.
+    pub(crate) failing: Option<Error>,
+    /// The last thing that went wrong, for people.
+    pub(crate) trouble: Option<String>,
+    pub(crate) copy: Option<CopyProgress>,
+}
+
+impl Member {
+    pub(crate) const fn absent() -> Self {
+        Self { role: Role::Absent, replica: None, failing: None, trouble: None, copy: None }
+    }
+
+    /// The replica, if it can be used.
+    fn working(&self) -> Option<&Rc<dyn Replica>> {
+        self.replica.as_ref().filter(|_| self.failing.is_none())
+    }
+}
+
+/// All of them, in the record's order.
+#[derive(Default)]
+pub(crate) struct Members(pub(crate) Vec<Member>);
+
+impl Members {
+    fn mask(&self, wanted: impl Fn(&Member) -> bool) -> Mask {
+        let chosen = self.0.iter().enumerate().filter(|(_, member)| wanted(member));
+        chosen.fold(0, |mask, (index, _)| mask | bit(index))
+    }
+
+    /// Those recorded in sync, failing ones too: an acknowledgement waits for them (I1).
+    pub(crate) fn in_sync(&self) -> Mask {
+        self.mask(|member| member.role == Role::InSync)
+    }
+
+    /// Those that have to be recorded out of sync before a write that they lack is acknowledged.
+    pub(crate) fn recorded(&self) -> Mask {
+        self.mask(|member| matches!(member.role, Role::InSync | Role::Settling))
+    }
+
+    /// Those that failed and are not recorded so yet.
+    pub(crate) fn failing(&self) -> Mask {
+        self.mask(|member| member.failing.is_some())
+    }
+
+    /// Those that get writes.
+    pub(crate) fn receiving(&self) -> Mask {
+        self.mask(|member| member.role != Role::Absent && member.working().is_some())
+    }
+
+    /// Those that can be read from.
+    pub(crate) fn readable(&self) -> Mask {
+        self.mask(|member| member.role == Role::InSync && member.working().is_some())
+    }
+
+    /// Whether this is the only one left that can be read from: it is never failed for being slow (I3).
+    pub(crate) fn is_last(&self, member: usize) -> bool {
+        self.readable() == bit(member)
+    }
+
+    /// The member to read from: the local one, or the first, without those in `tried`.
+    pub(crate) fn source(&self, tried: Mask) -> Option<usize> {
+        let readable = self.readable() & !tried;
+        let mut candidates = (0..self.0.len()).filter(|&index| readable & bit(index) != 0);
+        let first = candidates.clone().next();
+        candidates.find(|&index| self.0[index].working().is_some_and(|replica| replica.is_local())).or(first)
+    }
+
+    /// A member's replica, if it can be used.
+    pub(crate) fn replica(&self, member: usize) -> Option<Rc<dyn Replica>> {
+        self.0[member].working().cloned()
+    }
+
+    /// The replicas of a mask.
+    pub(crate) fn replicas(&self, mask: Mask) -> impl Iterator<Item = (usize, &Rc<dyn Replica>)> {
+        let chosen = self.0.iter().enumerate().filter(move |(index, _)| mask & bit(*index) != 0);
+        chosen.filter_map(|(index, member)| Some((index, member.replica.as_ref()?)))
+    }
+}

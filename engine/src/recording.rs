@@ -1,0 +1,136 @@
+//! Changing the record: one change at a time, durable before anything depends on it (I2).
+
+use std::time::Duration;
+
+use block_device::{Error, ErrorKind};
+use reactor::{sleep, wall_clock};
+
+use crate::core::Core;
+use crate::members::{Role, bit};
+use crate::registry::{MemberState, RegistryError, VolumeRecord};
+
+/// How long to wait before a registry that failed is asked again, at first and at most.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The record could not be changed, and never will be by this change.
+pub(crate) enum NotRecorded {
+    /// The engine has stopped, or starts over.
+    Ended,
+    /// The change found that it does not apply any more.
+    Withdrawn,
+}
+
+impl From<NotRecorded> for Error {
+    fn from(reason: NotRecorded) -> Self {
+        Self::with_detail(
+            ErrorKind::Unavailable,
+            match reason {
+                NotRecorded::Ended => "the engine has stopped or starts over",
+                NotRecorded::Withdrawn => "the membership changed meanwhile",
+            },
+        )
+    }
+}
+
+impl Core {
+    /// Changes the record. `change` is asked for each attempt and may withdraw; a registry that cannot be reached is
+    /// asked until it can. An engine whose record was changed by another one stops (I14).
+    pub(crate) async fn change_record(
+        &self,
+        mut change: impl FnMut(&mut VolumeRecord) -> bool,
+    ) -> Result<(), NotRecorded> {
+        let _recording = self.recording.lock().await;
+        let mut pause = PAUSE;
+        loop {
+            if self.stopped().is_some() {
+                return Err(NotRecorded::Ended);
+            }
+            let mut record = self.record.borrow().clone();
+            if !change(&mut record) {
+                return Err(NotRecorded::Withdrawn);
+            }
+            let expected = record.version;
+            match self.registry.store(Some(expected), &record).await {
+                Ok(version) => {
+                    record.version = version;
+                    *self.record.borrow_mut() = record;
+                    return Ok(());
+                }
+                Err(RegistryError::Conflict { .. }) => self.adopt_record().await,
+                Err(error) => {
+                    tracing::warn!(volume = %self.config.volume, %error, "recording the membership failed, trying again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// After a conflict: an earlier attempt of ours that succeeded although it did not seem so, or another engine.
+    async fn adopt_record(&self) {
+        match self.registry.load(self.config.volume).await {
+            Ok(Some(record)) if record.instance == self.instance => *self.record.borrow_mut() = record,
+            Ok(_) => self.stop_fenced("another engine has changed the volume's record"),
+            Err(error) => {
+                tracing::warn!(volume = %self.config.volume, %error, "loading the membership failed, trying again");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Records members that failed, and lets go what waited for it. Runs for a session.
+    pub(crate) async fn record_failures(&self) {
+        loop {
+            self.signals.failing.notified().await;
+            while self.is_running() && self.members.borrow().failing() != 0 {
+                if self.record_failing().await.is_err() {
+                    break;
+                }
+            }
+            self.conclude_recorded();
+        }
+    }
+
+    async fn record_failing(&self) -> Result<(), NotRecorded> {
+        let since = wall_clock().as_secs();
+        let mut recorded = 0;
+        let result = self
+            .change_record(|record| {
+                let members = self.members.borrow();
+                recorded = members.failing();
+                if members.in_sync() & !recorded == 0 {
+                    // I3: the last one is never recorded.
+                    return false;
+                }
+                for (index, member) in members.0.iter().enumerate() {
+                    if let Some(error) = &member.failing {
+                        record.replicas[index].state = MemberState::OutOfSync { since, reason: error.to_string() };
+                    }
+                }
+                true
+            })
+            .await;
+        match result {
+            Ok(()) => self.part_with(recorded),
+            Err(NotRecorded::Withdrawn) => self.lose(),
+            Err(NotRecorded::Ended) => {}
+        }
+        result
+    }
+
+    /// The record says that these are out of sync: nothing waits for them any more.
+    fn part_with(&self, recorded: crate::members::Mask) {
+        for (index, member) in self.members.borrow_mut().0.iter_mut().enumerate() {
+            if recorded & bit(index) != 0 {
+                member.role = Role::Absent;
+                member.failing = None;
+                // Its requests have ended; a drop closes it.
+                member.replica = None;
+                let reason = member.trouble.as_deref().unwrap_or_default();
+                tracing::warn!(volume = %self.config.volume, member = index, reason, "a replica is out of sync");
+            }
+        }
+        self.signals.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,124 @@
+//! What the registry keeps of a volume.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The most replicas of a volume: they are counted in masks.
+pub const MAX_REPLICAS: usize = 16;
+
+/// A volume's membership: who has what was acknowledged. `docs/replication.md` says what each change means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// Which volume.
+    #[serde(with = "uuid_text")]
+    pub volume: Uuid,
+    /// Counts the changes of this record; the registry sets it.
+    pub version: u64,
+    /// The epoch of the newest engine; zero before the first.
+    pub epoch: u64,
+    /// The newest engine.
+    #[serde(with = "uuid_text")]
+    pub instance: Uuid,
+    /// No write can have been in flight when the newest engine ended.
+    pub clean: bool,
+    /// Bytes.
+    pub size: u64,
+    /// 512 or 4096.
+    pub block_size: u32,
+    /// Its replicas; the order is theirs for good.
+    pub replicas: Vec<ReplicaRecord>,
+}
+
+/// One replica of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    /// Which replica.
+    #[serde(with = "uuid_text")]
+    pub replica: Uuid,
+    /// The name of its node.
+    pub node: String,
+    /// Where its node listens for engines.
+    pub address: SocketAddr,
+    /// What it has.
+    pub state: MemberState,
+}
+
+/// What a replica has of the acknowledged writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum MemberState {
+    /// All of them: an acknowledgement waits for it.
+    InSync,
+    /// All of them, but where writes were in flight when an engine crashed it may differ from the one in sync.
+    Settling,
+    /// Not all; it is being made anew.
+    Rebuilding,
+    /// Not all.
+    OutOfSync {
+        /// Since when, in seconds since the Unix epoch.
+        since: u64,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+impl VolumeRecord {
+    /// The record of a new volume, whose replicas were all just created and so are equal.
+    pub fn new(volume: Uuid, size: u64, block_size: u32, replicas: impl IntoIterator<Item = NewReplica>) -> Self {
+        let replica = |new: NewReplica| ReplicaRecord {
+            replica: new.replica,
+            node: new.node,
+            address: new.address,
+            state: MemberState::InSync,
+        };
+        Self {
+            volume,
+            version: 0,
+            epoch: 0,
+            instance: Uuid::nil(),
+            clean: true,
+            size,
+            block_size,
+            replicas: replicas.into_iter().map(replica).collect(),
+        }
+    }
+
+    /// Whether an engine can work with it. Something is always in sync (I3).
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.replicas.is_empty() || self.replicas.len() > MAX_REPLICAS {
+            return Err(format!("{} replicas, not 1 to {MAX_REPLICAS}", self.replicas.len()));
+        }
+        if !self.replicas.iter().any(|replica| replica.state == MemberState::InSync) {
+            return Err("no replica is in sync".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// A replica of a new volume.
+#[derive(Clone, Debug)]
+pub struct NewReplica {
+    /// Which replica.
+    pub replica: Uuid,
+    /// The name of its node.
+    pub node: String,
+    /// Where its node listens for engines.
+    pub address: SocketAddr,
+}
+
+/// UUIDs as text.
+mod uuid_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use uuid::Uuid;
+
+    pub(super) fn serialize<S: Serializer>(uuid: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(uuid)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Uuid, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Uuid::parse_str(&text).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,337 @@
+//! From a record to a volume that serves, and back when every replica in sync is lost.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use block_device::{Error, ErrorKind};
+use reactor::{JoinHandle, now, random, sleep, spawn, timeout, wall_clock};
+use replica::{OpenError, OpenReplica, Replica, ReplicaState};
+use tokio::sync::Notify;
+
+use crate::core::{Core, Phase};
+use crate::members::{Member, Members, Role};
+use crate::recording::NotRecorded;
+use crate::registry::{MemberState, RegistryError, ReplicaRecord, VolumeRecord};
+
+/// Pauses between attempts to open a replica, at first and at most. Each is varied by up to a half.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Between attempts while the volume waits for a replica in sync: hosts wait too.
+const URGENT_PAUSE: Duration = Duration::from_millis(200);
+
+/// A pause that grows, with jitter.
+pub(crate) struct Pause(Duration);
+
+impl Pause {
+    pub(crate) const fn new() -> Self {
+        Self(FIRST_PAUSE)
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        let half = self.0 / 2;
+        let jitter = Duration::from_nanos(random() % (half.as_nanos().max(1) as u64));
+        sleep(half + jitter).await;
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Replicas opened for a session, by member.
+type Opened = Vec<Option<Rc<dyn Replica>>>;
+
+/// Ends tasks with their owner.
+#[derive(Default)]
+pub(crate) struct Tasks(Vec<JoinHandle<()>>);
+
+impl Tasks {
+    pub(crate) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
+        self.0.push(spawn(future));
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Core {
+    /// Opens and serves, again and again, until the engine stops. Runs for as long as the engine.
+    pub(crate) async fn run_sessions(self: Rc<Self>) {
+        while self.stopped().is_none() {
+            if let Err(error) = self.session().await {
+                tracing::warn!(volume = %self.config.volume, %error, "the volume cannot be served, trying again");
+                self.wait_for(error.to_string());
+                sleep(URGENT_PAUSE).await;
+            }
+        }
+        self.end_session();
+    }
+
+    /// One session: until the last replica in sync is lost, or the engine stops.
+    async fn session(self: &Rc<Self>) -> Result<(), SessionError> {
+        let was_clean = self.raise_epoch().await?;
+        let opened = self.open_in_sync().await?;
+        self.admit(&opened, was_clean).await?;
+        if let Some(error) = self.stopped() {
+            return Err(SessionError::Stopped(error));
+        }
+        let mut tasks = Tasks::default();
+        self.begin(&mut tasks, opened);
+        self.until(|| (!self.is_running()).then_some(())).await;
+        drop(tasks);
+        self.end_session();
+        Ok(())
+    }
+
+    fn wait_for(&self, reason: String) {
+        if self.stopped().is_none() {
+            self.set_phase(Phase::Waiting(reason));
+        }
+    }
+
+    /// Takes the volume over: from the swap on no older engine can change the record. Says whether the last engine ended in order.
+    async fn raise_epoch(&self) -> Result<bool, SessionError> {
+        let _recording = self.recording.lock().await;
+        let loaded = self.registry.load(self.config.volume).await?.ok_or(SessionError::NoVolume)?;
+        let ours = self.record.borrow().instance == self.instance;
+        if ours && loaded.instance != self.instance {
+            self.stop_fenced("another engine has taken the volume");
+            return Err(SessionError::Fenced);
+        }
+        let was_clean = loaded.clean;
+        let mut record = loaded;
+        let expected = record.version;
+        (record.epoch, record.instance, record.clean) = (record.epoch + 1, self.instance, false);
+        record.version = self.registry.store(Some(expected), &record).await?;
+        *self.record.borrow_mut() = record;
+        Ok(was_clean)
+    }
+
+    /// Opens the replicas in sync: all of them, or at least one and those that come within the waiting time.
+    async fn open_in_sync(self: &Rc<Self>) -> Result<Opened, SessionError> {
+        let record = self.record.borrow().clone();
+        let wanted = record.replicas.iter().filter(|replica| replica.state == MemberState::InSync).count();
+        let opened: Rc<RefCell<Opened>> = Rc::new(RefCell::new(record.replicas.iter().map(|_| None).collect()));
+        let came = Rc::new(Notify::new());
+        let mut tasks = Tasks::default();
+        for (index, replica) in record.replicas.iter().enumerate() {
+            if replica.state == MemberState::InSync {
+                let (core, opened, came, replica) = (Rc::clone(self), opened.clone(), came.clone(), replica.clone());
+                tasks.spawn(async move {
+                    let replica = core.open_until_open(&replica).await;
+                    opened.borrow_mut()[index] = Some(replica);
+                    came.notify_one();
+                });
+            }
+        }
+        let patience = now() + self.config.open_wait;
+        loop {
+            let here = opened.borrow().iter().flatten().count();
+            if let Some(error) = self.stopped() {
+                return Err(SessionError::Stopped(error));
+            }
+            if here == wanted || (here > 0 && now() >= patience) {
+                return Ok(opened.take());
+            }
+            if now() >= patience {
+                self.wait_for(waiting_for(&record));
+            }
+            // Also without news there is something to look at: whether patience is over.
+            let _news_or_pause = timeout(URGENT_PAUSE, came.notified()).await;
+        }
+    }
+
+    /// Tries until a replica that counts as in sync is open, or the engine stops (then for ever).
+    async fn open_until_open(&self, record: &ReplicaRecord) -> Rc<dyn Replica> {
+        loop {
+            match self.open(record).await {
+                Ok(replica) => match self.unfit(&*replica, true) {
+                    None => return replica,
+                    Some(reason) => {
+                        tracing::error!(replica = %record.replica, reason, "a replica in sync cannot be used")
+                    }
+                },
+                Err(error) => self.meet(record, &error).await,
+            }
+            sleep(URGENT_PAUSE).await;
+        }
+    }
+
+    /// Opens a replica at the epoch, within the time that opening may take.
+    pub(crate) async fn open(&self, record: &ReplicaRecord) -> Result<Rc<dyn Replica>, OpenError> {
+        let open = OpenReplica {
+            replica: record.replica,
+            volume: self.config.volume,
+            epoch: self.record.borrow().epoch,
+            instance: self.instance,
+        };
+        let limit = self.config.remote.open_limit;
+        let opening = self.connector.open(record, open);
+        timeout(limit, opening)
+            .await
+            .unwrap_or_else(|_| Err(OpenError::Unreachable(format!("it did not open within {limit:?}"))))
+    }
+
+    /// What an error of opening means: a newer epoch is another engine's.
+    pub(crate) async fn meet(&self, record: &ReplicaRecord, error: &OpenError) {
+        tracing::debug!(replica = %record.replica, %error, "a replica does not open");
+        if let OpenError::Fenced { stored } = error {
+            let ours = match self.registry.load(self.config.volume).await {
+                Ok(Some(record)) => record.instance == self.instance,
+                Ok(None) => false,
+                // Not known: the next attempt asks again.
+                Err(_) => return,
+            };
+            if ours && *stored < self.record.borrow().epoch {
+                return;
+            }
+            self.stop_fenced(&format!("replica {} has granted epoch {stored} to another engine", record.replica));
+        }
+    }
+
+    /// Why a replica that opened cannot be used for this volume.
+    pub(crate) fn unfit(&self, replica: &dyn Replica, in_sync: bool) -> Option<String> {
+        let (own, volume) = (replica.granted(), self.geometry.get());
+        if own.geometry.size() != volume.size() || own.geometry.block_size != volume.block_size {
+            // I39: never one of another size.
+            return Some(format!("it has {} bytes, not {}", own.geometry.size(), volume.size()));
+        }
+        let disagrees = in_sync && own.state != ReplicaState::Complete;
+        disagrees.then(|| "it says that it is being rebuilt, although it is recorded in sync".to_owned())
+    }
+
+    /// Records who is in sync in this session, before the first request is served (I1, I7).
+    async fn admit(&self, opened: &Opened, was_clean: bool) -> Result<(), SessionError> {
+        let since = wall_clock().as_secs();
+        let source = source(opened);
+        self.change_record(|record| {
+            for (index, replica) in record.replicas.iter_mut().enumerate() {
+                if replica.state != MemberState::InSync {
+                    continue;
+                }
+                if opened[index].is_none() {
+                    let reason = "it could not be reached when the volume was opened".to_owned();
+                    replica.state = MemberState::OutOfSync { since, reason };
+                } else if !was_clean && Some(index) != source {
+                    replica.state = MemberState::Settling;
+                }
+            }
+            true
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Serves: members, and the tasks that look after them.
+    fn begin(self: &Rc<Self>, tasks: &mut Tasks, opened: Opened) {
+        let record = self.record.borrow().clone();
+        let mut members = Vec::new();
+        for (replica, record) in opened.into_iter().zip(&record.replicas) {
+            let mut member = Member::absent();
+            if let MemberState::OutOfSync { reason, .. } = &record.state {
+                member.trouble = Some(reason.clone());
+            }
+            member.role = match (&replica, &record.state) {
+                (Some(_), MemberState::InSync) => Role::InSync,
+                (Some(_), MemberState::Settling) => Role::Settling,
+                _ => Role::Absent,
+            };
+            member.replica = replica;
+            members.push(member);
+        }
+        let count = members.len();
+        *self.members.borrow_mut() = Members(members);
+        self.take_limits();
+        self.set_phase(Phase::Serving);
+        for index in 0..count {
+            tasks.spawn(Rc::clone(self).look_after(index));
+        }
+        let core = Rc::clone(self);
+        tasks.spawn(async move { core.record_failures().await });
+        let core = Rc::clone(self);
+        tasks.spawn(async move { core.enforce_deadline().await });
+        tracing::info!(volume = %self.config.volume, epoch = record.epoch, "the volume is served");
+    }
+
+    /// The volume can do what each replica can.
+    fn take_limits(&self) {
+        let mut geometry = self.geometry.get();
+        let members = self.members.borrow();
+        for (_, replica) in members.replicas(members.receiving()) {
+            let own = replica.granted().geometry;
+            geometry.atomic_write = geometry.atomic_write.min(own.atomic_write);
+            geometry.allocation_unit = geometry.allocation_unit.max(own.allocation_unit);
+        }
+        self.geometry.set(geometry);
+    }
+
+    /// Lets go of every replica; what was in flight ends with what the phase says.
+    pub(crate) fn end_session(&self) {
+        let error =
+            self.stopped().unwrap_or_else(|| Error::with_detail(ErrorKind::Unavailable, "the volume was closed"));
+        let members = std::mem::take(&mut self.members.borrow_mut().0);
+        for replica in members.into_iter().filter_map(|member| member.replica) {
+            replica.fail(error.clone());
+        }
+        self.conclude_recorded();
+        self.signals.pump.notify_one();
+        self.signals.changed.notify_waiters();
+    }
+
+    /// Fails replicas that do not answer in time. Runs for a session.
+    async fn enforce_deadline(&self) {
+        let deadline = self.config.replica_deadline;
+        loop {
+            sleep(deadline / 8).await;
+            let late: Vec<usize> = {
+                let (members, now) = (self.members.borrow(), now());
+                let is_late = |replica: &Rc<dyn Replica>| replica.oldest().is_some_and(|since| now - since >= deadline);
+                // The last one is left to stall (I3).
+                let late = members
+                    .replicas(members.receiving())
+                    .filter(|(index, replica)| is_late(replica) && !members.is_last(*index));
+                late.map(|(index, _)| index).collect()
+            };
+            for index in late {
+                if !self.members.borrow().is_last(index) {
+                    let text = format!("no answer within {deadline:?}");
+                    self.member_failed(index, &Error::with_detail(ErrorKind::TimedOut, text));
+                }
+            }
+        }
+    }
+}
+
+/// Whose content counts where replicas in sync may differ: the local one's if it is open.
+fn source(opened: &Opened) -> Option<usize> {
+    let is_local = |replica: &Option<Rc<dyn Replica>>| replica.as_ref().is_some_and(|replica| replica.is_local());
+    opened.iter().position(is_local).or_else(|| opened.iter().position(Option::is_some))
+}
+
+fn waiting_for(record: &VolumeRecord) -> String {
+    let in_sync = record.replicas.iter().filter(|replica| replica.state == MemberState::InSync);
+    let names: Vec<_> = in_sync.map(|replica| format!("{} on {}", replica.replica, replica.node)).collect();
+    // I5, I6: the others are not asked, however reachable they are.
+    format!("no replica in sync can be reached: waiting for {}", names.join(" or "))
+}
+
+/// Why a session did not begin.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("the volume is not in the registry any more")]
+    NoVolume,
+    #[error("another engine has the volume")]
+    Fenced,
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("{0}")]
+    Stopped(Error),
+}
+
+impl From<NotRecorded> for SessionError {
+    fn from(reason: NotRecorded) -> Self {
+        Self::Stopped(reason.into())
+    }
+}

@@ -1,0 +1,150 @@
+//! What a fake replica keeps: a chain in memory.
+
+use std::collections::BTreeMap;
+
+use block_device::{ErrorKind, Geometry, Outcome, Range, Request, Segments, Slice};
+use replica::{ChainEntry, Extent, ExtentKind, Extents, Granted, LvolKind, OpenError, OpenReplica, ReplicaState};
+use uuid::Uuid;
+
+/// Bytes a block.
+pub(crate) const BLOCK: u64 = 4096;
+
+/// What one lvol has of its own: blocks of data, or none for zeroes.
+type Own = BTreeMap<u64, Option<Vec<u8>>>;
+
+pub(crate) struct FakeDisk {
+    pub(crate) id: Uuid,
+    pub(crate) state: ReplicaState,
+    pub(crate) epoch: u64,
+    pub(crate) instance: Uuid,
+    pub(crate) resets: u32,
+    size: u64,
+    snapshots: Vec<(Uuid, String, Own)>,
+    head: Own,
+}
+
+impl FakeDisk {
+    pub(crate) fn new(id: Uuid, size: u64) -> Self {
+        Self {
+            id,
+            state: ReplicaState::Complete,
+            epoch: 0,
+            instance: Uuid::nil(),
+            resets: 0,
+            size,
+            snapshots: Vec::new(),
+            head: Own::new(),
+        }
+    }
+
+    pub(crate) fn grant(&mut self, open: &OpenReplica) -> Result<(), OpenError> {
+        if open.epoch < self.epoch || (open.epoch == self.epoch && open.instance != self.instance) {
+            return Err(OpenError::Fenced { stored: self.epoch });
+        }
+        (self.epoch, self.instance) = (open.epoch, open.instance);
+        Ok(())
+    }
+
+    pub(crate) fn granted(&self, epoch: u64) -> Granted {
+        let geometry = Geometry::new(self.size, BLOCK as u32).expect("a good size");
+        Granted { epoch, geometry, state: self.state }
+    }
+
+    pub(crate) fn perform(&mut self, request: &Request) -> Outcome {
+        match request {
+            Request::Read { range } => return Ok(Segments::from(Slice::from(&self.read(self.id, *range)[..]))),
+            Request::Write { offset, data, .. } => {
+                for (index, bytes) in data.chunks(BLOCK as usize).enumerate() {
+                    self.head.insert(offset / BLOCK + index as u64, Some(bytes.to_vec()));
+                }
+            }
+            Request::WriteZeroes { range, .. } => self.zero(*range),
+            Request::Unmap { ranges } => ranges.iter().for_each(|range| self.zero(*range)),
+            Request::Flush => {}
+            Request::Compare { .. } => return Err(ErrorKind::Internal.into()),
+        }
+        Ok(Segments::none())
+    }
+
+    fn zero(&mut self, range: Range) {
+        for block in range.offset / BLOCK..range.end() / BLOCK {
+            match self.snapshots.is_empty() {
+                true => drop(self.head.remove(&block)),
+                false => drop(self.head.insert(block, None)),
+            }
+        }
+    }
+
+    /// The chain up to an lvol, newest first.
+    fn layers(&self, lvol: Uuid) -> Vec<&Own> {
+        let mut layers: Vec<_> = self.snapshots.iter().map(|(_, _, own)| own).collect();
+        match self.snapshots.iter().position(|(id, _, _)| *id == lvol) {
+            Some(place) => layers.truncate(place + 1),
+            None => layers.push(&self.head),
+        }
+        layers.reverse();
+        layers
+    }
+
+    pub(crate) fn read(&self, lvol: Uuid, range: Range) -> Vec<u8> {
+        let layers = self.layers(lvol);
+        let mut bytes = Vec::new();
+        for block in range.offset / BLOCK..range.end() / BLOCK {
+            match layers.iter().find_map(|own| own.get(&block)) {
+                Some(Some(data)) => bytes.extend_from_slice(data),
+                Some(None) | None => bytes.resize(bytes.len() + BLOCK as usize, 0),
+            }
+        }
+        bytes
+    }
+
+    /// Everything the head reads as.
+    pub(crate) fn content(&self) -> Vec<u8> {
+        self.read(self.id, Range { offset: 0, length: self.size })
+    }
+
+    /// Everything a snapshot reads as.
+    pub(crate) fn snapshot_content(&self, id: Uuid) -> Option<Vec<u8>> {
+        let there = self.snapshots.iter().any(|(snapshot, _, _)| *snapshot == id);
+        there.then(|| self.read(id, Range { offset: 0, length: self.size }))
+    }
+
+    /// Puts garbage into a block of the head, as a stale replica has it.
+    pub(crate) fn spoil(&mut self, block: u64, byte: u8) {
+        self.head.insert(block, Some(vec![byte; BLOCK as usize]));
+    }
+
+    pub(crate) fn chain(&self) -> Vec<ChainEntry> {
+        let snapshots = self.snapshots.iter().map(|(id, name, _)| (*id, name.clone(), LvolKind::Snapshot));
+        let head = [(self.id, "head".to_owned(), LvolKind::Head)];
+        snapshots.chain(head).map(|(id, name, kind)| ChainEntry { id, created: 0, kind, name }).collect()
+    }
+
+    pub(crate) fn snapshot(&mut self, id: Uuid, name: String) {
+        if self.snapshots.iter().all(|(snapshot, _, _)| *snapshot != id) {
+            self.snapshots.push((id, name, std::mem::take(&mut self.head)));
+        }
+    }
+
+    pub(crate) fn extents(&self, lvol: Uuid, from: u64, max: u32) -> Extents {
+        let own = match self.snapshots.iter().find(|(id, _, _)| *id == lvol) {
+            Some((_, _, own)) => own,
+            None => &self.head,
+        };
+        // From the first block that ends behind `from`, as a store would.
+        let blocks = own.range(from / BLOCK..).take(max as usize).map(|(block, data)| Extent {
+            range: Range { offset: block * BLOCK, length: BLOCK },
+            kind: if data.is_some() { ExtentKind::Data } else { ExtentKind::Zero },
+        });
+        let list: Vec<_> = blocks.collect();
+        let next = list.last().filter(|_| list.len() == max as usize).map(|last| last.range.end());
+        Extents { list, next }
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.resets += 1;
+        self.state = ReplicaState::Rebuilding;
+        self.snapshots.clear();
+        self.head.clear();
+    }
+}

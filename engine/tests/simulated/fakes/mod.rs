@@ -1,0 +1,368 @@
+//! Replicas and a registry of plain memory, with faults to inject. Time and chance are the world's.
+
+mod disk;
+mod registry;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use block_device::{BlockDevice, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, Segments};
+use engine::{Connector, EngineConfig, NewReplica, ReplicaRecord, VolumeRecord};
+use reactor::{Instant, sleep, spawn};
+use replica::{ChainEntry, Extents, Granted, LocalFuture, OpenError, OpenReplica, Replica, ReplicaState};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+pub(crate) use self::disk::{BLOCK, FakeDisk};
+pub(crate) use self::registry::FakeRegistry;
+
+pub(crate) const VOLUME: Uuid = Uuid::from_bytes([0xaa; 16]);
+
+/// A fake node with one replica.
+pub(crate) struct FakeNode {
+    pub(crate) disk: RefCell<FakeDisk>,
+    pub(crate) reachable: Cell<bool>,
+    pub(crate) is_local: bool,
+    /// Each request takes up to this long.
+    pub(crate) delay: Cell<Duration>,
+    /// Requests wait for as long as this is set.
+    pub(crate) stalled: Cell<bool>,
+    /// What writes fail with.
+    pub(crate) write_error: Cell<Option<ErrorKind>>,
+    /// What reads fail with.
+    pub(crate) read_error: Cell<Option<ErrorKind>>,
+    /// What snapshots fail with.
+    pub(crate) snapshot_error: Cell<Option<ErrorKind>>,
+    /// How many requests are answered with Busy first.
+    pub(crate) busy: Cell<u32>,
+    pub(crate) writes_seen: Cell<u32>,
+    pub(crate) reads_seen: Cell<u32>,
+    connections: RefCell<Vec<Weak<FakeReplica>>>,
+    changed: Notify,
+}
+
+impl FakeNode {
+    fn new(id: Uuid, size: u64, is_local: bool) -> Rc<Self> {
+        Rc::new(Self {
+            disk: RefCell::new(FakeDisk::new(id, size)),
+            reachable: Cell::new(true),
+            is_local,
+            delay: Cell::new(Duration::ZERO),
+            stalled: Cell::new(false),
+            write_error: Cell::new(None),
+            read_error: Cell::new(None),
+            snapshot_error: Cell::new(None),
+            busy: Cell::new(0),
+            writes_seen: Cell::new(0),
+            reads_seen: Cell::new(0),
+            connections: RefCell::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// The node is gone: connections die, and of the requests in flight each may have landed or not.
+    pub(crate) fn kill(&self) {
+        self.reachable.set(false);
+        self.cut();
+    }
+
+    /// Connections die; requests in flight may still land until the replica is opened again.
+    pub(crate) fn cut(&self) {
+        let connections: Vec<_> = self.connections.borrow().iter().filter_map(Weak::upgrade).collect();
+        for connection in connections {
+            connection.end(&Error::with_detail(ErrorKind::Unavailable, "the fake connection died"));
+        }
+    }
+
+    /// The node is back.
+    pub(crate) fn revive(&self) {
+        self.reachable.set(true);
+    }
+
+    pub(crate) fn set_stalled(&self, stalled: bool) {
+        self.stalled.set(stalled);
+        self.changed.notify_waiters();
+    }
+
+    async fn unstalled(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.stalled.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn open(self: &Rc<Self>, open: OpenReplica) -> Result<Rc<dyn Replica>, OpenError> {
+        if !self.reachable.get() {
+            return Err(OpenError::Unreachable("the fake node is down".to_owned()));
+        }
+        // What older connections have in flight ends first: it lands or is dropped (I13, I15).
+        let older: Vec<_> = self.connections.borrow_mut().drain(..).filter_map(|old| old.upgrade()).collect();
+        self.disk.borrow_mut().grant(&open)?;
+        for old in older {
+            old.supersede(open.instance);
+        }
+        let granted = self.disk.borrow().granted(open.epoch);
+        let replica = Rc::new_cyclic(|me| FakeReplica {
+            me: Weak::clone(me),
+            node: Rc::clone(self),
+            open,
+            granted,
+            flight: RefCell::default(),
+            next: Cell::new(0),
+            failure: RefCell::new(None),
+            over: Cell::new(false),
+            failed: Notify::new(),
+        });
+        self.connections.borrow_mut().push(Rc::downgrade(&replica));
+        Ok(replica)
+    }
+}
+
+/// A connection to a fake node.
+struct FakeReplica {
+    me: Weak<Self>,
+    node: Rc<FakeNode>,
+    open: OpenReplica,
+    granted: Granted,
+    flight: RefCell<BTreeMap<u64, (Reply, Instant)>>,
+    next: Cell<u64>,
+    failure: RefCell<Option<Error>>,
+    /// A newer grant came: nothing of this one has an effect any more.
+    over: Cell<bool>,
+    failed: Notify,
+}
+
+impl FakeReplica {
+    fn end(&self, error: &Error) {
+        if self.failure.borrow().is_some() {
+            return;
+        }
+        *self.failure.borrow_mut() = Some(error.clone());
+        self.failed.notify_waiters();
+        for (_, (reply, _)) in self.flight.take() {
+            reply.fail(error.clone());
+        }
+    }
+
+    fn supersede(&self, instance: Uuid) {
+        self.over.set(true);
+        let kind = if instance == self.open.instance { ErrorKind::Aborted } else { ErrorKind::Fenced };
+        self.end(&kind.into());
+    }
+
+    fn answer(&self, id: u64, outcome: Outcome) {
+        let waiting = self.flight.borrow_mut().remove(&id);
+        if let Some((reply, _)) = waiting {
+            reply.complete(outcome);
+        }
+    }
+
+    fn perform(&self, request: &Request) -> Outcome {
+        let node = &self.node;
+        if node.busy.get() > 0 {
+            node.busy.set(node.busy.get() - 1);
+            return Err(ErrorKind::Busy.into());
+        }
+        let injected = match request {
+            Request::Read { .. } => node.read_error.get(),
+            Request::Flush => None,
+            _ => node.write_error.get(),
+        };
+        match injected {
+            Some(kind) => Err(kind.into()),
+            None => node.disk.borrow_mut().perform(request),
+        }
+    }
+
+    fn control<T: 'static>(
+        &self,
+        act: impl FnOnce(&FakeNode) -> Result<T, Error> + 'static,
+    ) -> LocalFuture<'_, Result<T, Error>> {
+        Box::pin(async move {
+            if let Some(error) = self.failure() {
+                return Err(error);
+            }
+            self.pass_time().await;
+            match self.failure() {
+                Some(error) => Err(error),
+                None => act(&self.node),
+            }
+        })
+    }
+
+    async fn pass_time(&self) {
+        let most = self.node.delay.get().as_nanos() as u64;
+        if most > 0 {
+            sleep(Duration::from_nanos(reactor::random() % most)).await;
+        }
+        self.node.unstalled().await;
+    }
+}
+
+impl BlockDevice for FakeReplica {
+    fn geometry(&self) -> Geometry {
+        self.granted.geometry
+    }
+
+    fn submit(&self, request: Request, reply: Reply) {
+        if let Some(error) = self.failure() {
+            return reply.fail(error);
+        }
+        let counter = if request.is_write() { &self.node.writes_seen } else { &self.node.reads_seen };
+        counter.set(counter.get() + 1);
+        let id = self.next.replace(self.next.get() + 1);
+        self.flight.borrow_mut().insert(id, (reply, reactor::now()));
+        let me = self.me.upgrade().expect("submitted through it");
+        spawn(async move {
+            me.pass_time().await;
+            // A dead connection's request is a matter of chance (I10, I15), one of a replaced grant has no effect.
+            let alive = me.failure().is_none();
+            if me.over.get() || (!alive && reactor::random().is_multiple_of(2)) {
+                return;
+            }
+            let outcome = me.perform(&request);
+            me.answer(id, outcome);
+        });
+    }
+}
+
+impl Replica for FakeReplica {
+    fn id(&self) -> Uuid {
+        self.open.replica
+    }
+
+    fn granted(&self) -> Granted {
+        self.granted
+    }
+
+    fn is_local(&self) -> bool {
+        self.node.is_local
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.failure.borrow().clone()
+    }
+
+    fn failed(&self) -> LocalFuture<'_, Error> {
+        Box::pin(async move {
+            loop {
+                let failed = self.failed.notified();
+                if let Some(error) = self.failure() {
+                    return error;
+                }
+                failed.await;
+            }
+        })
+    }
+
+    fn fail(&self, error: Error) {
+        self.end(&error);
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.flight.borrow().values().map(|(_, since)| *since).min()
+    }
+
+    fn reported_age(&self) -> Option<Duration> {
+        None
+    }
+
+    fn chain(&self) -> LocalFuture<'_, Result<Vec<ChainEntry>, Error>> {
+        self.control(|node| Ok(node.disk.borrow().chain()))
+    }
+
+    fn snapshot(&self, id: Uuid, name: &str) -> LocalFuture<'_, Result<(), Error>> {
+        let name = name.to_owned();
+        self.control(move |node| match node.snapshot_error.get() {
+            Some(kind) => Err(kind.into()),
+            None => {
+                node.disk.borrow_mut().snapshot(id, name);
+                Ok(())
+            }
+        })
+    }
+
+    fn extents(&self, lvol: Uuid, from: u64, max: u32) -> LocalFuture<'_, Result<Extents, Error>> {
+        self.control(move |node| Ok(node.disk.borrow().extents(lvol, from, max)))
+    }
+
+    fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome> {
+        self.control(move |node| {
+            Ok(Segments::from(block_device::Slice::from(&node.disk.borrow().read(lvol, range)[..])))
+        })
+    }
+
+    fn reset(&self) -> LocalFuture<'_, Result<(), Error>> {
+        self.control(|node| {
+            node.disk.borrow_mut().reset();
+            Ok(())
+        })
+    }
+
+    fn set_state(&self, state: ReplicaState) -> LocalFuture<'_, Result<(), Error>> {
+        self.control(move |node| {
+            node.disk.borrow_mut().state = state;
+            Ok(())
+        })
+    }
+
+    fn close(&self) {
+        self.end(&ErrorKind::Aborted.into());
+    }
+}
+
+/// A volume's fake nodes; the first is the engine's own.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Rc<FakeNode>>,
+    pub(crate) registry: Rc<FakeRegistry>,
+}
+
+impl Cluster {
+    /// `count` replicas of `size` bytes, equal and empty.
+    pub(crate) fn new(count: usize, size: u64) -> Rc<Self> {
+        let id = |index: usize| Uuid::from_bytes([index as u8 + 1; 16]);
+        let nodes: Vec<_> = (0..count).map(|index| FakeNode::new(id(index), size, index == 0)).collect();
+        let replicas = (0..count).map(|index| NewReplica {
+            replica: id(index),
+            node: format!("n{index}"),
+            address: ([10, 0, 0, index as u8 + 1], 9601).into(),
+        });
+        let registry = FakeRegistry::with(VolumeRecord::new(VOLUME, size, BLOCK as u32, replicas));
+        Rc::new(Self { nodes, registry })
+    }
+
+    /// Starts an engine without waiting for it to serve.
+    pub(crate) async fn start(self: &Rc<Self>) -> Rc<engine::Engine> {
+        let connector = Rc::new(FakeConnector(Rc::clone(self)));
+        engine::Engine::start_with(config(), Rc::clone(&self.registry) as Rc<_>, connector).await.expect("it starts")
+    }
+
+    /// Starts an engine and waits until it serves.
+    pub(crate) async fn serve(self: &Rc<Self>) -> Rc<engine::Engine> {
+        let engine = self.start().await;
+        engine.ready().await.expect("it serves");
+        engine
+    }
+}
+
+pub(crate) fn config() -> EngineConfig {
+    EngineConfig { open_wait: Duration::from_secs(1), ..EngineConfig::new(VOLUME) }
+}
+
+struct FakeConnector(Rc<Cluster>);
+
+impl Connector for FakeConnector {
+    fn open(&self, record: &ReplicaRecord, open: OpenReplica) -> LocalFuture<'_, Result<Rc<dyn Replica>, OpenError>> {
+        let node = self.0.nodes.iter().find(|node| node.disk.borrow().id == record.replica);
+        let node = Rc::clone(node.expect("the record names the cluster's replicas"));
+        Box::pin(async move {
+            sleep(Duration::from_millis(1)).await;
+            node.open(open)
+        })
+    }
+}
