@@ -9,41 +9,20 @@ use uuid::Uuid;
 use crate::allocator::Allocator;
 use crate::format::BLOCK;
 use crate::format::layout::{Layout, with_page_headers};
-use crate::format::record::{DamageKind, LvolRecord, Record};
+use crate::format::record::{Damage, LvolRecord, Record};
 use crate::map::{Inconsistent, Map, Shape};
 use crate::volume::Volume;
 
 /// The most lvols that read through one another.
 pub(crate) const MAX_CHAIN: usize = 1024;
 
-/// What is wrong with an lvol.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Damage {
-    /// Its record: name and attributes are unknown, but others can read through it.
-    Record(String),
-    /// Its map: neither it nor its descendants can be read.
-    Map(String),
-}
-
 /// An lvol.
 pub(crate) struct Node {
     pub(crate) record: LvolRecord,
-    pub(crate) damage: Option<Damage>,
+    /// What is wrong with its record, if so: name and attributes are unknown, but others can read through it.
+    pub(crate) damage: Option<String>,
     /// Its side of the data path, once it was opened.
     pub(crate) volume: Option<Rc<Volume>>,
-}
-
-impl Node {
-    /// The record as a checkpoint keeps it: damage stays until a repair, since what is lost does not come back by writing
-    /// the rest.
-    pub(crate) fn checkpointed(&self) -> LvolRecord {
-        let damage = match self.damage {
-            None => None,
-            Some(Damage::Record(_)) => Some(DamageKind::Record),
-            Some(Damage::Map(_)) => Some(DamageKind::Map),
-        };
-        LvolRecord { damage, ..self.record.clone() }
-    }
 }
 
 /// All lvols of a store.
@@ -52,6 +31,8 @@ pub(crate) struct Catalog {
     shape: Shape,
     pub(crate) lvols: BTreeMap<Uuid, Node>,
     pub(crate) maps: BTreeMap<u32, Rc<Map>>,
+    /// What is wrong with maps: no lvol that reads through one of them can be read.
+    bad_maps: BTreeMap<u32, String>,
     pub(crate) allocator: Allocator,
     pub(crate) next_map: u32,
 }
@@ -63,6 +44,7 @@ impl Catalog {
             shape: Shape::new(layout.cluster_size),
             lvols: BTreeMap::new(),
             maps: BTreeMap::new(),
+            bad_maps: BTreeMap::new(),
             allocator: Allocator::new(layout.first_cluster, layout.clusters),
             next_map: 1,
             layout,
@@ -89,6 +71,7 @@ impl Catalog {
                 .range(*map, *first, *count)
                 .map(|map| map.into_iter().for_each(|map| map.zero(*first, *count, freed))),
             Record::MapDrop { map } => {
+                self.bad_maps.remove(map);
                 if let Some(map) = self.maps.remove(map) {
                     map.each_cluster(|cluster| freed.push(cluster));
                 }
@@ -139,9 +122,7 @@ impl Catalog {
         match self.lvols.get_mut(&record.uuid) {
             Some(node) => {
                 node.record = record.clone();
-                if matches!(node.damage, Some(Damage::Record(_))) {
-                    node.damage = None;
-                }
+                node.damage = None;
             }
             None => self.insert(record.clone(), None),
         }
@@ -155,7 +136,7 @@ impl Catalog {
         Ok(())
     }
 
-    pub(crate) fn insert(&mut self, record: LvolRecord, damage: Option<Damage>) {
+    pub(crate) fn insert(&mut self, record: LvolRecord, damage: Option<String>) {
         self.lvols.insert(record.uuid, Node { record, damage, volume: None });
     }
 
@@ -171,7 +152,7 @@ impl Catalog {
         let mut next = Some(uuid);
         while let Some(at) = next {
             let Some(node) = self.lvols.get(&at) else { return Err(format!("its ancestor {at} is missing")) };
-            if let Some(Damage::Map(reason)) = &node.damage {
+            if let Some(reason) = self.bad_maps.get(&node.record.map) {
                 let whose = if at == uuid { String::new() } else { format!("its ancestor {at} is damaged: ") };
                 return Err(format!("{whose}{reason}"));
             }
@@ -187,10 +168,28 @@ impl Catalog {
 
     /// Why an lvol cannot be used, if so.
     pub(crate) fn damage(&self, uuid: Uuid) -> Option<String> {
-        match &self.lvols.get(&uuid)?.damage {
-            Some(Damage::Record(reason)) => Some(reason.clone()),
-            _ => self.chain(uuid).err(),
-        }
+        self.lvols.get(&uuid)?.damage.clone().or_else(|| self.chain(uuid).err())
+    }
+
+    /// Whether anything is damaged: then the clusters in use cannot be derived from the maps alone.
+    pub(crate) fn is_damaged(&self) -> bool {
+        !self.bad_maps.is_empty() || self.lvols.values().any(|node| node.damage.is_some())
+    }
+
+    /// Marks a map as damaged. That stays with the map, whichever lvol it belongs to later.
+    pub(crate) fn damage_map(&mut self, map: u32, reason: &str) {
+        tracing::error!(map, reason, "the map of an lvol is damaged");
+        self.bad_maps.entry(map).or_insert_with(|| reason.to_owned());
+    }
+
+    /// The records as a checkpoint keeps them: damage stays until a repair, since what is lost does not come back by writing
+    /// the rest.
+    pub(crate) fn checkpointed_records(&self) -> Vec<LvolRecord> {
+        let record = |node: &Node| {
+            let damage = Damage { record: node.damage.is_some(), map: self.bad_maps.contains_key(&node.record.map) };
+            LvolRecord { damage, ..node.record.clone() }
+        };
+        self.lvols.values().map(record).collect()
     }
 
     /// An lvol that reads through this one.

@@ -118,7 +118,7 @@ impl Core {
     }
 
     async fn stream_lvols(&self, stream: &mut Stream<'_>, maps: &[(u32, u32, u32)]) -> Result<u32, StoreError> {
-        let records: Vec<LvolRecord> = self.catalog.borrow().lvols.values().map(|node| node.checkpointed()).collect();
+        let records = self.catalog.borrow().checkpointed_records();
         for record in &records {
             stream.put(|context, address, bytes| context.put_lvol(record, address, bytes));
             stream.write_if_long().await?;

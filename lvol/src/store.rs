@@ -13,7 +13,7 @@ use crate::core::{Core, write_superblocks};
 use crate::error::StoreError;
 use crate::format::BLOCK;
 use crate::format::layout::{CLUSTER_SIZES, Layout, MIN_SIZE};
-use crate::format::record::{LvolRecord, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Record};
+use crate::format::record::{Damage, LvolRecord, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Record};
 use crate::format::superblock::{CheckpointPointer, Features, MAX_NAME, PLACES, Superblock};
 use crate::info::{CreateLvol, Extent, FormatOptions, LvolInfo, LvolKind, LvolState, SnapshotSpec, StoreInfo};
 use crate::lvol::Lvol;
@@ -146,7 +146,7 @@ impl Store {
             size: spec.size,
             block_size: spec.block_size,
             snapshot: false,
-            damage: None,
+            damage: Damage::default(),
             created_at: milliseconds_now(),
             map: self.new_map()?,
             name: spec.name.clone(),

@@ -245,20 +245,28 @@ impl Lvol {
 
 impl Plan {
     /// An entry of zeroes gets a cluster: its zero blocks, but for those that are written now, must be zero there.
+    ///
+    /// The record covers those that are written too: when their data does not survive a power cut, they are zeroes again,
+    /// not the parent's.
     fn keep_zeroes(&mut self, map: &Map, index: u32, cluster: u64, base: u64, written: Span<u32>) {
-        let blocks = map.shape().blocks();
-        for span in [0..written.start, written.end..blocks] {
-            let mut at = span.start;
-            while at < span.end {
-                let run = map.run(index, at, span.end - at);
-                if run.held == Held::Zero {
-                    let (first, count) = (at as u16, run.count as u16);
-                    self.zeroes
-                        .push(Range { offset: base + u64::from(at) * BLOCK, length: u64::from(run.count) * BLOCK });
-                    self.records.push(Record::MapSetZeroed { map: map.id(), index, cluster, first, count });
-                }
-                at += run.count;
+        let mut at = 0;
+        while at < map.shape().blocks() {
+            let run = map.run(index, at, map.shape().blocks() - at);
+            if run.held == Held::Zero {
+                // A cluster has at most 1024 blocks.
+                let (first, count) = (at as u16, run.count as u16);
+                self.records.push(Record::MapSetZeroed { map: map.id(), index, cluster, first, count });
+                self.zero(base, at..(at + run.count).min(written.start));
+                self.zero(base, at.max(written.end)..at + run.count);
             }
+            at += run.count;
+        }
+    }
+
+    fn zero(&mut self, base: u64, blocks: Span<u32>) {
+        if !blocks.is_empty() {
+            let length = u64::from(blocks.end - blocks.start) * BLOCK;
+            self.zeroes.push(Range { offset: base + u64::from(blocks.start) * BLOCK, length });
         }
     }
 

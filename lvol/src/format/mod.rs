@@ -24,6 +24,8 @@ pub(crate) const HEADER: usize = 64;
 /// The version of every structure: raised only by changes that feature flags cannot express.
 const VERSION: u16 = 1;
 
+static ZEROES: [u8; BLOCK as usize] = [0; BLOCK as usize];
+
 /// Where the checksum is within the header; these four bytes count as zero in it.
 const CHECKSUM_AT: usize = 12;
 
@@ -103,8 +105,8 @@ impl Header {
     /// `address` is where the bytes were read.
     pub(crate) fn open(bytes: &[u8], magic: [u8; 8], address: u64) -> Result<(Self, usize), Flaw> {
         if bytes.len() < HEADER || bytes[..8] != magic {
-            let empty = bytes.iter().take(BLOCK as usize).all(|&byte| byte == 0);
-            return Err(if empty { Flaw::Empty } else { Flaw::Magic });
+            let first = &bytes[..bytes.len().min(BLOCK as usize)];
+            return Err(if *first == ZEROES[..first.len()] { Flaw::Empty } else { Flaw::Magic });
         }
         let version = u16_at(bytes, 8);
         if version != VERSION {

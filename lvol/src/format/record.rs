@@ -48,7 +48,7 @@ pub(crate) struct LvolRecord {
     pub(crate) block_size: u32,
     pub(crate) snapshot: bool,
     /// What was found damaged and stays so until a repair.
-    pub(crate) damage: Option<DamageKind>,
+    pub(crate) damage: Damage,
     /// Milliseconds since the Unix epoch.
     pub(crate) created_at: u64,
     pub(crate) map: u32,
@@ -57,12 +57,12 @@ pub(crate) struct LvolRecord {
 }
 
 /// What is damaged of an lvol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DamageKind {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Damage {
     /// Its record: name and attributes are lost.
-    Record,
+    pub(crate) record: bool,
     /// Its map: some of its blocks are lost.
-    Map,
+    pub(crate) map: bool,
 }
 
 /// One change of the store's metadata.
@@ -207,12 +207,9 @@ impl LvolRecord {
         into.extend_from_slice(self.parent.unwrap_or_default().as_bytes());
         put64(into, self.size);
         put32(into, self.block_size);
-        let damage = match self.damage {
-            None => 0,
-            Some(DamageKind::Record) => FLAG_RECORD_DAMAGED,
-            Some(DamageKind::Map) => FLAG_MAP_DAMAGED,
-        };
-        put32(into, damage | if self.snapshot { FLAG_SNAPSHOT } else { 0 });
+        let flag = |set, flag| if set { flag } else { 0 };
+        let damage = flag(self.damage.record, FLAG_RECORD_DAMAGED) | flag(self.damage.map, FLAG_MAP_DAMAGED);
+        put32(into, flag(self.snapshot, FLAG_SNAPSHOT) | damage);
         put64(into, self.created_at);
         put32(into, self.map);
         // Checked when they were set: MAX_NAME, MAX_ATTRIBUTES, MAX_ATTRIBUTE_BYTES.
@@ -233,12 +230,10 @@ impl LvolRecord {
         let parent = Some(Uuid::from_bytes(reader.array()?)).filter(|parent| !parent.is_nil());
         let (size, block_size, flags, created_at) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u64()?);
         let (map, name_length, attribute_count) = (reader.u32()?, reader.u16()?, reader.u16()?);
-        let damage = match flags & !FLAG_SNAPSHOT {
-            0 => None,
-            FLAG_RECORD_DAMAGED => Some(DamageKind::Record),
-            FLAG_MAP_DAMAGED => Some(DamageKind::Map),
-            _ => return Err(Flaw::Content("an lvol has unknown flags")),
-        };
+        if flags & !(FLAG_SNAPSHOT | FLAG_RECORD_DAMAGED | FLAG_MAP_DAMAGED) != 0 {
+            return Err(Flaw::Content("an lvol has unknown flags"));
+        }
+        let damage = Damage { record: flags & FLAG_RECORD_DAMAGED != 0, map: flags & FLAG_MAP_DAMAGED != 0 };
         if usize::from(name_length) > MAX_NAME || usize::from(attribute_count) > MAX_ATTRIBUTES {
             return Err(Flaw::Content("an lvol has an impossible name or too many attributes"));
         }
@@ -283,7 +278,7 @@ mod tests {
             size: 1 << 30,
             block_size: 4096,
             snapshot: true,
-            damage: None,
+            damage: Damage::default(),
             created_at: 3,
             map: 4,
             name: "base".to_owned(),

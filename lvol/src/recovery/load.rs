@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use reactor::{Buffer, Disk};
 
-use super::damage_lvols_of;
-use crate::catalog::{Catalog, Damage};
+use crate::catalog::Catalog;
 use crate::error::StoreError;
 use crate::format::BLOCK;
 use crate::format::page::{DirectoryEntry, MAX_PAGE, Page, PageContext, Segment};
-use crate::format::record::{DamageKind, LvolRecord};
+use crate::format::record::{Damage, LvolRecord};
 use crate::format::superblock::Superblock;
 
 /// How many bytes of a checkpoint are read at once.
@@ -104,14 +103,15 @@ impl Found {
     }
 
     fn take_lvol(&mut self, record: LvolRecord, catalog: &mut Catalog) {
-        let damage = record.damage.map(|kind| match kind {
-            DamageKind::Record => Damage::Record("its record was found damaged earlier".to_owned()),
-            DamageKind::Map => Damage::Map("its map was found damaged earlier".to_owned()),
-        });
-        self.damaged |= damage.is_some();
+        let Damage { record: record_damaged, map: map_damaged } = record.damage;
+        self.damaged |= record_damaged || map_damaged;
+        if map_damaged {
+            catalog.damage_map(record.map, "its map was found damaged earlier");
+        }
+        let damage = record_damaged.then(|| "its record was found damaged earlier".to_owned());
         self.owners.insert(record.map);
         catalog.add_map(record.map);
-        catalog.insert(LvolRecord { damage: None, ..record }, damage);
+        catalog.insert(LvolRecord { damage: Damage::default(), ..record }, damage);
     }
 
     /// Draws the conclusions from what is missing.
@@ -129,7 +129,8 @@ impl Found {
                 _ => self.bad_maps.get(&map).copied().unwrap_or(""),
             };
             if !reason.is_empty() {
-                self.damage_map(catalog, map, reason);
+                self.damaged = true;
+                catalog.damage_map(map, reason);
             }
         }
         self.drop_orphans(catalog);
@@ -151,7 +152,7 @@ impl Found {
                 size: entry.size,
                 block_size: entry.block_size,
                 snapshot: entry.snapshot,
-                damage: None,
+                damage: Damage::default(),
                 created_at: 0,
                 map: entry.map,
                 name: String::new(),
@@ -161,7 +162,7 @@ impl Found {
             self.damaged = true;
             self.owners.insert(entry.map);
             catalog.add_map(entry.map);
-            catalog.insert(record, Some(Damage::Record("its record is damaged".to_owned())));
+            catalog.insert(record, Some("its record is damaged".to_owned()));
         }
     }
 
@@ -169,12 +170,6 @@ impl Found {
     /// were deleted while the checkpoint was written, which are free.
     fn drop_orphans(&mut self, catalog: &mut Catalog) {
         catalog.maps.retain(|map, _| self.owners.contains(map));
-    }
-
-    /// Marks the lvols of a map as damaged.
-    pub(super) fn damage_map(&mut self, catalog: &mut Catalog, map: u32, reason: &str) {
-        self.damaged = true;
-        damage_lvols_of(catalog, map, reason);
     }
 
     /// Keeps every cluster in use that the bitmap has in use or does not tell of: with a map damaged, that is the only way

@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use reactor::{Buffer, Disk};
 
-use crate::catalog::{Catalog, Damage};
+use crate::catalog::Catalog;
 use crate::core::{Core, Opened};
 use crate::error::StoreError;
 use crate::format::superblock::{PLACES, Superblock};
@@ -36,13 +36,14 @@ pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
     let clean = superblock.clean;
     let mut catalog = Catalog::new(superblock.layout);
     catalog.next_map = superblock.next_map.max(1);
-    let mut found = load::load_checkpoint(&disk, &superblock, &mut catalog).await?;
+    let found = load::load_checkpoint(&disk, &superblock, &mut catalog).await?;
     let mut start =
         ReplayStart { batch: superblock.checkpoint.start_batch, position: superblock.checkpoint.start_position };
     if !clean {
         start = replay::replay(&disk, &superblock, &mut catalog).await?;
     }
-    let damaged = claim_clusters(&mut catalog, &mut found) || found.damaged || superblock.damaged;
+    claim_clusters(&mut catalog);
+    let damaged = catalog.is_damaged() || found.damaged || superblock.damaged;
     if damaged {
         found.keep_clusters(&mut catalog);
     }
@@ -119,8 +120,8 @@ fn check_usable(superblock: &Superblock, disk: &Disk) -> Result<(), StoreError> 
 }
 
 /// Marks the clusters of all maps as used. A cluster with two owners damages both: neither may read what may be the
-/// other's. Says whether there was one.
-fn claim_clusters(catalog: &mut Catalog, found: &mut load::Found) -> bool {
+/// other's.
+fn claim_clusters(catalog: &mut Catalog) {
     let mut contested = std::collections::BTreeSet::new();
     for map in catalog.maps.values() {
         map.each_cluster(|cluster| {
@@ -130,7 +131,7 @@ fn claim_clusters(catalog: &mut Catalog, found: &mut load::Found) -> bool {
         });
     }
     if contested.is_empty() {
-        return false;
+        return;
     }
     let mut owners = Vec::new();
     for map in catalog.maps.values() {
@@ -139,15 +140,6 @@ fn claim_clusters(catalog: &mut Catalog, found: &mut load::Found) -> bool {
         owners.extend(owns.then(|| map.id()));
     }
     for map in owners {
-        found.damage_map(catalog, map, "another lvol claims one of its clusters");
-    }
-    true
-}
-
-/// Marks the lvols of a map as damaged.
-pub(crate) fn damage_lvols_of(catalog: &mut Catalog, map: u32, reason: &str) {
-    for node in catalog.lvols.values_mut().filter(|node| node.record.map == map) {
-        tracing::error!(lvol = %node.record.uuid, reason, "an lvol is damaged");
-        node.damage = Some(Damage::Map(reason.to_owned()));
+        catalog.damage_map(map, "another lvol claims one of its clusters");
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use reactor::{Buffer, Disk};
 
-use super::damage_lvols_of;
 use super::scan::{Found, Scan};
 use crate::catalog::Catalog;
 use crate::error::StoreError;
@@ -24,12 +23,13 @@ pub(super) async fn replay(
     while let Some(batch) = scan.next().await? {
         batches.push(batch);
     }
-    scan.check_end().await?;
+    // In the same boot nothing that was written is lost, synced or not.
+    let same_boot = superblock.boot_id == reactor::boot_id();
+    scan.check_end(same_boot).await?;
     let mut replay = Replay {
         disk,
         catalog,
-        // In the same boot nothing that was written is lost, synced or not.
-        same_boot: superblock.boot_id == reactor::boot_id(),
+        same_boot,
         durable_through: durable_through(superblock, &batches),
         zeroes: BTreeSet::new(),
         dropped: 0,
@@ -98,7 +98,7 @@ impl Replay<'_> {
             | Record::MapSetZeroed { map, .. }
             | Record::MapClear { map, .. }
             | Record::MapZero { map, .. }
-            | Record::MapDrop { map } => damage_lvols_of(self.catalog, *map, error.0),
+            | Record::MapDrop { map } => self.catalog.damage_map(*map, error.0),
             Record::LvolPut(record) => tracing::error!(lvol = %record.uuid, %error, "an lvol record was left out"),
             Record::LvolRemove { .. } => {}
         }

@@ -64,19 +64,21 @@ impl<'a> Scan<'a> {
         Ok(None)
     }
 
-    /// Looks at the rest of the ring for a batch that was written when the missing one was already durable: then it was
-    /// not lost in a power cut but damaged later, and leaving out what follows would break promises silently.
-    pub(super) async fn check_end(&mut self) -> Result<(), StoreError> {
+    /// Looks at the whole ring for a batch that was written when the missing one was already safe: durable, or, without a
+    /// boot since, just written, as batches are written one after the other. Then it was not lost but damaged later, and
+    /// leaving out what follows would break promises silently.
+    pub(super) async fn check_end(&mut self, same_boot: bool) -> Result<(), StoreError> {
         let mut place = 0;
         while place < self.superblock.layout.journal.length {
             self.fill(place).await?;
             if let Ok(batch) = self.open(place)
                 && batch.head.session == self.superblock.session
-                && batch.head.durable_through >= self.next.batch
+                && (batch.head.durable_through >= self.next.batch
+                    || (same_boot && batch.head.sequence > self.next.batch))
             {
                 let (missing, later) = (self.next.batch, batch.head.sequence);
                 return Err(StoreError::damaged(format!(
-                    "journal batch {missing} is damaged; batch {later} says it was durable"
+                    "journal batch {missing} is damaged; batch {later} was written after it was safe"
                 )));
             }
             place += BLOCK;

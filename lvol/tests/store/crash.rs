@@ -1,0 +1,362 @@
+//! Power cuts at every step of a run, with every kind of loss, and kills.
+//!
+//! Several tasks write, unmap, flush and snapshot on one lvol, each on blocks of its own that share clusters with those of
+//! the others. The disk records each step. Then, for each point at which the power may have gone and each way in which
+//! the disk may have kept, lost, reordered or torn what was not synced, the store is opened on what is left: it
+//! opens (I27), everything flushed is there and nothing that was never written (I4), snapshots are there or not but whole
+//! (I26), and no space is lost (I26).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use lvol::{Lvol, Store};
+use reactor::simulated::{Cut, NodeId, Observer, Random, Survival};
+use reactor::{sleep, spawn};
+use uuid::Uuid;
+
+use crate::rig::{
+    DISK, Rig, SIZE, check_space, disk, flush, format, id, lvol, open, read, read_all, snapshot, stamped, unmap, write,
+};
+
+const BLOCK: u64 = 4096;
+
+/// Blocks that one task writes: one cluster and a half, so that neighbours share one.
+const REGION: u64 = 24;
+const TASKS: u64 = 3;
+
+const HEAD: u128 = 1;
+
+/// What a disk writes whole, in bytes.
+const SECTOR: u64 = 512;
+
+/// Something that was asked of the store: from which step of the disk on, and up to which it was answered.
+#[derive(Clone, Debug)]
+struct Event {
+    start: usize,
+    end: usize,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Create,
+    /// The head's blocks from the first to before the second become the stamp; zero after an unmap.
+    Write(u64, u64, u64),
+    Flush,
+    Snapshot(Uuid),
+    DeleteHead,
+}
+
+/// All that happened, in the order in which it began.
+#[derive(Clone)]
+struct Log {
+    events: Rc<RefCell<Vec<Event>>>,
+    observer: Observer,
+    node: NodeId,
+}
+
+impl Log {
+    fn new(rig: &Rig) -> Self {
+        Self { events: Rc::default(), observer: rig.world.observer(), node: rig.node }
+    }
+
+    /// Notes an operation as begun; it is answered when [`Log::end`] is called.
+    fn begin(&self, what: What) -> usize {
+        let mut events = self.events.borrow_mut();
+        events.push(Event { start: self.observer.disk_steps(self.node, DISK), end: usize::MAX, what });
+        events.len() - 1
+    }
+
+    fn end(&self, event: usize) {
+        self.events.borrow_mut()[event].end = self.observer.disk_steps(self.node, DISK);
+    }
+
+    async fn write(&self, head: &Rc<Lvol>, first: u64, last: u64, stamp: u64) {
+        let event = self.begin(What::Write(first, last, stamp));
+        let (offset, length) = (first * BLOCK, (last - first) * BLOCK);
+        match stamp {
+            0 => unmap(head, offset, length).await.expect("unmapped"),
+            _ => write(head, offset, stamped(stamp, length as usize)).await.expect("written"),
+        }
+        self.end(event);
+    }
+
+    async fn flush(&self, head: &Rc<Lvol>) {
+        let event = self.begin(What::Flush);
+        flush(head).await.expect("flushed");
+        self.end(event);
+    }
+
+    async fn snapshot(&self, store: &Store, number: u128) {
+        let event = self.begin(What::Snapshot(id(number)));
+        store.snapshot(id(HEAD), &snapshot(number)).await.expect("cut");
+        self.end(event);
+    }
+}
+
+/// What one task does on its region.
+async fn work(log: Log, store: Store, task: u64, seed: u64, steps: u64) {
+    let head = store.open_lvol(id(HEAD)).expect("opened");
+    let mut random = Random::new(seed * 100 + task);
+    for step in 0..steps {
+        let first = task * REGION + random.below(REGION);
+        let last = (first + 1 + random.below(6)).min((task + 1) * REGION);
+        let stamp = 1 + task + step * TASKS + seed * 1_000_000;
+        match random.below(20) {
+            0..=11 => log.write(&head, first, last, stamp).await,
+            12..=13 => log.write(&head, task * REGION, (task + 1) * REGION, 0).await,
+            14..=15 => log.write(&head, first, last, 0).await,
+            16..=18 => log.flush(&head).await,
+            _ => log.snapshot(&store, 1000 + u128::from(stamp)).await,
+        }
+    }
+}
+
+/// A run of the workload on a fresh store, from creating the lvol to deleting it, closing the store and opening it again in
+/// between.
+fn record(seed: u64, disk_size: u64, steps: u64) -> (Rig, Vec<Event>) {
+    let rig = Rig::with_disk(seed, disk_size, 512);
+    rig.run(async { format(&disk()).await.expect("formatted") });
+    rig.world.record_disk(rig.node, DISK);
+    let log = Log::new(&rig);
+    let events = Rc::clone(&log.events);
+    rig.run(async move {
+        for part in 0..2 {
+            let store = open().await;
+            if part == 0 {
+                let event = log.begin(What::Create);
+                store.create(&lvol(HEAD, TASKS * REGION * BLOCK)).await.expect("created");
+                log.end(event);
+            }
+            let tasks: Vec<_> =
+                (0..TASKS).map(|task| spawn(work(log.clone(), store.clone(), task, seed * 2 + part, steps))).collect();
+            for task in tasks {
+                task.await.expect("no task panics");
+            }
+            if part == 1 {
+                let event = log.begin(What::DeleteHead);
+                store.delete(id(HEAD)).await.expect("deleted");
+                log.end(event);
+                // Freed clusters come back.
+                sleep(Duration::from_secs(2)).await;
+            }
+            store.close().await.expect("closed");
+        }
+    });
+    let events = events.borrow().clone();
+    (rig, events)
+}
+
+/// What may be read from the head or a snapshot after the power went at step `at`.
+struct Expectation<'a> {
+    events: &'a [Event],
+    at: usize,
+}
+
+impl Expectation<'_> {
+    /// The stamps that a block may have, of an lvol that got no write begun at `until` or later and has every write that
+    /// was answered at `settled` or earlier.
+    fn stamps(&self, block: u64, settled: usize, until: usize) -> Vec<u64> {
+        let mut stamps = vec![0];
+        for event in self.events {
+            let What::Write(first, last, stamp) = event.what else { continue };
+            if !(first..last).contains(&block) || event.start >= until.min(self.at + 1) {
+                continue;
+            }
+            if event.end <= settled {
+                stamps.clear();
+            }
+            stamps.push(stamp);
+        }
+        stamps
+    }
+
+    /// The start of the latest flush that was answered before the cut.
+    fn flushed(&self) -> usize {
+        let done = self.events.iter().filter(|event| matches!(event.what, What::Flush) && event.end <= self.at);
+        done.map(|event| event.start).max().unwrap_or(0)
+    }
+
+    /// Whether something must be there, may be there.
+    fn state(&self, find: impl Fn(&What) -> bool) -> (bool, bool) {
+        let event = self.events.iter().find(|event| find(&event.what));
+        event.map_or((false, false), |event| (event.end <= self.at, event.start <= self.at))
+    }
+
+    fn check_content(&self, content: &[u8], settled: usize, until: usize, what: &str) {
+        for (block, bytes) in content.chunks_exact(BLOCK as usize).enumerate() {
+            let stamps = self.stamps(block as u64, settled, until);
+            for sector in bytes.chunks_exact(SECTOR as usize) {
+                let stamp = u64::from_le_bytes(sector[..8].try_into().expect("eight bytes"));
+                assert!(sector == &stamped(stamp, SECTOR as usize)[..], "{what}: block {block} holds strange bytes");
+                assert!(stamps.contains(&stamp), "{what}: block {block} holds {stamp}, not one of {stamps:?}");
+            }
+        }
+    }
+}
+
+/// Opens the store on what is left, checks everything, goes on using it. Returns what happened to the disk meanwhile.
+fn check(events: &[Event], at: usize, cut: &Cut, survival: Survival) {
+    let rig = Rig::with_image(at as u64, cut.image(survival));
+    check_rig(&rig, events, at);
+}
+
+fn check_rig(rig: &Rig, events: &[Event], at: usize) {
+    let events = events.to_vec();
+    rig.run(async move {
+        let store = open().await;
+        let expectation = Expectation { events: &events, at };
+        assert!(!store.info().damaged);
+        check_head(&store, &expectation).await;
+        check_snapshots(&store, &expectation).await;
+        check_space(&store);
+        go_on(store).await;
+    });
+}
+
+async fn check_head(store: &Store, expectation: &Expectation<'_>) {
+    let (created, maybe_created) = expectation.state(|what| matches!(what, What::Create));
+    let (deleted, maybe_deleted) = expectation.state(|what| matches!(what, What::DeleteHead));
+    let Ok(head) = store.open_lvol(id(HEAD)) else {
+        assert!(!created || maybe_deleted, "the head is gone");
+        return;
+    };
+    assert!(maybe_created && !deleted, "the head is there");
+    expectation.check_content(&read_all(&head).await, expectation.flushed(), usize::MAX, "the head");
+}
+
+async fn check_snapshots(store: &Store, expectation: &Expectation<'_>) {
+    for event in expectation.events {
+        let What::Snapshot(uuid) = event.what else { continue };
+        let Ok(lvol) = store.open_lvol(uuid) else {
+            assert!(event.end > expectation.at, "snapshot {uuid} is gone");
+            continue;
+        };
+        assert!(event.start <= expectation.at, "snapshot {uuid} is there before it was asked for");
+        // One that was answered is durable with all that was answered before it was asked for.
+        let settled = if event.end <= expectation.at { event.start } else { expectation.flushed().min(event.start) };
+        expectation.check_content(&read_all(&lvol).await, settled, event.end, "a snapshot");
+    }
+}
+
+/// The recovered store is a store like any other.
+async fn go_on(store: Store) {
+    store.create(&lvol(99, 1 << 20)).await.expect("created");
+    let other = store.open_lvol(id(99)).expect("opened");
+    assert!(read_all(&other).await == vec![0; 1 << 20]);
+    write(&other, 0, stamped(7, 100 << 10)).await.expect("written");
+    assert!(read(&other, 0, 100 << 10).await.expect("read") == stamped(7, 100 << 10)[..]);
+    store.close().await.expect("closed");
+}
+
+/// Whether to try all that could be tried instead of a part: set ASHLAR_LONG_TESTS for the nightly run.
+fn is_long() -> bool {
+    std::env::var_os("ASHLAR_LONG_TESTS").is_some()
+}
+
+#[test]
+fn a_power_cut_at_every_step_loses_nothing_flushed() {
+    for seed in 1..3 {
+        let (rig, events) = record(seed, SIZE, 5);
+        let history = rig.world.disk_history(rig.node, DISK);
+        let mut random = Random::new(seed);
+        let mut checked = 0;
+        for (at, cut) in history.cuts().enumerate() {
+            let survivals = cut.survivals(2, random.next_u64());
+            let count = if is_long() { survivals.len() } else { survivals.len().min(4) };
+            let first = random.index(survivals.len());
+            for survival in survivals.iter().cycle().skip(first).take(count) {
+                check(&events, at, &cut, *survival);
+                checked += 1;
+            }
+        }
+        assert!(checked > 500, "{checked}");
+    }
+}
+
+/// Long enough for checkpoints while everything goes on, at cuts chosen at random.
+#[test]
+fn a_power_cut_around_checkpoints_loses_nothing_flushed() {
+    let (rig, events) = record(11, 128 << 20, 120);
+    let history = rig.world.disk_history(rig.node, DISK);
+    let mut random = Random::new(11);
+    for _ in 0..150 {
+        let at = random.index(history.len());
+        let cut = history.cut(at);
+        let survivals = cut.survivals(3, random.next_u64());
+        for _ in 0..3 {
+            check(&events, at, &cut, survivals[random.index(survivals.len())]);
+        }
+    }
+}
+
+#[test]
+fn a_second_power_cut_during_recovery_loses_nothing_either() {
+    let (rig, events) = record(21, SIZE, 8);
+    let history = rig.world.disk_history(rig.node, DISK);
+    let mut random = Random::new(21);
+    for _ in 0..25 {
+        let at = random.index(history.len());
+        let first = history.cut(at).image(Survival::Random(random.next_u64()));
+        let rig = Rig::with_image(at as u64, first);
+        rig.world.record_disk(rig.node, DISK);
+        rig.run(async { drop(open().await) });
+        let again = rig.world.disk_history(rig.node, DISK);
+        for (step, cut) in again.cuts().enumerate() {
+            for survival in [Survival::AllLost, Survival::AllKept, Survival::Random(step as u64)] {
+                check(&events, at, &cut, survival);
+            }
+        }
+    }
+}
+
+/// A kill of the process loses no write that was answered, flushed or not.
+#[test]
+fn a_kill_loses_nothing_answered() {
+    for seed in 31..61 {
+        let rig = Rig::formatted(seed);
+        rig.world.record_disk(rig.node, DISK);
+        rig.run(async {
+            let store = open().await;
+            store.create(&lvol(HEAD, TASKS * REGION * BLOCK)).await.expect("created");
+            store.close().await.expect("closed");
+        });
+        let log = Log::new(&rig);
+        let events = Rc::clone(&log.events);
+        log.events.borrow_mut().push(Event { start: 0, end: 0, what: What::Create });
+        rig.world.spawn(rig.node, async move {
+            let store = open().await;
+            for task in 0..TASKS {
+                spawn(work(log.clone(), store.clone(), task, seed, 1000));
+            }
+        });
+        rig.world.run_for(Duration::from_micros(500 + Random::new(seed).below(30_000)));
+        let at = rig.world.disk_steps(rig.node, DISK);
+        rig.world.kill(rig.node);
+        let mut events = events.borrow().clone();
+        // Answered is as good as flushed.
+        let answered = Event { start: at, end: at, what: What::Flush };
+        events.push(answered);
+        check_rig(&rig, &events, at);
+    }
+}
+
+/// Stamps of blocks that several tasks write tell nothing about order: this is what the expectations rely on.
+#[test]
+fn tasks_write_blocks_of_their_own() {
+    let (_rig, events) = record(71, SIZE, 20);
+    let mut owners: BTreeMap<u64, u64> = BTreeMap::new();
+    for event in &events {
+        if let What::Write(first, last, stamp) = event.what
+            && stamp > 0
+        {
+            let task = (stamp - 1) % 1_000_000 % TASKS;
+            for block in first..last {
+                assert_eq!(*owners.entry(block).or_insert(task), task);
+            }
+        }
+    }
+    assert!(events.iter().any(|event| matches!(event.what, What::Snapshot(_))));
+}

@@ -1,0 +1,10 @@
+//! The store as a whole, on simulated disks, on memory and on real files.
+
+mod basics;
+mod crash;
+mod damage;
+mod files;
+mod model;
+mod reference;
+mod rig;
+mod space;

@@ -1,0 +1,266 @@
+//! Random operations on a store and on a plain reference: the contents must be the same, to the byte.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use block_device::{Range, Request, Slice, execute};
+use lvol::{CreateLvol, FormatOptions, Lvol, LvolKind, Store, StoreError};
+use reactor::Disk;
+use reactor::simulated::Random;
+use uuid::Uuid;
+
+use crate::reference::Reference;
+use crate::rig::{Rig, check_space, disk, id, options, read, read_all, snapshot, stamped};
+
+/// A run of the model test.
+#[derive(Clone, Copy)]
+struct Plan {
+    seed: u64,
+    steps: u32,
+    block_size: u32,
+    cluster_size: u32,
+    lvol_size: u64,
+}
+
+/// A store and its reference, and the random numbers that drive both.
+struct Model {
+    plan: Plan,
+    disk: Disk,
+    store: Option<Store>,
+    open: BTreeMap<Uuid, Rc<Lvol>>,
+    reference: Reference,
+    random: Random,
+    next_id: u128,
+}
+
+impl Model {
+    async fn new(disk: Disk, plan: Plan) -> Self {
+        Store::format(&disk, &FormatOptions { cluster_size: plan.cluster_size, ..options() }).await.expect("formatted");
+        let store = Store::open(disk.clone()).await.expect("opened");
+        let random = Random::new(plan.seed);
+        let (open, reference) = (BTreeMap::new(), Reference::default());
+        Self { plan, disk, store: Some(store), open, reference, random, next_id: 1 }
+    }
+
+    async fn run(mut self) {
+        for step in 0..self.plan.steps {
+            self.step().await;
+            if step % 64 == 63 {
+                self.check_all().await;
+            }
+        }
+        self.reopen().await;
+        self.check_all().await;
+        self.delete_all().await;
+    }
+
+    fn store(&self) -> Store {
+        self.store.clone().expect("open but for a moment in reopen")
+    }
+
+    async fn step(&mut self) {
+        let heads = self.reference.heads();
+        if heads.is_empty() {
+            return self.create().await;
+        }
+        let head = heads[self.random.index(heads.len())];
+        match self.random.below(100) {
+            0..=1 if heads.len() < 3 => self.create().await,
+            0..=49 => self.write(head).await,
+            50..=64 => self.read(head).await,
+            65..=74 => self.unmap(head).await,
+            75..=82 => self.write_zeroes(head).await,
+            83..=87 => self.flush(head).await,
+            88..=90 => self.compare(head).await,
+            91..=94 => self.snapshot(head).await,
+            95..=96 => self.delete().await,
+            97 => self.check_all().await,
+            _ => self.reopen().await,
+        }
+    }
+
+    fn new_id(&mut self) -> Uuid {
+        self.next_id += 1;
+        id(self.next_id)
+    }
+
+    async fn create(&mut self) {
+        let uuid = self.new_id();
+        let Plan { lvol_size: size, block_size, .. } = self.plan;
+        let spec = CreateLvol { uuid, name: uuid.to_string(), size, block_size, attributes: BTreeMap::new() };
+        let first = self.store().create(&spec).await.expect("created");
+        assert_eq!(self.store().create(&spec).await.expect("the same again"), first, "I30");
+        self.reference.create(uuid, size);
+        self.reopen_lvol(uuid);
+    }
+
+    fn reopen_lvol(&mut self, uuid: Uuid) {
+        let lvol = self.store().open_lvol(uuid).expect("opened");
+        self.open.insert(uuid, lvol);
+    }
+
+    /// A random range: often small, sometimes over several clusters, sometimes all of it.
+    fn range(&mut self, longest: u64) -> Range {
+        let block = u64::from(self.plan.block_size);
+        let blocks = self.plan.lvol_size / block;
+        let most = match self.random.below(10) {
+            0..=4 => 1,
+            5..=7 => 24,
+            _ => longest / block,
+        };
+        let start = self.random.below(blocks);
+        let count = (1 + self.random.below(most)).min(blocks - start);
+        Range { offset: start * block, length: count * block }
+    }
+
+    async fn write(&mut self, head: Uuid) {
+        let range = self.range(1 << 20);
+        let data = stamped(self.random.next_u64(), range.length as usize);
+        let fua = self.random.chance(0.1);
+        let request = Request::Write { offset: range.offset, data: data.clone(), fua };
+        execute(&*self.open[&head], request).await.expect("written");
+        self.reference.write(head, range.offset, &data);
+    }
+
+    async fn read(&mut self, head: Uuid) {
+        let range = self.range(1 << 20);
+        let found = read(&self.open[&head], range.offset, range.length).await.expect("read");
+        let content = &self.reference.lvols[&head].content;
+        assert!(found == content[range.offset as usize..range.end() as usize], "{head} differs in {range:?}");
+    }
+
+    async fn unmap(&mut self, head: Uuid) {
+        let ranges = [self.range(u64::MAX / 2), self.range(1 << 16)];
+        let request = Request::Unmap { ranges: ranges.into_iter().collect() };
+        execute(&*self.open[&head], request).await.expect("unmapped");
+        ranges.into_iter().for_each(|range| self.reference.zero(head, range));
+    }
+
+    async fn write_zeroes(&mut self, head: Uuid) {
+        let range = self.range(u64::MAX / 2);
+        let (unmap, fua) = (self.random.chance(0.5), self.random.chance(0.2));
+        execute(&*self.open[&head], Request::WriteZeroes { range, unmap, fua }).await.expect("zeroed");
+        self.reference.zero(head, range);
+    }
+
+    async fn flush(&mut self, head: Uuid) {
+        execute(&*self.open[&head], Request::Flush).await.expect("flushed");
+    }
+
+    async fn compare(&mut self, head: Uuid) {
+        let range = self.range(1 << 16);
+        let content = &self.reference.lvols[&head].content[range.offset as usize..range.end() as usize];
+        let data = Slice::from(content);
+        execute(&*self.open[&head], Request::Compare { offset: range.offset, data }).await.expect("equal");
+    }
+
+    async fn snapshot(&mut self, head: Uuid) {
+        if self.reference.depth(head) > 6 {
+            return self.delete_one(head).await;
+        }
+        self.next_id += 1;
+        let spec = snapshot(self.next_id);
+        let first = self.store().snapshot(head, &spec).await.expect("cut");
+        assert_eq!(self.store().snapshot(head, &spec).await.expect("the same again"), first, "I30");
+        self.reference.snapshot(head, spec.uuid);
+        self.reopen_lvol(spec.uuid);
+    }
+
+    async fn delete(&mut self) {
+        let all: Vec<Uuid> = self.reference.lvols.keys().copied().collect();
+        let uuid = all[self.random.index(all.len())];
+        self.delete_one(uuid).await;
+    }
+
+    async fn delete_one(&mut self, uuid: Uuid) {
+        let result = self.store().delete(uuid).await;
+        if self.reference.delete(uuid) {
+            result.expect("deleted");
+            self.store().delete(uuid).await.expect("absent is deleted (I42)");
+            self.open.remove(&uuid);
+        } else {
+            assert!(matches!(result, Err(StoreError::InUse { .. })), "{result:?}");
+        }
+    }
+
+    async fn reopen(&mut self) {
+        self.open.clear();
+        if let Some(store) = self.store.take() {
+            store.close().await.expect("closed");
+        }
+        let store = Store::open(self.disk.clone()).await.expect("opened");
+        assert!(store.info().clean_open);
+        self.store = Some(store);
+        for uuid in self.reference.lvols.keys().copied().collect::<Vec<_>>() {
+            self.reopen_lvol(uuid);
+        }
+    }
+
+    async fn check_all(&mut self) {
+        let found = self.store().lvols();
+        assert_eq!(found.len(), self.reference.lvols.len());
+        for info in found {
+            let expected = &self.reference.lvols[&info.uuid];
+            assert_eq!(info.kind == LvolKind::Snapshot, expected.snapshot);
+            assert_eq!(info.parent, expected.parent);
+            assert!(read_all(&self.open[&info.uuid]).await == expected.content, "{} differs", info.uuid);
+        }
+        check_space(&self.store());
+    }
+
+    async fn delete_all(&mut self) {
+        self.open.clear();
+        while !self.reference.lvols.is_empty() {
+            for uuid in self.reference.lvols.keys().copied().collect::<Vec<_>>() {
+                self.delete_one(uuid).await;
+            }
+        }
+        let info = self.store().info();
+        assert_eq!(info.free, info.size);
+    }
+}
+
+fn simulated(plan: Plan, disk_size: u64, alignment: u32) {
+    let rig = Rig::with_disk(plan.seed, disk_size, alignment);
+    rig.run(async move { Model::new(disk(), plan).await.run().await });
+}
+
+#[test]
+fn volumes_of_4_kib_blocks_on_a_simulated_disk() {
+    for seed in 0..12 {
+        let plan = Plan { seed, steps: 500, block_size: 4096, cluster_size: 64 << 10, lvol_size: 3 << 20 };
+        simulated(plan, 128 << 20, 4096);
+    }
+}
+
+#[test]
+fn volumes_of_512_byte_blocks_on_a_disk_of_512_byte_blocks() {
+    for seed in 100..106 {
+        let plan = Plan { seed, steps: 400, block_size: 512, cluster_size: 64 << 10, lvol_size: (2 << 20) + 1536 };
+        simulated(plan, 128 << 20, 512);
+    }
+}
+
+#[test]
+fn volumes_of_512_byte_blocks_on_a_disk_of_4_kib_blocks() {
+    for seed in 200..206 {
+        let plan = Plan { seed, steps: 400, block_size: 512, cluster_size: 16 << 10, lvol_size: (1 << 20) + 512 };
+        simulated(plan, 128 << 20, 4096);
+    }
+}
+
+#[test]
+fn clusters_larger_than_an_entry_of_eight_bytes() {
+    for (seed, cluster_size) in [(300, 128 << 10), (301, 1 << 20), (302, 4 << 20)] {
+        let lvol_size = 3 * cluster_size + (20 << 10);
+        let plan = Plan { seed, steps: 300, block_size: 4096, cluster_size, lvol_size: u64::from(lvol_size) };
+        simulated(plan, 1 << 30, 512);
+    }
+}
+
+#[test]
+fn a_store_in_memory() {
+    let rig = Rig::new(400);
+    let plan = Plan { seed: 400, steps: 2000, block_size: 4096, cluster_size: 64 << 10, lvol_size: 3 << 20 };
+    rig.run(async move { Model::new(Disk::memory(128 << 20).expect("memory"), plan).await.run().await });
+}

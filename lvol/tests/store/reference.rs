@@ -1,0 +1,64 @@
+//! What a store should contain: plain vectors, one a lvol.
+
+use std::collections::BTreeMap;
+
+use block_device::Range;
+use uuid::Uuid;
+
+/// An lvol of the reference.
+#[derive(Clone)]
+pub(crate) struct ReferenceLvol {
+    pub(crate) content: Vec<u8>,
+    pub(crate) snapshot: bool,
+    pub(crate) parent: Option<Uuid>,
+}
+
+/// A store without a disk.
+#[derive(Clone, Default)]
+pub(crate) struct Reference {
+    pub(crate) lvols: BTreeMap<Uuid, ReferenceLvol>,
+}
+
+impl Reference {
+    pub(crate) fn create(&mut self, id: Uuid, size: u64) {
+        let content = vec![0; size as usize];
+        self.lvols.insert(id, ReferenceLvol { content, snapshot: false, parent: None });
+    }
+
+    pub(crate) fn write(&mut self, id: Uuid, offset: u64, data: &[u8]) {
+        self.part(id, Range { offset, length: data.len() as u64 }).copy_from_slice(data);
+    }
+
+    pub(crate) fn zero(&mut self, id: Uuid, range: Range) {
+        self.part(id, range).fill(0);
+    }
+
+    pub(crate) fn snapshot(&mut self, head: Uuid, snapshot: Uuid) {
+        let lvol = self.lvols.get_mut(&head).expect("known to the caller");
+        let copy = ReferenceLvol { snapshot: true, ..lvol.clone() };
+        lvol.parent = Some(snapshot);
+        self.lvols.insert(snapshot, copy);
+    }
+
+    /// Says whether it could be deleted.
+    pub(crate) fn delete(&mut self, id: Uuid) -> bool {
+        let has_child = self.lvols.values().any(|lvol| lvol.parent == Some(id));
+        if !has_child {
+            self.lvols.remove(&id);
+        }
+        !has_child
+    }
+
+    pub(crate) fn heads(&self) -> Vec<Uuid> {
+        self.lvols.iter().filter(|(_, lvol)| !lvol.snapshot).map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn depth(&self, id: Uuid) -> usize {
+        std::iter::successors(Some(id), |id| self.lvols[id].parent).count()
+    }
+
+    fn part(&mut self, id: Uuid, range: Range) -> &mut [u8] {
+        let lvol = self.lvols.get_mut(&id).expect("known to the caller");
+        &mut lvol.content[range.offset as usize..range.end() as usize]
+    }
+}

@@ -1,0 +1,216 @@
+//! Full stores, and space that comes back.
+
+use block_device::{ErrorKind, Request, execute};
+use lvol::{LvolState, StoreError};
+
+use crate::rig::{
+    DISK, Rig, check_space, flush, id, kind, lvol, open, read, read_all, snapshot, stamped, unmap, write, write_zeroes,
+};
+
+const CLUSTER: u64 = 64 << 10;
+
+/// A full store refuses what needs space, that write only; reads, overwrites, deletes and unmaps go on (I32).
+#[test]
+fn a_full_store_says_so_and_goes_on() {
+    let rig = Rig::formatted(1);
+    rig.run(async {
+        let store = open().await;
+        store.create(&lvol(1, 64 << 20)).await.expect("created");
+        store.create(&lvol(2, 1 << 20)).await.expect("created");
+        let (head, other) = (store.open_lvol(id(1)).expect("opened"), store.open_lvol(id(2)).expect("opened"));
+        write(&other, 0, stamped(9, 4096)).await.expect("written");
+        let mut written = 0;
+        let full = loop {
+            match write(&head, written * CLUSTER, stamped(written + 1, CLUSTER as usize)).await {
+                Ok(()) => written += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::NoSpace);
+        assert_eq!(store.info().free, 0);
+        assert_eq!(kind(write(&other, CLUSTER, stamped(1, 4096)).await), Some(ErrorKind::NoSpace));
+        // A block of a cluster that is there needs no space; neither do overwrites and reads.
+        write(&other, 4096, stamped(8, 4096)).await.expect("written");
+        write(&head, 0, stamped(7, CLUSTER as usize)).await.expect("overwritten");
+        assert!(read(&head, CLUSTER, CLUSTER).await.expect("read") == stamped(2, CLUSTER as usize)[..]);
+        assert_eq!(read(&head, written * CLUSTER, 4096).await.expect("read"), vec![0; 4096]);
+        store.snapshot(id(2), &snapshot(3)).await.expect("cut");
+        store.set_attributes(id(2), &[("key".to_owned(), Some(vec![1]))]).await.expect("set");
+        check_space(&store);
+
+        // Freed clusters can be written at once, although they are not durable as free yet.
+        unmap(&head, 0, 2 * CLUSTER).await.expect("unmapped");
+        write(&other, CLUSTER, stamped(1, CLUSTER as usize)).await.expect("written");
+        store.delete(id(1)).await.expect("deleted");
+        write(&other, 2 * CLUSTER, stamped(1, 8 * CLUSTER as usize)).await.expect("written");
+        check_space(&store);
+    });
+}
+
+/// Many writes at once that share clusters, near the end of the space: each succeeds or says no space, and nothing is lost.
+#[test]
+fn running_full_from_many_sides_loses_no_cluster() {
+    let rig = Rig::formatted(2);
+    rig.run(async {
+        let store = open().await;
+        store.create(&lvol(1, 64 << 20)).await.expect("created");
+        let free = store.info().free_clusters;
+        let writers: Vec<_> = (0..(free + 20) * 4)
+            .map(|piece| {
+                let head = store.open_lvol(id(1)).expect("opened");
+                reactor::spawn(async move {
+                    let result = write(&head, piece * CLUSTER / 4, stamped(piece + 1, CLUSTER as usize / 4)).await;
+                    result.is_ok()
+                })
+            })
+            .collect();
+        let head = store.open_lvol(id(1)).expect("opened");
+        let mut written = 0;
+        for (piece, writer) in writers.into_iter().enumerate() {
+            let found = read(&head, piece as u64 * CLUSTER / 4, 8).await;
+            drop(found);
+            if writer.await.expect("no writer panics") {
+                let bytes = read(&head, piece as u64 * CLUSTER / 4, CLUSTER / 4).await.expect("read");
+                assert!(bytes == stamped(piece as u64 + 1, CLUSTER as usize / 4)[..]);
+                written += 1;
+            }
+        }
+        assert!(written >= free * 4 - 80, "{written} of {}", free * 4);
+        check_space(&store);
+    });
+}
+
+/// Unmapped space comes back to the store, and to the disk below (4 KiB precision).
+#[test]
+fn unmapped_space_comes_back_to_the_disk() {
+    let rig = Rig::formatted(3);
+    let size = 4 << 20;
+    let store = rig.run(async move {
+        let store = open().await;
+        store.create(&lvol(1, size)).await.expect("created");
+        write(&store.open_lvol(id(1)).expect("opened"), 0, stamped(1, size as usize)).await.expect("written");
+        store
+    });
+    let full = rig.image().allocated();
+    let same = store.clone();
+    rig.run(async move {
+        let head = same.open_lvol(id(1)).expect("opened");
+        // 15 of 16 blocks of one cluster, and a whole one.
+        unmap(&head, 4096, CLUSTER - 4096).await.expect("unmapped");
+        unmap(&head, 2 * CLUSTER, CLUSTER).await.expect("unmapped");
+        flush(&head).await.expect("flushed");
+        reactor::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(same.lvol_info(id(1)).expect("there").used_bytes, size - CLUSTER);
+    });
+    // What was given back, but for the one block and some of the journal.
+    assert!(rig.image().allocated() <= full - 2 * CLUSTER + 8 * 4096, "{} of {full}", rig.image().allocated());
+    rig.run(async move {
+        store.delete(id(1)).await.expect("deleted");
+        reactor::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!((store.info().free, store.info().pending_clusters), (store.info().size, 0));
+    });
+    assert!(rig.image().allocated() <= full - size + 16 * 4096);
+}
+
+/// Zeroes over a parent's data cost metadata, not clusters; a write into them keeps the rest zero.
+#[test]
+fn zeroes_over_a_snapshot_take_no_space() {
+    let rig = Rig::formatted(4);
+    rig.run(async {
+        let store = open().await;
+        store.create(&lvol(1, 2 << 20)).await.expect("created");
+        let head = store.open_lvol(id(1)).expect("opened");
+        write(&head, 0, stamped(1, 2 << 20)).await.expect("written");
+        store.snapshot(id(1), &snapshot(2)).await.expect("cut");
+        write_zeroes(&head, 0, 2 << 20).await.expect("zeroed");
+        assert!(read_all(&head).await == vec![0; 2 << 20]);
+        assert_eq!(store.lvol_info(id(1)).expect("there").used_bytes, 0);
+        write(&head, 8192, stamped(3, 4096)).await.expect("written");
+        let content = read(&head, 0, CLUSTER).await.expect("read");
+        assert!(content[8192..12288] == stamped(3, 4096)[..]);
+        assert!(content[..8192] == vec![0; 8192] && content[12288..] == vec![0; CLUSTER as usize - 12288]);
+        assert!(read_all(&store.open_lvol(id(2)).expect("opened")).await == stamped(1, 2 << 20)[..]);
+        // Now with a cluster: unmapping part of it hides the parent still.
+        unmap(&head, 8192, 4096).await.expect("unmapped");
+        assert!(read(&head, 0, CLUSTER).await.expect("read") == vec![0; CLUSTER as usize]);
+    });
+}
+
+/// A cluster that one lvol freed and another got never shows the one's data to the other.
+#[test]
+fn a_reused_cluster_shows_nothing_of_its_past() {
+    let rig = Rig::formatted(5);
+    rig.run(async {
+        let store = open().await;
+        store.create(&lvol(1, 64 << 20)).await.expect("created");
+        store.create(&lvol(2, 64 << 20)).await.expect("created");
+        let (first, second) = (store.open_lvol(id(1)).expect("opened"), store.open_lvol(id(2)).expect("opened"));
+        let all = store.info().free_clusters;
+        for round in 0..3u64 {
+            for index in 0..all {
+                write(&first, index * CLUSTER, stamped(1 + round, CLUSTER as usize)).await.expect("written");
+            }
+            unmap(&first, 0, 64 << 20).await.expect("unmapped");
+            for index in 0..all {
+                write(&second, index * CLUSTER + 4096, stamped(100 + round, 4096)).await.expect("written");
+            }
+            let mut expected = vec![0; CLUSTER as usize];
+            expected[4096..8192].copy_from_slice(&stamped(100 + round, 4096));
+            for index in 0..all {
+                assert!(read(&second, index * CLUSTER, CLUSTER).await.expect("read") == expected);
+            }
+            unmap(&second, 0, 64 << 20).await.expect("unmapped");
+        }
+        check_space(&store);
+    });
+}
+
+/// The reserve for metadata ends new lvols before it ends deletes.
+#[test]
+fn metadata_runs_out_with_an_error_and_deletes_still_work() {
+    let rig = Rig::formatted(6);
+    rig.run(async {
+        let store = open().await;
+        let mut count = 0;
+        let error = loop {
+            let mut spec = lvol(1000 + count, 1 << 20);
+            spec.attributes.insert("big".to_owned(), vec![7; 4000]);
+            match store.create(&spec).await {
+                Ok(_) => count += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, StoreError::NoSpace { .. }), "{error:?}");
+        assert!(count >= 20, "{count}");
+        // All of it fits a checkpoint.
+        store.close().await.expect("closed");
+        let store = open().await;
+        assert!(store.lvols().iter().all(|lvol| lvol.state == LvolState::Ready));
+        for number in 0..count {
+            store.delete(id(1000 + number)).await.expect("deleted");
+        }
+        store.create(&lvol(1, 1 << 20)).await.expect("created");
+    });
+}
+
+/// The backing runs full below the store, as a sparse file on a full file system does: no space for the host, not a
+/// broken medium.
+#[test]
+fn a_full_backing_is_no_space_too() {
+    let rig = Rig::formatted(7);
+    let store = rig.run(async {
+        let store = open().await;
+        store.create(&lvol(1, 64 << 20)).await.expect("created");
+        write(&store.open_lvol(id(1)).expect("opened"), 0, stamped(1, 4096)).await.expect("written");
+        store
+    });
+    rig.world.limit_disk_space(rig.node, DISK, Some(rig.image().allocated() + CLUSTER));
+    rig.run(async move {
+        let head = store.open_lvol(id(1)).expect("opened");
+        let outcome = write(&head, CLUSTER, stamped(2, 4 << 20)).await;
+        assert_eq!(kind(outcome), Some(ErrorKind::NoSpace));
+        assert!(read(&head, 0, 4096).await.expect("read") == stamped(1, 4096)[..]);
+        execute(&*head, Request::write(0, stamped(5, 4096))).await.expect("overwritten");
+        check_space(&store);
+    });
+}
