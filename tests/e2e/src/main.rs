@@ -10,7 +10,7 @@ mod scenario;
 mod steps;
 mod wait;
 
-use std::path::Path;
+use std::path::absolute;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -19,7 +19,12 @@ fn main() -> ExitCode {
         eprintln!("e2e GUEST LOGS: run it through `cargo xtask e2e`, which builds the guest");
         return ExitCode::from(2);
     };
+    // qemu works in a folder of its own.
+    let (Ok(guest), Ok(logs)) = (absolute(guest), absolute(logs)) else {
+        eprintln!("e2e: GUEST and LOGS are folders");
+        return ExitCode::from(2);
+    };
     let mut steps = steps::Steps::new();
-    scenario::play(Path::new(guest), Path::new(logs), &mut steps);
+    scenario::play(&guest, &logs, &mut steps);
     steps.close()
 }
