@@ -3,10 +3,10 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use block_device::{BlockDevice, Geometry, MemoryDevice, NullDevice};
+use block_device::BlockDevice;
 use nvmf_initiator::Controller;
 use nvmf_initiator::load::{self, Job, Pattern};
 use nvmf_target::identity::NAMESPACE_ID;
@@ -16,6 +16,7 @@ use nvmf_target::{
 use reactor::{Config, Handle, Reactor};
 use uuid::Uuid;
 
+use crate::device;
 use crate::echo::{self, Reached, Shape};
 use crate::thread::{block_on, processor_time};
 
@@ -26,9 +27,6 @@ const LOAD_CORE: usize = 1;
 /// Runs before each measurement, so that nobody is measured cold.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// Bytes of the devices behind the targets: more than the caches hold.
-const DEVICE_SIZE: u64 = 512 << 20;
-
 /// What stands behind the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -38,17 +36,20 @@ pub(crate) enum Kind {
     Null,
     /// Our target over plain memory.
     Memory,
+    /// Our target over a thin volume in a store in memory.
+    Volume,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Echo, Self::Null, Self::Memory];
+    pub(crate) const ALL: [Self; 4] = [Self::Echo, Self::Null, Self::Memory, Self::Volume];
 
     /// Its name in reports.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Echo => "echo",
             Self::Null => "null device",
-            Self::Memory => "memory device",
+            Self::Memory => "plain memory",
+            Self::Volume => "memory volume",
         }
     }
 }
@@ -69,18 +70,10 @@ pub(crate) struct Sample {
     pub(crate) p50_ns: f64,
     /// Processor time of the server's thread for each I/O.
     pub(crate) server_ns: f64,
-    /// What of it passed outside of the kernel; what interrupted the thread there is in it too.
+    /// What of it passed outside of the kernel.
     pub(crate) server_user_ns: f64,
     /// Processor time of the load's thread for each I/O.
     pub(crate) load_ns: f64,
-}
-
-/// What a server's thread has spent when, since it began.
-struct Spent {
-    at: Instant,
-    processor: Duration,
-    /// In system calls, asleep or spinning.
-    not_ours: Duration,
 }
 
 /// A server, ready to be measured.
@@ -111,8 +104,9 @@ impl Contestant {
         let address = block_on(server.handle().call(move || async move {
             match kind {
                 Kind::Echo => Ok(echo::serve(([127, 0, 0, 1], 0).into())?),
-                Kind::Null => serve(&identity, Rc::new(NullDevice::new(geometry()?))),
-                Kind::Memory => serve(&identity, Rc::new(MemoryDevice::new(geometry()?)?)),
+                Kind::Null => serve(&identity, device::null()?),
+                Kind::Memory => serve(&identity, device::memory().await?),
+                Kind::Volume => serve(&identity, device::volume().await?),
             }
         }))??;
         Ok(Self { kind, server, address, nqn })
@@ -121,25 +115,21 @@ impl Contestant {
     /// Measures one case for `runtime`.
     pub(crate) fn measure(&self, load: &Handle, case: Case, runtime: Duration) -> anyhow::Result<Sample> {
         self.drive(load, case, WARM_UP)?;
-        let before = (self.spent()?, block_on(processor_time(load))?);
+        let server = self.server.handle();
+        let times = || anyhow::Ok((block_on(processor_time(&server))?, block_on(processor_time(load))?));
+        let before = times()?;
         let driven = self.drive(load, case, runtime)?;
-        let after = (self.spent()?, block_on(processor_time(load))?);
+        let after = times()?;
         let count = driven.count.max(1) as f64;
         let per_io = |time: Duration| time.as_nanos() as f64 / count;
-        let not_ours = after.0.not_ours - before.0.not_ours;
+        let (server, load) = (after.0 - before.0, after.1 - before.1);
         Ok(Sample {
             iops: driven.count as f64 / driven.elapsed.as_secs_f64(),
             p50_ns: driven.p50_ns as f64,
-            server_ns: per_io(after.0.processor - before.0.processor),
-            server_user_ns: per_io((after.0.at - before.0.at).saturating_sub(not_ours)),
-            load_ns: per_io(after.1 - before.1),
+            server_ns: per_io(server.total),
+            server_user_ns: per_io(server.user),
+            load_ns: per_io(load.total),
         })
-    }
-
-    fn spent(&self) -> anyhow::Result<Spent> {
-        let processor = block_on(processor_time(&self.server.handle()))?;
-        let stats = self.server.stats();
-        Ok(Spent { at: Instant::now(), processor, not_ours: stats.in_kernel() + stats.slept() + stats.spun() })
     }
 
     fn drive(&self, load: &Handle, case: Case, runtime: Duration) -> anyhow::Result<Driven> {
@@ -147,7 +137,7 @@ impl Contestant {
         block_on(load.call(move || async move {
             match kind {
                 Kind::Echo => drive_echo(address, case, runtime).await,
-                Kind::Null | Kind::Memory => drive_target(address, &nqn, case, runtime).await,
+                Kind::Null | Kind::Memory | Kind::Volume => drive_target(address, &nqn, case, runtime).await,
             }
         }))?
     }
@@ -162,7 +152,7 @@ impl Contestant {
             reactor::sleep(WARM_UP).await;
             let (before, start) = (processor_time(&server).await?, reactor::now());
             reactor::sleep(time).await;
-            let (used, elapsed) = (processor_time(&server).await? - before, reactor::now() - start);
+            let (used, elapsed) = ((processor_time(&server).await? - before).total, reactor::now() - start);
             controller.disconnect().await;
             Ok(used.as_secs_f64() / elapsed.as_secs_f64())
         }))?
@@ -199,10 +189,6 @@ async fn drive_target(address: SocketAddr, nqn: &str, case: Case, runtime: Durat
     anyhow::ensure!(report.is_clean(), "the load met errors:\n{report}");
     let figures = if case.writes { report.write } else { report.read };
     Ok(Driven { count: figures.count, elapsed: report.elapsed, p50_ns: figures.latency.p50 })
-}
-
-fn geometry() -> anyhow::Result<Geometry> {
-    Ok(Geometry::new(DEVICE_SIZE, 4096)?)
 }
 
 /// Exports `device` for as long as the reactor runs.

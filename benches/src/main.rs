@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod contestant;
+mod device;
 mod echo;
 mod limit;
 mod thread;

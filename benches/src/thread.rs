@@ -1,6 +1,7 @@
 //! What a thread has cost, and waiting for a reactor's answers without one.
 
 use std::future::Future;
+use std::ops::Sub;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -10,16 +11,47 @@ use std::time::Duration;
 use anyhow::Context as _;
 use reactor::Handle;
 
-/// How long the thread of a reactor has run on a processor since it began.
-pub(crate) async fn processor_time(handle: &Handle) -> anyhow::Result<Duration> {
-    let read = || async { std::fs::read_to_string("/proc/thread-self/schedstat") };
-    let text = handle.call(read).await?.context("cannot read /proc/thread-self/schedstat")?;
-    parse(&text).context("/proc/thread-self/schedstat begins with no number")
+/// How long a thread has run on a processor since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ProcessorTime {
+    pub(crate) total: Duration,
+    /// What of it was spent outside of the kernel: a sampled share of the total, exact to some percent over a second.
+    pub(crate) user: Duration,
 }
 
+impl Sub for ProcessorTime {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self { total: self.total.saturating_sub(earlier.total), user: self.user.saturating_sub(earlier.user) }
+    }
+}
+
+/// The processor time of a reactor's thread.
+pub(crate) async fn processor_time(handle: &Handle) -> anyhow::Result<ProcessorTime> {
+    let read = || async {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/{name}"));
+        std::io::Result::Ok((read("schedstat")?, read("stat")?))
+    };
+    let (schedstat, stat) = handle.call(read).await?.context("cannot read /proc/thread-self")?;
+    let total = parse_total(&schedstat).context("/proc/thread-self/schedstat begins with no number")?;
+    let user = parse_user(&stat).context("/proc/thread-self/stat has no user time")?;
+    Ok(ProcessorTime { total, user })
+}
+
+/// Linux counts the times in `stat` in hundredths of a second, whatever its own clock.
+const TICK: Duration = Duration::from_millis(10);
+
 /// The first of the three numbers: nanoseconds on a processor.
-fn parse(schedstat: &str) -> Option<Duration> {
+fn parse_total(schedstat: &str) -> Option<Duration> {
     schedstat.split_ascii_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// The 14th field. The second is the name in parentheses, which may hold anything.
+fn parse_user(stat: &str) -> Option<Duration> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let ticks: u32 = after_name.split_ascii_whitespace().nth(11)?.parse().ok()?;
+    Some(TICK * ticks)
 }
 
 /// Runs a future on this thread, which does nothing else meanwhile.
@@ -45,9 +77,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_number_is_the_time_on_a_processor() {
-        assert_eq!(parse("1500000000 20 3\n"), Some(Duration::from_millis(1500)));
-        assert_eq!(parse(""), None);
+    fn times_as_the_kernel_writes_them() {
+        assert_eq!(parse_total("1500000000 20 3\n"), Some(Duration::from_millis(1500)));
+        assert_eq!(parse_total(""), None);
+        let stat = "77 (a (b) c) R 1 77 77 0 -1 4194304 100 0 0 0 250 40 0 0 20 0 1 0 5 0 0";
+        assert_eq!(parse_user(stat), Some(Duration::from_millis(2500)));
+        assert_eq!(parse_user("77 (x) R 1"), None);
     }
 
     #[test]
