@@ -14,9 +14,6 @@ use crate::arguments::Output;
 use crate::output::print_json;
 use crate::size::Size;
 
-/// The queue depth that is asked for at least, so that small jobs do not meet a target's odd lower bounds.
-const LEAST_DEPTH: u16 = 2;
-
 /// Flags of `ashlar bench`; names and defaults are fio's where fio has one.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BenchArguments {
@@ -123,7 +120,7 @@ pub(crate) fn run(arguments: &BenchArguments, output: Output) -> anyhow::Result<
             println!("{} at {}", outcome.nqn, outcome.address);
             print!("{}", outcome.load);
             if let Some(check) = &outcome.check {
-                print!("read back: {check}");
+                print!("What was written, read back:\n{check}");
             }
         }
     }
@@ -137,7 +134,6 @@ pub(crate) fn run(arguments: &BenchArguments, output: Output) -> anyhow::Result<
 async fn measure(arguments: &BenchArguments) -> anyhow::Result<Outcome> {
     let job = arguments.job()?;
     let options = Options {
-        queue_depth: job.depth.max(LEAST_DEPTH),
         header_digest: arguments.header_digest,
         data_digest: arguments.data_digest,
         reconnect: arguments.reconnect.map(Reconnect::within),

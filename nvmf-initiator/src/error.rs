@@ -55,7 +55,7 @@ pub enum ConnectionError {
 #[non_exhaustive]
 pub enum ConnectError {
     /// A connection failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Connection(#[from] ConnectionError),
     /// It was not established within the time limit.
     #[error("no connection within the time limit")]

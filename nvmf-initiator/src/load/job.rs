@@ -93,13 +93,13 @@ pub struct Job {
     /// Bytes of the region (`size`); the rest of the device without it.
     pub size: Option<u64>,
     /// Ends the load after this time (`runtime`), the ramp not included.
-    #[serde(with = "seconds::optional")]
+    #[serde(rename = "runtime_seconds", with = "seconds::optional")]
     pub runtime: Option<Duration>,
     /// Ends the load after as many I/Os as fill the region this many times (`loops`). At least one of `runtime` and
     /// `loops` must be set.
     pub loops: Option<u32>,
     /// Time before the measurement begins (`ramp_time`).
-    #[serde(with = "seconds")]
+    #[serde(rename = "ramp_seconds", with = "seconds")]
     pub ramp: Duration,
     /// Writes carry checksum, place and generation, and reads check them (`verify=crc32c`).
     pub verify: bool,

@@ -20,7 +20,7 @@ pub struct Report {
     /// What was done.
     pub job: Job,
     /// Length of the measurement, ramp not included.
-    #[serde(with = "seconds")]
+    #[serde(rename = "elapsed_seconds", with = "seconds")]
     pub elapsed: Duration,
     /// Reads.
     pub read: Figures,
@@ -48,8 +48,10 @@ pub struct Figures {
     /// I/Os per second.
     pub iops: f64,
     /// Bytes per second.
+    #[serde(rename = "bytes_per_second")]
     pub bandwidth: f64,
     /// From submission to completion.
+    #[serde(rename = "latency_ns")]
     pub latency: Latency,
 }
 
