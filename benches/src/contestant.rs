@@ -36,7 +36,7 @@ pub(crate) enum Kind {
     Null,
     /// Our target over plain memory.
     Memory,
-    /// Our target over a thin volume in a store in memory.
+    /// Our target over an engine with one local replica in a store in memory.
     Volume,
 }
 
