@@ -16,7 +16,7 @@ use crate::core::{Home, OperationSink, perform};
 use crate::driver::{Completion, Operation, OperationId, Output, ResourceId, SEND_SLICES};
 
 /// How many received chunks may wait in a stream before it stops receiving: the peer then meets a full window.
-const RECEIVED_CHUNKS: usize = 32;
+const RECEIVED_CHUNKS: usize = 64;
 
 /// How few must be left before it receives again: not with every chunk taken, as each start and stop costs a call.
 const RESUME_CHUNKS: usize = RECEIVED_CHUNKS / 2;
