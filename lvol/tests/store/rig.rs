@@ -36,7 +36,8 @@ impl Rig {
 
     /// Another machine, later: with this disk, after a boot.
     pub(crate) fn with_image(seed: u64, image: DiskImage) -> Self {
-        let world = World::new(seed);
+        // Boot ids come from the seed: worlds that the disk comes from have smaller ones.
+        let world = World::new(seed + (1 << 32));
         let node = world.add_node([10, 0, 0, 1].into());
         world.set_disk_image(node, DISK, image);
         Self { world, node }

@@ -1,7 +1,10 @@
 //! Full stores, and space that comes back.
 
+use std::time::Duration;
+
 use block_device::{ErrorKind, Request, execute};
 use lvol::{LvolState, StoreError};
+use reactor::simulated::{DiskFault, DiskFaultKind};
 
 use crate::rig::{
     DISK, Rig, check_space, flush, id, kind, lvol, open, read, read_all, snapshot, stamped, unmap, write, write_zeroes,
@@ -163,6 +166,45 @@ fn a_reused_cluster_shows_nothing_of_its_past() {
         }
         check_space(&store);
     });
+}
+
+/// Reads that are on their way to a cluster while it is unmapped, freed and written by another lvol.
+#[test]
+fn a_slow_read_never_sees_the_next_owner_of_its_cluster() {
+    let rig = Rig::formatted(8);
+    let slow = DiskFault::new(DiskFaultKind::Slow(Duration::from_millis(30)));
+    rig.run(async {
+        let store = open().await;
+        for number in [1, 2] {
+            store.create(&lvol(number, 64 << 20)).await.expect("created");
+        }
+        let first = store.open_lvol(id(1)).expect("opened");
+        for index in 0..store.info().free_clusters {
+            write(&first, index * CLUSTER, stamped(1, CLUSTER as usize)).await.expect("written");
+        }
+    });
+    let store = rig.run(async { open().await });
+    let same = store.clone();
+    rig.world.add_disk_fault(rig.node, DISK, slow);
+    let reads: Vec<_> = (0..8)
+        .map(|index| {
+            let first = store.open_lvol(id(1)).expect("opened");
+            rig.world.spawn(rig.node, async move { read(&first, index * CLUSTER, CLUSTER).await.expect("read") })
+        })
+        .collect();
+    rig.world.run_for(Duration::from_millis(1));
+    rig.world.clear_disk_faults(rig.node, DISK);
+    rig.run(async move {
+        let (first, second) = (same.open_lvol(id(1)).expect("opened"), same.open_lvol(id(2)).expect("opened"));
+        unmap(&first, 0, 8 * CLUSTER).await.expect("unmapped");
+        for index in 0..8 {
+            write(&second, index * CLUSTER, stamped(2, CLUSTER as usize)).await.expect("written");
+        }
+    });
+    rig.world.run_for(Duration::from_millis(100));
+    for read in reads {
+        assert!(read.take().expect("done") == stamped(1, CLUSTER as usize)[..]);
+    }
 }
 
 /// The reserve for metadata ends new lvols before it ends deletes.
