@@ -1,3 +1,58 @@
-//! `ashlard`.
+//! `ashlard`: one process a node. It reads its configuration, locks its state directory, starts the reactors, brings back
+//! what it ran before, serves the API, and stops in order when it is told to.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod config;
+mod control;
+mod data;
+mod lifecycle;
+mod logging;
+mod names;
+mod services;
+mod state;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::config::{Arguments, Config};
+use crate::data::Reactors;
+use crate::state::StateDirectory;
+
+/// Threads of the control side. It is never busy; two keep a blocked one from stopping the API.
+const CONTROL_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ashlard: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = Config::load(arguments)?;
+    if arguments.check {
+        println!("the configuration of node `{}` is good", config.node);
+        return Ok(());
+    }
+    logging::start(&config.log)?;
+    logging::log_panics();
+    let state = StateDirectory::open(&config.state_dir, &config.node)?;
+    let reactors = Reactors::start(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control threads")?;
+    let result = runtime.block_on(lifecycle::run(&config, &state, reactors.data_path(&state)));
+    // What is left on the runtime waits for nothing that matters now.
+    runtime.shutdown_background();
+    reactors.stop();
+    result
+}

@@ -1,0 +1,302 @@
+//! What the daemon is told: a TOML file, and flags that override it. `docs/configuration.md` is the reference.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+use serde::Deserialize;
+
+use crate::names;
+
+/// The data engine of one node: stores, replicas, engines, and volumes over NVMe/TCP.
+#[derive(Parser, Debug, Default)]
+#[command(name = "ashlard", version)]
+pub(crate) struct Arguments {
+    /// The configuration file (TOML). Flags override what it says
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration, say whether it is good, and end
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// This node's name
+    #[arg(long)]
+    node: Option<String>,
+    /// The folder for the records of what this daemon runs
+    #[arg(long, value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
+    /// Where to serve the API
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    grpc: Option<SocketAddr>,
+    /// Where to serve replicas to engines on other nodes
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    replica: Option<SocketAddr>,
+    /// Where hosts attach over NVMe/TCP (may be repeated)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    nvmf: Vec<SocketAddr>,
+    /// Where hosts discover volumes (may be repeated)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    discovery: Vec<SocketAddr>,
+    /// Threads for the data path
+    #[arg(long)]
+    reactors: Option<usize>,
+    /// What to log: a level, or per module as in `info,engine=debug`
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+/// The file as written. Every key is optional; an unknown one is an error, because a misspelt key that is ignored is
+/// found at the worst time.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+struct File {
+    node: Option<String>,
+    state_dir: Option<PathBuf>,
+    grpc: Option<SocketAddr>,
+    replica: Option<SocketAddr>,
+    nvmf: Option<Vec<SocketAddr>>,
+    discovery: Option<Vec<SocketAddr>>,
+    reactors: Option<usize>,
+    busy_poll_us: Option<u64>,
+    replica_deadline_ms: Option<u64>,
+    shutdown_timeout_ms: Option<u64>,
+    log: Option<String>,
+    #[serde(default)]
+    peers: Vec<PeerConfig>,
+}
+
+/// Another node.
+#[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PeerConfig {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where its API is served.
+    pub(crate) grpc: SocketAddr,
+    /// Where its replicas are reached.
+    pub(crate) replica: SocketAddr,
+}
+
+/// A configuration that has been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) node: String,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) replica: SocketAddr,
+    pub(crate) nvmf: Vec<SocketAddr>,
+    pub(crate) discovery: Vec<SocketAddr>,
+    /// At least 1.
+    pub(crate) reactors: usize,
+    /// How long a reactor spins before it sleeps.
+    pub(crate) busy_poll: Duration,
+    /// How long a replica may take before it is recorded out of sync; below [`HOST_IO_TIMEOUT`].
+    pub(crate) replica_deadline: Duration,
+    /// How long a graceful stop may take.
+    pub(crate) shutdown_timeout: Duration,
+    pub(crate) log: String,
+    pub(crate) peers: Vec<PeerConfig>,
+}
+
+/// What Linux hosts wait for an NVMe command before they give the connection up (nvme_core.io_timeout).
+const HOST_IO_TIMEOUT: Duration = Duration::from_secs(30);
+const SHORTEST_REPLICA_DEADLINE: Duration = Duration::from_millis(500);
+/// Well below [`HOST_IO_TIMEOUT`]: recording the replica out of sync takes its time too.
+const LONGEST_REPLICA_DEADLINE: Duration = Duration::from_secs(20);
+const LONGEST_BUSY_POLL: Duration = Duration::from_millis(10);
+const MOST_REACTORS: usize = 256;
+
+/// A configuration the daemon cannot run with. Each text names the key and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("the configuration file {} is not valid:\n{source}", path.display())]
+    Malformed { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{key}: {problem}")]
+    BadValue { key: &'static str, problem: String },
+}
+
+fn bad(key: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::BadValue { key, problem: problem.into() }
+}
+
+impl Config {
+    /// Reads the file, if one is given, lays the flags over it and checks the result.
+    pub(crate) fn load(arguments: &Arguments) -> Result<Self, ConfigError> {
+        let file = arguments.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let config = Self::merge(file, arguments);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn merge(file: File, arguments: &Arguments) -> Self {
+        let given = |flags: &[SocketAddr]| (!flags.is_empty()).then(|| flags.to_vec());
+        Self {
+            node: arguments.node.clone().or(file.node).unwrap_or_else(host_name),
+            state_dir: arguments.state_dir.clone().or(file.state_dir).unwrap_or_else(|| "/var/lib/ashlar".into()),
+            grpc: arguments.grpc.or(file.grpc).unwrap_or(loopback(9500)),
+            replica: arguments.replica.or(file.replica).unwrap_or(loopback(9600)),
+            nvmf: given(&arguments.nvmf).or(file.nvmf).unwrap_or_else(|| vec![loopback(4420)]),
+            discovery: given(&arguments.discovery).or(file.discovery).unwrap_or_else(|| vec![loopback(8009)]),
+            reactors: arguments.reactors.or(file.reactors).unwrap_or(1),
+            busy_poll: Duration::from_micros(file.busy_poll_us.unwrap_or(50)),
+            replica_deadline: Duration::from_millis(file.replica_deadline_ms.unwrap_or(4_000)),
+            shutdown_timeout: Duration::from_millis(file.shutdown_timeout_ms.unwrap_or(20_000)),
+            log: arguments.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
+            peers: file.peers,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        names::check(&self.node).map_err(|problem| bad("node", problem))?;
+        if !(1..=MOST_REACTORS).contains(&self.reactors) {
+            return Err(bad("reactors", format!("{} is not between 1 and {MOST_REACTORS}", self.reactors)));
+        }
+        if self.busy_poll > LONGEST_BUSY_POLL {
+            return Err(bad("busy_poll_us", format!("more than {} only burns a core", LONGEST_BUSY_POLL.as_micros())));
+        }
+        self.check_deadline()?;
+        self.check_addresses()?;
+        self.check_peers()
+    }
+
+    /// I35: the time-outs in their right order.
+    fn check_deadline(&self) -> Result<(), ConfigError> {
+        if (SHORTEST_REPLICA_DEADLINE..=LONGEST_REPLICA_DEADLINE).contains(&self.replica_deadline) {
+            return Ok(());
+        }
+        let problem = format!(
+            "{} is not between {} and {}: hosts give up after {} ms, and a replica that fails must be recorded out of \
+             sync well before that",
+            self.replica_deadline.as_millis(),
+            SHORTEST_REPLICA_DEADLINE.as_millis(),
+            LONGEST_REPLICA_DEADLINE.as_millis(),
+            HOST_IO_TIMEOUT.as_millis(),
+        );
+        Err(bad("replica_deadline_ms", problem))
+    }
+
+    fn check_addresses(&self) -> Result<(), ConfigError> {
+        if self.nvmf.is_empty() {
+            return Err(bad("nvmf", "at least one address is needed for hosts to attach to"));
+        }
+        let mut seen = HashSet::new();
+        let single = [("grpc", self.grpc), ("replica", self.replica)];
+        let lists = [("nvmf", &self.nvmf), ("discovery", &self.discovery)];
+        let all =
+            single.into_iter().chain(lists.into_iter().flat_map(|(key, list)| list.iter().map(move |a| (key, *a))));
+        for (key, address) in all {
+            if address.port() == 0 {
+                return Err(bad(key, format!("{address} has no port: peers and hosts need one that stays")));
+            }
+            if !seen.insert(address) {
+                return Err(bad(key, format!("{address} is used twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_peers(&self) -> Result<(), ConfigError> {
+        let mut seen = HashSet::from([self.node.as_str()]);
+        for peer in &self.peers {
+            names::check(&peer.name).map_err(|problem| bad("peers", problem))?;
+            if !seen.insert(&peer.name) {
+                let who = if peer.name == self.node { "this node itself" } else { "listed twice" };
+                return Err(bad("peers", format!("`{}` is {who}", peer.name)));
+            }
+            if peer.grpc.port() == 0 || peer.replica.port() == 0 {
+                return Err(bad("peers", format!("`{}` has an address without a port", peer.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    parse(&text, path)
+}
+
+fn parse(text: &str, path: &Path) -> Result<File, ConfigError> {
+    toml::from_str(text).map_err(|source| ConfigError::Malformed { path: path.to_owned(), source: Box::new(source) })
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// The machine's name up to the first dot, or `node` where there is none.
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let short = name.trim().split('.').next().unwrap_or_default();
+    if short.is_empty() { "node".to_owned() } else { short.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let file = parse(text, Path::new("node.toml")).map_err(|error| error.to_string())?;
+        let config = Config::merge(file, &Arguments::default());
+        config.check().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    fn error(text: &str) -> String {
+        load(text).expect_err("a bad configuration")
+    }
+
+    #[test]
+    fn an_empty_file_is_a_node_on_loopback() {
+        let config = load("node = \"a\"").expect("a good configuration");
+        assert_eq!(config.grpc, loopback(9500));
+        assert_eq!(config.nvmf, [loopback(4420)]);
+        assert_eq!(config.discovery, [loopback(8009)]);
+        assert_eq!(config.reactors, 1);
+        assert_eq!(config.replica_deadline, Duration::from_secs(4));
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let file = parse("node = \"a\"\nreactors = 2\ngrpc = \"127.0.0.1:1\"", Path::new("x")).expect("good");
+        let flags = ["ashlard", "--node", "b", "--grpc", "127.0.0.1:7", "--nvmf", "127.0.0.1:8"];
+        let config = Config::merge(file, &Arguments::parse_from(flags));
+        assert_eq!((config.node.as_str(), config.reactors), ("b", 2));
+        assert_eq!((config.grpc, config.nvmf), (loopback(7), vec![loopback(8)]));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = error("node = \"a\"\nreactor = 2");
+        assert!(error.contains("node.toml") && error.contains("unknown field `reactor`"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_address_is_shown_with_its_line() {
+        let error = error("node = \"a\"\ngrpc = \"localhost\"");
+        assert!(error.contains("line 2") && error.contains("localhost"), "{error}");
+    }
+
+    #[test]
+    fn a_deadline_longer_than_a_host_waits_is_refused() {
+        // I35
+        assert!(error("node = \"a\"\nreplica_deadline_ms = 30000").contains("hosts give up after 30000 ms"));
+        assert!(error("node = \"a\"\nreplica_deadline_ms = 100").contains("replica_deadline_ms"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_key() {
+        assert!(error("node = \"a b\"").starts_with("node:"));
+        assert!(error("node = \"a\"\nreactors = 0").starts_with("reactors:"));
+        assert!(error("node = \"a\"\nnvmf = []").starts_with("nvmf:"));
+        assert!(error("node = \"a\"\ngrpc = \"127.0.0.1:0\"").starts_with("grpc:"));
+        assert!(error("node = \"a\"\ngrpc = \"127.0.0.1:4420\"").contains("used twice"));
+        let peer = "[[peers]]\nname = \"a\"\ngrpc = \"127.0.0.1:1\"\nreplica = \"127.0.0.1:2\"\n";
+        assert!(error(&format!("node = \"a\"\n{peer}")).contains("this node itself"));
+        assert!(error(&format!("node = \"b\"\n{peer}{peer}")).contains("listed twice"));
+    }
+}

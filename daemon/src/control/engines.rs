@@ -1,0 +1,423 @@
+//! The node's engines and their exports: a record each, and a task each that brings the engine up.
+//!
+//! ```text
+//!          create                 first start that works
+//!  (none) ───────▶ STARTING ─────────────────────────────▶ RUNNING (healthy, degraded or failed, by the engine itself)
+//!    start ──────────▲ │ ▲                                     │
+//!                      └─┘ tried again, with the reason shown  │
+//!                      └──────────▶ STOPPING ◀─────────────────┘  delete
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::v1::{self, EngineState, MemberState};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use uuid::Uuid;
+
+use super::error::{Comparison, ControlError};
+use super::locks::KeyedLocks;
+use super::peers::{self, Peers};
+use super::replicas::Replicas;
+use super::request;
+use super::retry::Backoff;
+use super::stores::Stores;
+use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec};
+use crate::state::Records;
+
+/// An engine as the state directory knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EngineRecord {
+    pub(crate) volume: Uuid,
+    pub(crate) name: String,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Bytes.
+    pub(crate) block_size: u32,
+    pub(crate) members: Vec<MemberRecord>,
+}
+
+/// One replica of an engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemberRecord {
+    pub(crate) replica: Uuid,
+    pub(crate) node: String,
+    pub(crate) address: SocketAddr,
+    /// The store it is in, if that is one of this node's.
+    pub(crate) store: Option<Uuid>,
+}
+
+/// What the engines need of the node.
+pub(crate) struct Surroundings {
+    pub(crate) node: String,
+    pub(crate) replica_address: SocketAddr,
+    pub(crate) nvmf_addresses: Vec<SocketAddr>,
+    pub(crate) discovery_addresses: Vec<SocketAddr>,
+    pub(crate) data: DataPath,
+    pub(crate) stores: Arc<Stores>,
+    pub(crate) replicas: Arc<Replicas>,
+    pub(crate) peers: Arc<Peers>,
+}
+
+/// All engines of the node.
+pub(crate) struct Engines {
+    here: Surroundings,
+    records: Records<EngineRecord>,
+    entries: Mutex<BTreeMap<Uuid, Entry>>,
+    locks: KeyedLocks<Uuid>,
+}
+
+struct Entry {
+    record: EngineRecord,
+    home: usize,
+    phase: watch::Sender<Phase>,
+    /// Brings the engine up. None before it was spawned and after it was ended.
+    keeper: Option<JoinHandle<()>>,
+}
+
+/// How far an engine has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting(String),
+    Running,
+    Stopping,
+}
+
+impl Engines {
+    /// Reads the records, exports every volume, and starts to bring the engines up, all at once. Returns when the
+    /// exports are there: hosts that were attached before find their volume, and their commands wait for its engine.
+    pub(crate) async fn start(here: Surroundings, records: Records<EngineRecord>) -> Result<Arc<Self>, ControlError> {
+        let loaded = records.load()?;
+        for error in loaded.failed {
+            tracing::error!(%error, "an engine's record is left out");
+        }
+        let engines = Arc::new(Self { here, records, entries: Mutex::default(), locks: KeyedLocks::default() });
+        for record in loaded.records.into_values() {
+            let name = record.name.clone();
+            if let Err(error) = engines.bring_up(record).await {
+                tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
+            }
+        }
+        Ok(engines)
+    }
+
+    /// Records, exports and starts an engine, or returns the one that is there (I30).
+    pub(crate) async fn create(self: &Arc<Self>, request: v1::CreateEngineRequest) -> Result<v1::Engine, ControlError> {
+        let record = self.parse(&request).await?;
+        self.create_record(record).await
+    }
+
+    /// The same for a record that has been checked.
+    pub(crate) async fn create_record(self: &Arc<Self>, record: EngineRecord) -> Result<v1::Engine, ControlError> {
+        let volume = record.volume;
+        let _lock = self.locks.lock(volume).await;
+        let existing = self.entries().get(&volume).map(|entry| entry.record.clone());
+        match existing {
+            Some(existing) => compare(&existing, &record)?,
+            None => {
+                // First who is in sync, then that there is an engine: a start without the former would have to guess (I5).
+                self.here.data.record_membership(self.home(&record), self.spec(&record)).await?;
+                self.records.store(volume, &record).await?;
+                self.bring_up(record).await?;
+            }
+        }
+        self.get(volume).await
+    }
+
+    async fn parse(&self, request: &v1::CreateEngineRequest) -> Result<EngineRecord, ControlError> {
+        let (size, block_size) = request::geometry(request.size_bytes, request.block_size_bytes)?;
+        if request.replicas.is_empty() {
+            return Err(ControlError::invalid("replicas", "at least one is needed"));
+        }
+        let mut members = Vec::new();
+        for placement in &request.replicas {
+            members.push(self.member(placement).await?);
+        }
+        Ok(EngineRecord {
+            volume: request::uuid("volume_uuid", &request.volume_uuid)?,
+            name: request::name("name", &request.name)?,
+            size,
+            block_size,
+            members,
+        })
+    }
+
+    /// Completes a placement: the address of a configured node, the store of a replica of this one.
+    pub(crate) async fn member(&self, placement: &v1::ReplicaPlacement) -> Result<MemberRecord, ControlError> {
+        let replica = request::uuid("replicas.replica_uuid", &placement.replica_uuid)?;
+        let node = request::name("replicas.node", &placement.node)?;
+        if node == self.here.node {
+            let found = self.here.replicas.find(replica).await?;
+            let facts = found.ok_or_else(|| ControlError::not_found("replica", replica))?;
+            return Ok(MemberRecord { replica, node, address: self.here.replica_address, store: Some(facts.store) });
+        }
+        let given = (!placement.address.is_empty()).then(|| placement.address.parse());
+        let address = match given.transpose().map_err(|error| ControlError::invalid("replicas.address", error))? {
+            Some(address) => address,
+            None => self.here.peers.replica_address(&node).ok_or_else(|| peers::unknown(&node))?,
+        };
+        Ok(MemberRecord { replica, node, address, store: None })
+    }
+
+    /// Exports the volume and sets a task on starting its engine.
+    async fn bring_up(self: &Arc<Self>, record: EngineRecord) -> Result<(), ControlError> {
+        let volume = record.volume;
+        let home = self.home(&record);
+        let phase = watch::Sender::new(Phase::Starting("it was just asked for".to_owned()));
+        let entry = Entry { record: record.clone(), home, phase, keeper: None };
+        self.entries().insert(volume, entry);
+        self.here.data.export(home, self.spec(&record)).await?;
+        let keeper = tokio::spawn(Arc::clone(self).keep_starting(record, home));
+        if let Some(entry) = self.entries().get_mut(&volume) {
+            entry.keeper = Some(keeper);
+        }
+        Ok(())
+    }
+
+    /// The reactor that owns the store of the local replica; without one, any, but always the same.
+    fn home(&self, record: &EngineRecord) -> usize {
+        let local = record.members.iter().find_map(|member| self.here.stores.home(member.store?));
+        // The remainder is below the number of reactors.
+        local.unwrap_or_else(|| (record.volume.as_u128() % self.here.data.reactors() as u128) as usize)
+    }
+
+    /// Tries to start the engine until it works. Other nodes that do not answer do not keep it from starting when the
+    /// replicas in reach suffice: that is the engine's own decision.
+    async fn keep_starting(self: Arc<Self>, record: EngineRecord, home: usize) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            match self.start_once(&record, home).await {
+                Ok(()) => {
+                    tracing::info!(volume = %record.name, reactor = home, "engine is running");
+                    return self.set_phase(record.volume, Phase::Running);
+                }
+                Err(error) => {
+                    tracing::warn!(volume = %record.name, %error, "engine does not start yet");
+                    self.set_phase(record.volume, Phase::Starting(error.to_string()));
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn start_once(&self, record: &EngineRecord, home: usize) -> Result<(), ControlError> {
+        let mut spec = self.spec(record);
+        for member in &mut spec.members {
+            let Some(store) = member.store else { continue };
+            if let Err(reason) = self.here.stores.opened(store).await {
+                tracing::warn!(volume = %record.name, %reason, "the local replica is missing");
+                member.store = None;
+            }
+        }
+        self.here.data.start_engine(home, spec).await
+    }
+
+    fn spec(&self, record: &EngineRecord) -> EngineSpec {
+        let members = record.members.iter().map(|member| MemberSpec {
+            replica: member.replica,
+            node: member.node.clone(),
+            // The configuration knows better where a node is now than the record.
+            address: self.here.peers.replica_address(&member.node).unwrap_or(member.address),
+            store: member.store,
+        });
+        EngineSpec {
+            volume: record.volume,
+            name: record.name.clone(),
+            size: record.size,
+            block_size: record.block_size,
+            members: members.collect(),
+        }
+    }
+
+    /// Ends the export and the engine. An absent one is a success (I42).
+    ///
+    /// Which replicas are in sync stays on record: another engine over the same replicas must know it (I5).
+    pub(crate) async fn delete(&self, volume: Uuid) -> Result<(), ControlError> {
+        let _lock = self.locks.lock(volume).await;
+        if self.entries().contains_key(&volume) {
+            self.stop_one(volume).await?;
+            self.records.remove(volume).await?;
+            self.entries().remove(&volume);
+        }
+        Ok(())
+    }
+
+    /// Forgets which replicas of a deleted volume were in sync.
+    pub(crate) async fn forget_membership(&self, volume: Uuid) -> Result<(), ControlError> {
+        self.here.data.forget_membership(volume).await
+    }
+
+    /// Drains and stops all engines, for the end of the daemon. Those that fail to are logged.
+    pub(crate) async fn stop(self: &Arc<Self>) {
+        let mut stops = JoinSet::new();
+        let volumes: Vec<_> = self.entries().keys().copied().collect();
+        for volume in volumes {
+            let engines = Arc::clone(self);
+            stops.spawn(async move {
+                let _lock = engines.locks.lock(volume).await;
+                if let Err(error) = engines.stop_one(volume).await {
+                    tracing::error!(%volume, %error, "an engine did not stop in order");
+                }
+            });
+        }
+        while stops.join_next().await.is_some() {}
+    }
+
+    async fn stop_one(&self, volume: Uuid) -> Result<(), ControlError> {
+        let Some((home, keeper)) = self.entries().get_mut(&volume).map(|entry| (entry.home, entry.keeper.take()))
+        else {
+            return Ok(());
+        };
+        self.set_phase(volume, Phase::Stopping);
+        if let Some(keeper) = keeper {
+            keeper.abort();
+            // Cancelled is what it was asked to be; a panic has been logged.
+            let _ = keeper.await;
+        }
+        self.here.data.stop_engine(home, volume).await
+    }
+
+    /// Waits until the volume is served, for about `limit` at most: less than twice.
+    pub(crate) async fn wait_until_served(&self, volume: Uuid, limit: Duration) -> Result<(), ControlError> {
+        let entry = self.entries().get(&volume).map(|entry| (entry.home, entry.phase.subscribe()));
+        let Some((home, mut phase)) = entry else { return Ok(()) };
+        let started = phase.wait_for(|phase| !matches!(phase, Phase::Starting(_)));
+        // Neither the limit nor the engine's end is an error here: the caller looks at the state.
+        let _ = tokio::time::timeout(limit, started).await;
+        self.here.data.wait_until_served(home, volume, limit).await
+    }
+
+    /// The name of the volume whose engine has this replica, if there is one here.
+    pub(crate) fn user_of(&self, replica: Uuid) -> Option<String> {
+        let entries = self.entries();
+        let uses = |entry: &&Entry| entry.record.members.iter().any(|member| member.replica == replica);
+        entries.values().find(uses).map(|entry| entry.record.name.clone())
+    }
+
+    /// One engine.
+    pub(crate) async fn get(&self, volume: Uuid) -> Result<v1::Engine, ControlError> {
+        let (record, home, phase) = self.entry(volume).ok_or_else(|| ControlError::not_found("engine", volume))?;
+        let facts = self.here.data.engine(home, volume).await?;
+        Ok(self.describe(&record, home, &phase, facts.as_ref()))
+    }
+
+    /// All engines by volume.
+    pub(crate) async fn all(&self) -> Result<BTreeMap<Uuid, v1::Engine>, ControlError> {
+        let mut facts = BTreeMap::new();
+        for home in 0..self.here.data.reactors() {
+            facts.extend(self.here.data.engines(home).await?);
+        }
+        let entries = self.entries();
+        let described = entries.iter().map(|(volume, entry)| {
+            let phase = entry.phase.borrow().clone();
+            (*volume, self.describe(&entry.record, entry.home, &phase, facts.get(volume)))
+        });
+        Ok(described.collect())
+    }
+
+    /// Cuts all in-sync replicas of a volume at one point. Without a UUID or a name it makes them up.
+    pub(crate) async fn snapshot(&self, volume: Uuid, uuid: &str, name: &str) -> Result<v1::Snapshot, ControlError> {
+        let snapshot = request::optional_uuid("uuid", uuid)?.unwrap_or_else(Uuid::new_v4);
+        let name = match name {
+            "" => format!("snapshot-{}", request::unix_milliseconds()),
+            name => request::name("name", name)?,
+        };
+        let _lock = self.locks.lock(volume).await;
+        let (record, home, phase) = self.entry(volume).ok_or_else(|| ControlError::not_found("engine", volume))?;
+        if phase != Phase::Running {
+            let text = format!("volume `{}` is not served yet; try again soon", record.name);
+            return Err(ControlError::unavailable("ENGINE_STARTING", text));
+        }
+        self.here.data.snapshot(home, volume, snapshot, name.clone()).await?;
+        Ok(v1::Snapshot { uuid: snapshot.to_string(), name, volume_uuid: volume.to_string() })
+    }
+
+    fn entry(&self, volume: Uuid) -> Option<(EngineRecord, usize, Phase)> {
+        let entries = self.entries();
+        let entry = entries.get(&volume)?;
+        let phase = entry.phase.borrow().clone();
+        Some((entry.record.clone(), entry.home, phase))
+    }
+
+    fn describe(&self, record: &EngineRecord, home: usize, phase: &Phase, facts: Option<&EngineFacts>) -> v1::Engine {
+        let (state, reason) = match (phase, facts) {
+            (Phase::Stopping, _) => (EngineState::Stopping, String::new()),
+            (Phase::Running, Some(facts)) => (facts.state, facts.reason.clone()),
+            (Phase::Starting(reason), _) => (EngineState::Starting, reason.clone()),
+            (Phase::Running, None) => (EngineState::Failed, "it has ended".to_owned()),
+        };
+        let spec = self.spec(record);
+        let members = spec.members.iter().map(|member| {
+            let facts = facts.and_then(|facts| facts.members.iter().find(|known| known.replica == member.replica));
+            describe_member(member, facts)
+        });
+        v1::Engine {
+            volume_uuid: record.volume.to_string(),
+            name: record.name.clone(),
+            size_bytes: record.size,
+            block_size_bytes: record.block_size,
+            state: state.into(),
+            reason,
+            epoch: facts.map_or(0, |facts| facts.epoch),
+            members: members.collect(),
+            // Far fewer than u32 can count.
+            reactor: home as u32,
+            nvmf: Some(self.describe_export(record.volume)),
+        }
+    }
+
+    fn describe_export(&self, volume: Uuid) -> v1::NvmfExport {
+        let identity = ExportIdentity::of(volume);
+        let texts = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
+        v1::NvmfExport {
+            nqn: identity.nqn,
+            serial: identity.serial,
+            nguid: identity.nguid,
+            addresses: texts(&self.here.nvmf_addresses),
+            discovery_addresses: texts(&self.here.discovery_addresses),
+        }
+    }
+
+    fn set_phase(&self, volume: Uuid, phase: Phase) {
+        if let Some(entry) = self.entries().get(&volume) {
+            entry.phase.send_replace(phase);
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<Uuid, Entry>> {
+        // Poisoned or not, the map is whole: no change of it has several steps.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn describe_member(member: &MemberSpec, facts: Option<&MemberFacts>) -> v1::Member {
+    v1::Member {
+        replica_uuid: member.replica.to_string(),
+        node: member.node.clone(),
+        address: member.address.to_string(),
+        state: facts.map_or(MemberState::Unspecified, |facts| facts.state).into(),
+        reason: facts.map_or_else(String::new, |facts| facts.reason.clone()),
+        rebuilt_bytes: facts.map_or(0, |facts| facts.rebuilt),
+        rebuild_total_bytes: facts.map_or(0, |facts| facts.rebuild_total),
+        connected: facts.is_some_and(|facts| facts.connected),
+    }
+}
+
+fn compare(existing: &EngineRecord, wanted: &EngineRecord) -> Result<(), ControlError> {
+    let replicas = |record: &EngineRecord| {
+        let mut members: Vec<_> =
+            record.members.iter().map(|member| format!("{} on {}", member.replica, member.node)).collect();
+        members.sort();
+        members.join(", ")
+    };
+    Comparison::default()
+        .field("name", &existing.name, &wanted.name)
+        .field("size_bytes", existing.size, wanted.size)
+        .field("block_size_bytes", existing.block_size, wanted.block_size)
+        .field("replicas", replicas(existing), replicas(wanted))
+        .finish("engine", wanted.volume)
+}

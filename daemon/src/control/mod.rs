@@ -1,0 +1,135 @@
+//! The control side: what the node runs, on a tokio runtime of its own. It reaches the data path by messages only
+//! ([`crate::data`]), so that nothing here can hold up an I/O.
+
+mod deletions;
+mod engines;
+mod error;
+mod locks;
+mod peers;
+mod replicas;
+mod request;
+mod retry;
+mod stores;
+mod volumes;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use proto::v1;
+use uuid::Uuid;
+
+pub(crate) use self::deletions::Deletions;
+pub(crate) use self::engines::Engines;
+pub(crate) use self::error::ControlError;
+pub(crate) use self::peers::Peers;
+pub(crate) use self::replicas::Replicas;
+pub(crate) use self::stores::Stores;
+pub(crate) use self::volumes::Volumes;
+
+use crate::config::Config;
+use crate::data::DataPath;
+use crate::state::StateDirectory;
+
+/// Everything the services act on.
+pub(crate) struct Control {
+    config: Config,
+    state_directory: String,
+    started_at: SystemTime,
+    peers: Arc<Peers>,
+    deletions: Arc<Deletions>,
+    pub(crate) stores: Arc<Stores>,
+    pub(crate) replicas: Arc<Replicas>,
+    pub(crate) engines: Arc<Engines>,
+    pub(crate) volumes: Volumes,
+}
+
+impl Control {
+    /// Brings back what the state directory says, in the order of dependence. Nothing here waits for a peer or a slow
+    /// store: what is not ready yet says so and becomes ready by itself.
+    pub(crate) async fn start(config: &Config, state: &StateDirectory, data: DataPath) -> anyhow::Result<Arc<Self>> {
+        let node = config.node.clone();
+        let peers = Arc::new(Peers::new(&config.peers)?);
+        let stores = Stores::start(data.clone(), state.records("stores")?)?;
+        let replicas = Arc::new(Replicas::new(node.clone(), data.clone(), Arc::clone(&stores)));
+        let deletions =
+            Deletions::start(node.clone(), Arc::clone(&peers), Arc::clone(&replicas), state.records("deletions")?)?;
+        let here = engines::Surroundings {
+            node: node.clone(),
+            replica_address: config.replica,
+            nvmf_addresses: config.nvmf.clone(),
+            discovery_addresses: config.discovery.clone(),
+            data,
+            stores: Arc::clone(&stores),
+            replicas: Arc::clone(&replicas),
+            peers: Arc::clone(&peers),
+        };
+        let engines = Engines::start(here, state.records("engines")?).await?;
+        let here = volumes::Surroundings {
+            node,
+            peers: Arc::clone(&peers),
+            replicas: Arc::clone(&replicas),
+            engines: Arc::clone(&engines),
+            deletions: Arc::clone(&deletions),
+        };
+        let volumes = Volumes::start(here, state.records("volumes")?)?;
+        Ok(Arc::new(Self {
+            config: config.clone(),
+            state_directory: state.path().display().to_string(),
+            started_at: SystemTime::now(),
+            peers,
+            deletions,
+            stores,
+            replicas,
+            engines,
+            volumes,
+        }))
+    }
+
+    /// Deletes a replica that no engine of this node uses.
+    pub(crate) async fn delete_replica(&self, request: v1::DeleteReplicaRequest) -> Result<(), ControlError> {
+        let user = request::uuid("uuid", &request.uuid).ok().and_then(|replica| self.engines.user_of(replica));
+        if let Some(volume) = user {
+            let text = format!("the replica belongs to volume `{volume}`, which is served here: delete the volume");
+            return Err(ControlError::precondition("IN_USE", text).with("volume", volume));
+        }
+        self.replicas.delete(request).await
+    }
+
+    /// Ends an engine that is not part of a volume of this node.
+    pub(crate) async fn delete_engine(&self, volume: Uuid) -> Result<(), ControlError> {
+        if self.volumes.contains(volume) {
+            let text = format!("the engine belongs to volume {volume}: delete the volume");
+            return Err(ControlError::precondition("IN_USE", text).with("volume", volume));
+        }
+        self.engines.delete(volume).await
+    }
+
+    /// Who this node is.
+    pub(crate) async fn node_info(&self) -> Result<v1::NodeInfo, ControlError> {
+        let replicas = self.replicas.list(v1::ListReplicasRequest::default()).await?;
+        let started_at = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let texts = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
+        Ok(v1::NodeInfo {
+            name: self.config.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at_unix_ms: i64::try_from(started_at.as_millis()).unwrap_or(i64::MAX),
+            pid: std::process::id(),
+            state_directory: self.state_directory.clone(),
+            reactors: count(self.config.reactors),
+            grpc_address: self.config.grpc.to_string(),
+            replica_address: self.config.replica.to_string(),
+            nvmf_addresses: texts(&self.config.nvmf),
+            discovery_addresses: texts(&self.config.discovery),
+            peers: self.peers.describe(),
+            stores: count(self.stores.count()),
+            replicas: count(replicas.len()),
+            volumes: count(self.volumes.count()),
+            pending_deletions: self.deletions.describe(),
+        })
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,134 @@
+//! The node's replicas. What there is, is asked of the stores each time: there is no list here that could differ.
+
+use std::sync::Arc;
+
+use proto::v1::{self, ReplicaState};
+use uuid::Uuid;
+
+use super::error::{Comparison, ControlError};
+use super::locks::KeyedLocks;
+use super::request;
+use super::stores::{OpenStore, Stores};
+use crate::data::{DataPath, ReplicaFacts, ReplicaSpec};
+
+/// All replicas in open stores.
+pub(crate) struct Replicas {
+    node: String,
+    data: DataPath,
+    stores: Arc<Stores>,
+    /// By replica: a creation must not overtake a deletion.
+    locks: KeyedLocks<Uuid>,
+}
+
+impl Replicas {
+    pub(crate) fn new(node: String, data: DataPath, stores: Arc<Stores>) -> Self {
+        Self { node, data, stores, locks: KeyedLocks::default() }
+    }
+
+    /// Makes a replica, or returns the one that is there (I30).
+    pub(crate) async fn create(&self, request: v1::CreateReplicaRequest) -> Result<v1::Replica, ControlError> {
+        let (size, block_size) = request::geometry(request.size_bytes, request.block_size_bytes)?;
+        let spec = ReplicaSpec {
+            uuid: request::uuid("uuid", &request.uuid)?,
+            volume: request::uuid("volume_uuid", &request.volume_uuid)?,
+            name: request::name("name", &request.name)?,
+            size,
+            block_size,
+        };
+        let _lock = self.locks.lock(spec.uuid).await;
+        // It may be in one of them.
+        self.stores.none_opening().await?;
+        if let Some(facts) = self.find(spec.uuid).await? {
+            compare(&facts, &spec)?;
+            return Ok(self.describe(&facts));
+        }
+        let store = self.choose_store(&request.store).await?;
+        let facts = self.data.create_replica(store.home, store.uuid, spec).await?;
+        Ok(self.describe(&facts))
+    }
+
+    async fn choose_store(&self, wanted: &str) -> Result<OpenStore, ControlError> {
+        if !wanted.is_empty() {
+            return self.stores.open_store(wanted);
+        }
+        let mut best = None;
+        for store in self.stores.open_stores() {
+            let free = self.data.stores(store.home).await?.get(&store.uuid).map_or(0, |facts| facts.free);
+            if best.as_ref().is_none_or(|(most, _)| free > *most) {
+                best = Some((free, store));
+            }
+        }
+        best.map(|(_, store)| store).ok_or_else(|| {
+            let text = format!(
+                "node `{}` has no store: make one with `ashlar store create NAME --path FILE --size SIZE`",
+                self.node
+            );
+            ControlError::precondition("NO_STORE", text).with("node", &self.node)
+        })
+    }
+
+    /// All replicas, or those of one volume, in order of name and UUID.
+    pub(crate) async fn list(&self, request: v1::ListReplicasRequest) -> Result<Vec<v1::Replica>, ControlError> {
+        let volume = request::optional_uuid("volume_uuid", &request.volume_uuid)?;
+        let mut found = self.facts().await?;
+        found.retain(|facts| volume.is_none_or(|volume| facts.spec.volume == volume));
+        found.sort_by(|one, other| (&one.spec.name, one.spec.uuid).cmp(&(&other.spec.name, other.spec.uuid)));
+        Ok(found.iter().map(|facts| self.describe(facts)).collect())
+    }
+
+    /// Deletes a replica. An absent one is a success, but only when every store has been looked into (I42).
+    pub(crate) async fn delete(&self, request: v1::DeleteReplicaRequest) -> Result<(), ControlError> {
+        let uuid = request::uuid("uuid", &request.uuid)?;
+        let expected = request::optional_uuid("expected_volume_uuid", &request.expected_volume_uuid)?;
+        let _lock = self.locks.lock(uuid).await;
+        let all_open = self.stores.all_open().await;
+        let Some(facts) = self.find(uuid).await? else { return all_open };
+        if expected.is_some_and(|expected| expected != facts.spec.volume) {
+            return Err(ControlError::other_uuid("the volume of replica", uuid, facts.spec.volume));
+        }
+        match self.stores.home(facts.store) {
+            Some(home) => self.data.delete_replica(home, facts.store, uuid).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A replica in an open store.
+    pub(crate) async fn find(&self, uuid: Uuid) -> Result<Option<ReplicaFacts>, ControlError> {
+        Ok(self.facts().await?.into_iter().find(|facts| facts.spec.uuid == uuid))
+    }
+
+    async fn facts(&self) -> Result<Vec<ReplicaFacts>, ControlError> {
+        let mut found = Vec::new();
+        for home in 0..self.data.reactors() {
+            found.extend(self.data.replicas(home).await?);
+        }
+        Ok(found)
+    }
+
+    fn describe(&self, facts: &ReplicaFacts) -> v1::Replica {
+        let state = if facts.failure.is_some() { ReplicaState::Failed } else { ReplicaState::Ready };
+        v1::Replica {
+            uuid: facts.spec.uuid.to_string(),
+            volume_uuid: facts.spec.volume.to_string(),
+            name: facts.spec.name.clone(),
+            node: self.node.clone(),
+            store: self.stores.name(facts.store),
+            store_uuid: facts.store.to_string(),
+            size_bytes: facts.spec.size,
+            block_size_bytes: facts.spec.block_size,
+            epoch: facts.epoch,
+            snapshots: facts.snapshots,
+            used_bytes: facts.used,
+            state: state.into(),
+            reason: facts.failure.clone().unwrap_or_default(),
+        }
+    }
+}
+
+fn compare(facts: &ReplicaFacts, wanted: &ReplicaSpec) -> Result<(), ControlError> {
+    Comparison::default()
+        .field("volume_uuid", facts.spec.volume, wanted.volume)
+        .field("size_bytes", facts.spec.size, wanted.size)
+        .field("block_size_bytes", facts.spec.block_size, wanted.block_size)
+        .finish("replica", wanted.uuid)
+}

@@ -1,0 +1,475 @@
+//! The node's stores: records in the state directory, open stores on the reactors.
+//!
+//! ```text
+//!            create                 open               delete
+//!   (none) ──────────▶ OPENING ──────────────▶ READY ──────────▶ (none)
+//!     start ─────────────▲ │ ▲                   ▲
+//!                          │ └ create again ─┐   │ create again
+//!                          └──────────────▶ FAILED ──────────────▶ (none)
+//!                             cannot be read, with the reason        delete
+//! ```
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::v1::{self, StoreState};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::error::{Comparison, ControlError};
+use super::request;
+use crate::data::{Backing, DataPath, StoreFacts, StoreSpec};
+use crate::state::{Records, StateError};
+
+/// What a path starts with that is memory.
+const MEMORY: &str = "memory:";
+const DEFAULT_CLUSTER_SIZE: u32 = 64 << 10;
+/// How long a call waits for stores that are being opened: after a start that takes a moment.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// A store as the state directory knows it. Memory stores have no record: their content does not outlive the process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StoreRecord {
+    uuid: Uuid,
+    name: String,
+    path: PathBuf,
+    cluster_size: u32,
+    /// Whether it was formatted. If not, the creation was cut off and can be repeated.
+    formatted: bool,
+}
+
+/// All stores of the node.
+pub(crate) struct Stores {
+    data: DataPath,
+    records: Records<StoreRecord>,
+    entries: Mutex<BTreeMap<Uuid, Entry>>,
+    /// One creation or deletion at a time: they are rare, and names, UUIDs and paths must be unique among all.
+    changes: tokio::sync::Mutex<()>,
+    /// Sent to when a store's state changes.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    spec: StoreSpec,
+    /// The reactor that owns it.
+    home: usize,
+    state: State,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum State {
+    Opening,
+    Ready,
+    Failed(String),
+}
+
+/// A store that is open, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenStore {
+    pub(crate) uuid: Uuid,
+    pub(crate) home: usize,
+}
+
+impl Stores {
+    /// Reads the records and starts to open the stores, all at once. Returns before they are open.
+    pub(crate) fn start(data: DataPath, records: Records<StoreRecord>) -> Result<Arc<Self>, StateError> {
+        let loaded = records.load()?;
+        for error in loaded.failed {
+            tracing::error!(%error, "a store's record is left out");
+        }
+        let stores = Arc::new(Self {
+            data,
+            records,
+            entries: Mutex::default(),
+            changes: tokio::sync::Mutex::default(),
+            changed: watch::Sender::new(()),
+        });
+        for record in loaded.records.into_values() {
+            stores.take_in(record);
+        }
+        Ok(stores)
+    }
+
+    fn take_in(self: &Arc<Self>, record: StoreRecord) {
+        let spec = record.spec();
+        let home = self.next_home();
+        let unfinished = "its creation was cut off; send the same command again to finish it, or delete the store";
+        let state = if record.formatted { State::Opening } else { State::Failed(unfinished.to_owned()) };
+        self.entries().insert(spec.uuid, Entry { spec: spec.clone(), home, state });
+        if record.formatted {
+            let stores = Arc::clone(self);
+            tokio::spawn(async move {
+                // The state says how it went.
+                let _ = stores.open(&spec, home).await;
+            });
+        }
+    }
+
+    async fn open(&self, spec: &StoreSpec, home: usize) -> Result<(), ControlError> {
+        self.set_state(spec.uuid, State::Opening);
+        let opened = self.data.open_store(home, spec).await;
+        match &opened {
+            Ok(_) => {
+                tracing::info!(store = %spec.name, reactor = home, "store is open");
+                self.set_state(spec.uuid, State::Ready);
+            }
+            Err(error) => {
+                tracing::error!(store = %spec.name, %error, "a store cannot be opened; the others go on");
+                self.set_state(spec.uuid, State::Failed(error.to_string()));
+            }
+        }
+        opened.map(drop)
+    }
+
+    /// Makes a store, or returns the one that is there (I30).
+    pub(crate) async fn create(&self, request: v1::CreateStoreRequest) -> Result<v1::Store, ControlError> {
+        let wanted = Wanted::parse(&request)?;
+        let _change = self.changes.lock().await;
+        let existing = self.entries().values().find(|entry| entry.spec.name == wanted.name).cloned();
+        let uuid = match existing {
+            Some(entry) => self.create_again(&wanted, entry).await?,
+            None => self.create_new(wanted).await?,
+        };
+        self.describe(uuid).await
+    }
+
+    async fn create_again(&self, wanted: &Wanted, entry: Entry) -> Result<Uuid, ControlError> {
+        let spec = entry.spec;
+        let size = match (&spec.backing, wanted.size) {
+            (Backing::Memory { size }, Some(wanted)) => Comparison::default().field("size_bytes", *size, wanted),
+            _ => Comparison::default(),
+        };
+        size.field("path", path_text(&spec.backing), path_text(&wanted.backing))
+            .field("cluster_size_bytes", spec.cluster_size, wanted.cluster_size)
+            .optional("uuid", spec.uuid, wanted.uuid)
+            .finish("store", &spec.name)?;
+        if let State::Failed(_) = entry.state {
+            let spec = StoreSpec { backing: wanted.backing.clone(), ..spec };
+            self.format_if_cut_off(&spec, entry.home).await?;
+            self.open(&spec, entry.home).await?;
+            return Ok(spec.uuid);
+        }
+        Ok(spec.uuid)
+    }
+
+    /// Finishes a creation that a crash cut off between the record and the format.
+    async fn format_if_cut_off(&self, spec: &StoreSpec, home: usize) -> Result<(), ControlError> {
+        let Some(mut record) = self.records.load()?.records.remove(&spec.uuid) else { return Ok(()) };
+        if !record.formatted {
+            self.data.format_store(home, spec, true).await?;
+            record.formatted = true;
+            self.records.store(spec.uuid, &record).await?;
+        }
+        Ok(())
+    }
+
+    /// The record comes first, so that a crash in the middle leaves a store that a repeated call can finish, under the
+    /// same UUID.
+    async fn create_new(&self, wanted: Wanted) -> Result<Uuid, ControlError> {
+        let spec = StoreSpec {
+            uuid: wanted.uuid.unwrap_or_else(Uuid::new_v4),
+            name: wanted.name,
+            backing: wanted.backing,
+            cluster_size: wanted.cluster_size,
+        };
+        self.check_unused(&spec)?;
+        let home = self.next_home();
+        let mut record = StoreRecord::of(&spec);
+        if let Some(record) = &record {
+            self.records.store(spec.uuid, record).await?;
+        }
+        if let Err(error) = self.data.format_store(home, &spec, false).await {
+            self.records.remove(spec.uuid).await?;
+            return Err(error);
+        }
+        if let Some(record) = &mut record {
+            record.formatted = true;
+            self.records.store(spec.uuid, record).await?;
+        }
+        self.entries().insert(spec.uuid, Entry { spec: spec.clone(), home, state: State::Opening });
+        self.open(&spec, home).await?;
+        Ok(spec.uuid)
+    }
+
+    fn check_unused(&self, spec: &StoreSpec) -> Result<(), ControlError> {
+        let entries = self.entries();
+        if let Some(other) = entries.get(&spec.uuid) {
+            return Comparison::default().field("name", &other.spec.name, &spec.name).finish("store", spec.uuid);
+        }
+        let same_path = |entry: &&Entry| match (&entry.spec.backing, &spec.backing) {
+            (Backing::Path { path, .. }, Backing::Path { path: wanted, .. }) => path == wanted,
+            _ => false,
+        };
+        match entries.values().find(same_path) {
+            None => Ok(()),
+            Some(other) => {
+                let text = format!("{} is used by store `{}`", path_text(&spec.backing), other.spec.name);
+                Err(ControlError::precondition("PATH_IN_USE", text).with("store", &other.spec.name))
+            }
+        }
+    }
+
+    /// Closes a store and forgets it. An absent one is a success (I42).
+    pub(crate) async fn delete(&self, request: v1::DeleteStoreRequest) -> Result<(), ControlError> {
+        let expected = request::optional_uuid("expected_uuid", &request.expected_uuid)?;
+        let _change = self.changes.lock().await;
+        let Ok(entry) = self.find(&request.store) else { return Ok(()) };
+        let spec = entry.spec;
+        if expected.is_some_and(|expected| expected != spec.uuid) {
+            return Err(ControlError::other_uuid("store", &spec.name, spec.uuid));
+        }
+        match entry.state {
+            State::Opening => return Err(still_opening(&spec.name)),
+            State::Failed(_) => {}
+            State::Ready => self.close_empty(&spec, entry.home).await?,
+        }
+        self.records.remove(spec.uuid).await?;
+        self.entries().remove(&spec.uuid);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    async fn close_empty(&self, spec: &StoreSpec, home: usize) -> Result<(), ControlError> {
+        let lvols = self.data.stores(home).await?.get(&spec.uuid).map_or(0, |facts| facts.lvols);
+        if lvols > 0 {
+            let text = format!("store `{}` holds {lvols} logical volumes: delete their volumes first", spec.name);
+            return Err(ControlError::precondition("STORE_NOT_EMPTY", text).with("lvols", lvols));
+        }
+        self.data.close_store(home, spec.uuid).await
+    }
+
+    /// All stores, in order of their names.
+    pub(crate) async fn list(&self) -> Result<Vec<v1::Store>, ControlError> {
+        let entries: Vec<_> = self.entries().values().cloned().collect();
+        let mut facts = BTreeMap::new();
+        for home in 0..self.data.reactors() {
+            facts.extend(self.data.stores(home).await?);
+        }
+        let mut stores: Vec<_> = entries.iter().map(|entry| entry.describe(facts.get(&entry.spec.uuid))).collect();
+        stores.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(stores)
+    }
+
+    /// One store by name or UUID.
+    pub(crate) async fn get(&self, store: &str) -> Result<v1::Store, ControlError> {
+        let uuid = self.find(store)?.spec.uuid;
+        self.describe(uuid).await
+    }
+
+    async fn describe(&self, uuid: Uuid) -> Result<v1::Store, ControlError> {
+        let entry = self.find(&uuid.to_string())?;
+        let facts = self.data.stores(entry.home).await?;
+        Ok(entry.describe(facts.get(&uuid)))
+    }
+
+    /// The stores that are open. The caller hears of it when others may hold what it looks for.
+    pub(crate) fn open_stores(&self) -> Vec<OpenStore> {
+        let entries = self.entries();
+        let open = entries.values().filter(|entry| entry.state == State::Ready);
+        open.map(Entry::open).collect()
+    }
+
+    /// An open store by name or UUID.
+    pub(crate) fn open_store(&self, store: &str) -> Result<OpenStore, ControlError> {
+        let entry = self.find(store)?;
+        match &entry.state {
+            State::Ready => Ok(entry.open()),
+            State::Opening => Err(still_opening(&entry.spec.name)),
+            State::Failed(reason) => {
+                let text = format!("store `{}` is not open: {reason}", entry.spec.name);
+                Err(ControlError::precondition("STORE_FAILED", text))
+            }
+        }
+    }
+
+    /// Waits for stores that are being opened, for [`OPEN_LIMIT`] at most; an error if there is still one.
+    pub(crate) async fn none_opening(&self) -> Result<(), ControlError> {
+        let opening = || self.first_in(|state| *state == State::Opening);
+        let mut changed = self.changed.subscribe();
+        // Whatever ends the wait, the states are looked at.
+        let _ = tokio::time::timeout(OPEN_LIMIT, changed.wait_for(|()| opening().is_none())).await;
+        opening().map_or(Ok(()), |entry| Err(still_opening(&entry.spec.name)))
+    }
+
+    /// The same, and an error also if one has failed, and so may hold things that nobody sees now.
+    pub(crate) async fn all_open(&self) -> Result<(), ControlError> {
+        self.none_opening().await?;
+        self.first_in(|state| *state != State::Ready).map_or(Ok(()), |entry| {
+            let text = format!("store `{}` is not open, and may hold it", entry.spec.name);
+            Err(ControlError::unavailable("STORE_FAILED", text))
+        })
+    }
+
+    fn first_in(&self, wanted: impl Fn(&State) -> bool) -> Option<Entry> {
+        self.entries().values().find(|entry| wanted(&entry.state)).cloned()
+    }
+
+    /// The reactor that owns a store, open or not.
+    pub(crate) fn home(&self, store: Uuid) -> Option<usize> {
+        self.entries().get(&store).map(|entry| entry.home)
+    }
+
+    /// The name of a store, open or not.
+    pub(crate) fn name(&self, store: Uuid) -> String {
+        self.entries().get(&store).map_or_else(String::new, |entry| entry.spec.name.clone())
+    }
+
+    /// Waits until a store is open or has failed. `Err` says why it is not open.
+    pub(crate) fn opened(&self, store: Uuid) -> impl Future<Output = Result<(), String>> + Send {
+        let mut changed = self.changed.subscribe();
+        async move {
+            loop {
+                match self.entries().get(&store).map(|entry| entry.state.clone()) {
+                    Some(State::Ready) => return Ok(()),
+                    Some(State::Failed(reason)) => return Err(reason),
+                    None => return Err("its store is not on this node".to_owned()),
+                    Some(State::Opening) => {}
+                }
+                if changed.changed().await.is_err() {
+                    return Err("the daemon is stopping".to_owned());
+                }
+            }
+        }
+    }
+
+    /// How many stores there are, whatever their state.
+    pub(crate) fn count(&self) -> usize {
+        self.entries().len()
+    }
+
+    fn find(&self, store: &str) -> Result<Entry, ControlError> {
+        let uuid = Uuid::try_parse(store).ok();
+        let entries = self.entries();
+        let matches = |entry: &&Entry| Some(entry.spec.uuid) == uuid || entry.spec.name == store;
+        entries.values().find(matches).cloned().ok_or_else(|| ControlError::not_found("store", store))
+    }
+
+    /// The reactor with the fewest stores.
+    fn next_home(&self) -> usize {
+        let entries = self.entries();
+        let stores_of = |home: &usize| entries.values().filter(|entry| entry.home == *home).count();
+        (0..self.data.reactors()).min_by_key(stores_of).unwrap_or(0)
+    }
+
+    fn set_state(&self, uuid: Uuid, state: State) {
+        if let Some(entry) = self.entries().get_mut(&uuid) {
+            entry.state = state;
+        }
+        self.changed.send_replace(());
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<Uuid, Entry>> {
+        // Poisoned or not, the map is whole: no change of it has several steps.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn still_opening(name: &str) -> ControlError {
+    ControlError::unavailable("STORE_OPENING", format!("store `{name}` is still being read; try again soon"))
+}
+
+fn path_text(backing: &Backing) -> String {
+    match backing {
+        Backing::Path { path, .. } => path.display().to_string(),
+        Backing::Memory { .. } => MEMORY.to_owned(),
+    }
+}
+
+impl Entry {
+    fn open(&self) -> OpenStore {
+        OpenStore { uuid: self.spec.uuid, home: self.home }
+    }
+
+    fn describe(&self, facts: Option<&StoreFacts>) -> v1::Store {
+        let (state, reason) = match &self.state {
+            State::Opening => (StoreState::Opening, String::new()),
+            State::Ready => match facts.and_then(|facts| facts.failure.clone()) {
+                None => (StoreState::Ready, String::new()),
+                Some(reason) => (StoreState::Failed, reason),
+            },
+            State::Failed(reason) => (StoreState::Failed, reason.clone()),
+        };
+        v1::Store {
+            uuid: self.spec.uuid.to_string(),
+            name: self.spec.name.clone(),
+            path: path_text(&self.spec.backing),
+            state: state.into(),
+            reason,
+            size_bytes: facts.map_or(0, |facts| facts.size),
+            free_bytes: facts.map_or(0, |facts| facts.free),
+            cluster_size_bytes: facts.map_or(self.spec.cluster_size, |facts| facts.cluster_size),
+            lvols: facts.map_or(0, |facts| facts.lvols),
+            // Far fewer than u32 can count.
+            reactor: self.home as u32,
+            is_volatile: matches!(self.spec.backing, Backing::Memory { .. }),
+        }
+    }
+}
+
+impl StoreRecord {
+    /// The record of a store that is about to be formatted; none for memory.
+    fn of(spec: &StoreSpec) -> Option<Self> {
+        let Backing::Path { path, .. } = &spec.backing else { return None };
+        Some(Self {
+            uuid: spec.uuid,
+            name: spec.name.clone(),
+            path: path.clone(),
+            cluster_size: spec.cluster_size,
+            formatted: false,
+        })
+    }
+
+    fn spec(&self) -> StoreSpec {
+        // A file that is missing is not made again: an empty store in its place would hide the loss.
+        let backing = Backing::Path { path: self.path.clone(), create: None };
+        StoreSpec { uuid: self.uuid, name: self.name.clone(), backing, cluster_size: self.cluster_size }
+    }
+}
+
+/// A checked request.
+struct Wanted {
+    uuid: Option<Uuid>,
+    name: String,
+    backing: Backing,
+    size: Option<u64>,
+    cluster_size: u32,
+}
+
+impl Wanted {
+    fn parse(request: &v1::CreateStoreRequest) -> Result<Self, ControlError> {
+        let size = (request.size_bytes > 0).then_some(request.size_bytes);
+        let cluster_size = match request.cluster_size_bytes {
+            0 => DEFAULT_CLUSTER_SIZE,
+            size if size.is_power_of_two() && (16 << 10..=4 << 20).contains(&size) => size,
+            size => {
+                let problem = format!("{size} is not a power of two from 16 KiB to 4 MiB");
+                return Err(ControlError::invalid("cluster_size_bytes", problem));
+            }
+        };
+        Ok(Self {
+            uuid: request::optional_uuid("uuid", &request.uuid)?,
+            name: request::name("name", &request.name)?,
+            backing: backing(&request.path, size)?,
+            size,
+            cluster_size,
+        })
+    }
+}
+
+fn backing(path: &str, size: Option<u64>) -> Result<Backing, ControlError> {
+    if path.starts_with(MEMORY) {
+        let size = size.ok_or_else(|| ControlError::invalid("size_bytes", "a store in memory needs a size"))?;
+        return Ok(Backing::Memory { size });
+    }
+    let path = PathBuf::from(path);
+    if !path.is_absolute() {
+        let problem = format!("`{}` is neither an absolute path nor `{MEMORY}`", path.display());
+        return Err(ControlError::invalid("path", problem));
+    }
+    Ok(Backing::Path { path, create: size })
+}

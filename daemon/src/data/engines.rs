@@ -1,0 +1,193 @@
+//! Engines and exports on their reactor.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use block_device::{BlockDevice, Geometry};
+use engine::{
+    Engine, EngineConfig, EngineState, EngineStatus, MemberState, NewReplica, Registry, RegistryError, ReplicaStatus,
+    VolumeRecord,
+};
+use nvmf_target::{AnaState, Hosts, Identity, Limits, Subsystem, SubsystemOptions};
+use proto::v1;
+use replica::RemoteOptions;
+use uuid::Uuid;
+
+use super::errors::{engine_error, registry_error};
+use super::room::room;
+use super::standby::Standby;
+use super::{EngineFacts, EngineSpec, Inner, MemberFacts};
+use crate::control::ControlError;
+
+/// A volume on its reactor: what hosts see, and the engine behind it.
+pub(super) struct Export {
+    subsystem: Rc<Subsystem>,
+    device: Rc<Standby>,
+    engine: RefCell<Option<Rc<Engine>>>,
+}
+
+/// Shows the volume to hosts. Their commands wait for the engine.
+pub(super) fn export(inner: &Inner, spec: &EngineSpec) -> Result<(), ControlError> {
+    let geometry =
+        Geometry::new(spec.size, spec.block_size).map_err(|error| ControlError::invalid("size_bytes", error))?;
+    let device = Standby::new(geometry);
+    let identity = Identity::of_volume(spec.volume);
+    let options = SubsystemOptions { identity: identity.clone(), hosts: Hosts::Any, limits: Limits::default() };
+    let subsystem = Subsystem::start(&inner.subsystems, options)
+        .map_err(|error| ControlError::precondition("ALREADY_EXPORTED", error))?;
+    let shown = Rc::clone(&device) as Rc<dyn BlockDevice>;
+    subsystem.attach(nvmf_target::identity::NAMESPACE_ID, shown, &identity, AnaState::Optimized);
+    let export = Rc::new(Export { subsystem, device, engine: RefCell::default() });
+    room().exports.borrow_mut().insert(spec.volume, export);
+    Ok(())
+}
+
+/// Starts the engine and puts it behind the export as soon as it serves.
+pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
+    let export = find(spec.volume).ok_or_else(|| ControlError::not_found("export", spec.volume))?;
+    let registry = room().registry(&inner);
+    update_addresses(&*registry, &spec).await?;
+    let config = EngineConfig {
+        replica_deadline: inner.replica_deadline,
+        local: local_replicas(&spec),
+        remote: RemoteOptions { node: inner.node.clone(), ..RemoteOptions::default() },
+        ..EngineConfig::new(spec.volume)
+    };
+    let engine = Engine::start(config, registry).await.map_err(|error| engine_error(&spec.name, error))?;
+    *export.engine.borrow_mut() = Some(Rc::clone(&engine));
+    reactor::spawn(serve_when_ready(export, engine));
+    Ok(())
+}
+
+/// The replicas of the spec that are in stores of this reactor.
+fn local_replicas(spec: &EngineSpec) -> Vec<(Uuid, replica::ReplicaServer)> {
+    let room = room();
+    let stores = room.stores.borrow();
+    let local = spec.members.iter().filter_map(|member| Some((member.replica, stores.get(&member.store?)?.clone())));
+    local.collect()
+}
+
+async fn serve_when_ready(export: Rc<Export>, engine: Rc<Engine>) {
+    // An error means that it was stopped: its status says so.
+    if engine.ready().await.is_ok() {
+        export.device.serve(engine);
+    }
+}
+
+/// Waits until the volume is served, or its engine has ended, or `limit` is over.
+pub(super) async fn wait_until_served(volume: Uuid, limit: Duration) {
+    let engine = find(volume).and_then(|export| export.engine.borrow().clone());
+    if let Some(engine) = engine {
+        // Whatever ends the wait, the caller looks at the state.
+        let _ = reactor::timeout(limit, engine.ready()).await;
+    }
+}
+
+/// Ends the export and the engine, in order. An absent one is a success.
+pub(super) async fn stop(volume: Uuid) {
+    let Some(export) = room().exports.borrow_mut().remove(&volume) else { return };
+    // What waits for the engine is answered, so that connections can drain.
+    export.device.end_waiting();
+    export.subsystem.stop().await;
+    let engine = export.engine.take();
+    if let Some(engine) = engine {
+        engine.stop().await;
+    }
+    export.device.end();
+}
+
+/// Notes that the replicas of a new volume are all in sync. One that is noted already stays as it is.
+pub(super) async fn record_membership(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
+    let replicas = spec.members.iter().map(|member| NewReplica {
+        replica: member.replica,
+        node: member.node.clone(),
+        address: member.address,
+    });
+    let record = VolumeRecord::new(spec.volume, spec.size, spec.block_size, replicas);
+    match room().registry(&inner).store(None, &record).await {
+        Ok(_) | Err(RegistryError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(registry_error(error)),
+    }
+}
+
+/// Takes addresses that the configuration has changed over into the record.
+async fn update_addresses(registry: &dyn Registry, spec: &EngineSpec) -> Result<(), ControlError> {
+    // An absent record is for the engine to complain about.
+    let Some(mut record) = registry.load(spec.volume).await.map_err(registry_error)? else { return Ok(()) };
+    let before = record.clone();
+    for replica in &mut record.replicas {
+        if let Some(member) = spec.members.iter().find(|member| member.replica == replica.replica) {
+            replica.address = member.address;
+        }
+    }
+    if record != before {
+        registry.store(Some(before.version), &record).await.map_err(registry_error)?;
+    }
+    Ok(())
+}
+
+/// Forgets which replicas of a volume are in sync.
+pub(super) async fn forget_membership(inner: Arc<Inner>, volume: Uuid) -> Result<(), ControlError> {
+    room().registry(&inner).remove(volume).await.map_err(registry_error)
+}
+
+/// Cuts all in-sync replicas of a volume at one point.
+pub(super) async fn snapshot(volume: Uuid, snapshot: Uuid, name: String) -> Result<(), ControlError> {
+    let engine = find(volume).and_then(|export| export.engine.borrow().clone());
+    let engine = engine.ok_or_else(|| ControlError::not_found("engine", volume))?;
+    engine.snapshot(snapshot, &name).await.map_err(|error| engine_error(&name, error))
+}
+
+/// How an engine is; none if it is not started.
+pub(super) fn facts_of(volume: Uuid) -> Option<EngineFacts> {
+    let export = find(volume)?;
+    let engine = export.engine.borrow();
+    engine.as_ref().map(|engine| describe(engine.status()))
+}
+
+/// How all engines of this reactor are.
+pub(super) fn facts() -> BTreeMap<Uuid, EngineFacts> {
+    let volumes: Vec<_> = room().exports.borrow().keys().copied().collect();
+    volumes.into_iter().filter_map(|volume| Some((volume, facts_of(volume)?))).collect()
+}
+
+fn find(volume: Uuid) -> Option<Rc<Export>> {
+    room().exports.borrow().get(&volume).cloned()
+}
+
+fn describe(status: EngineStatus) -> EngineFacts {
+    let missing = status.replicas.iter().filter(|replica| replica.state != MemberState::InSync).count();
+    let (state, reason) = match status.state {
+        EngineState::Waiting { reason } => (v1::EngineState::Starting, reason),
+        EngineState::Serving if missing == 0 => (v1::EngineState::Healthy, String::new()),
+        EngineState::Serving => {
+            let reason = format!("{missing} of {} replicas not in sync", status.replicas.len());
+            (v1::EngineState::Degraded, reason)
+        }
+        EngineState::Stopping => (v1::EngineState::Stopping, String::new()),
+        EngineState::Stopped { reason } => (v1::EngineState::Failed, reason),
+    };
+    let members = status.replicas.into_iter().map(describe_member).collect();
+    EngineFacts { state, reason, epoch: status.epoch, members }
+}
+
+fn describe_member(status: ReplicaStatus) -> MemberFacts {
+    let (state, recorded) = match status.state {
+        MemberState::InSync => (v1::MemberState::InSync, None),
+        MemberState::Settling => (v1::MemberState::Settling, None),
+        MemberState::Rebuilding => (v1::MemberState::Rebuilding, None),
+        MemberState::OutOfSync { reason, .. } => (v1::MemberState::OutOfSync, Some(reason)),
+    };
+    let copy = status.copy.unwrap_or_default();
+    MemberFacts {
+        replica: status.replica,
+        state,
+        reason: status.trouble.or(recorded).unwrap_or_default(),
+        rebuilt: copy.position,
+        rebuild_total: copy.size,
+        connected: status.connected,
+    }
+}

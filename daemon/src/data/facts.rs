@@ -1,0 +1,127 @@
+//! What the control side and the data path tell each other: plain values that can cross threads.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use proto::v1::{EngineState, MemberState};
+use uuid::Uuid;
+
+/// Where and what a store is.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreSpec {
+    pub(crate) uuid: Uuid,
+    pub(crate) name: String,
+    pub(crate) backing: Backing,
+    /// Bytes.
+    pub(crate) cluster_size: u32,
+}
+
+/// What a store lives in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// A file or block device. A file that does not exist is made with this size in bytes, if one is given.
+    Path { path: PathBuf, create: Option<u64> },
+    /// Memory of this size in bytes, gone with the process.
+    Memory { size: u64 },
+}
+
+/// An open store.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreFacts {
+    /// Bytes for data.
+    pub(crate) size: u64,
+    /// Bytes of it that are free.
+    pub(crate) free: u64,
+    /// Bytes.
+    pub(crate) cluster_size: u32,
+    pub(crate) lvols: u32,
+    /// Why nothing is written to it any more, if so.
+    pub(crate) failure: Option<String>,
+}
+
+/// What hosts know a volume by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExportIdentity {
+    pub(crate) nqn: String,
+    pub(crate) serial: String,
+    /// 32 hexadecimal digits.
+    pub(crate) nguid: String,
+}
+
+impl ExportIdentity {
+    /// All of it derives from the volume's UUID (I37).
+    pub(crate) fn of(volume: Uuid) -> Self {
+        let identity = nvmf_target::Identity::of_volume(volume);
+        let nguid = identity.nguid.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { nqn: identity.nqn, serial: identity.serial, nguid }
+    }
+}
+
+/// A replica to make.
+#[derive(Clone, Debug)]
+pub(crate) struct ReplicaSpec {
+    pub(crate) uuid: Uuid,
+    pub(crate) volume: Uuid,
+    pub(crate) name: String,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Bytes.
+    pub(crate) block_size: u32,
+}
+
+/// A replica in an open store.
+#[derive(Clone, Debug)]
+pub(crate) struct ReplicaFacts {
+    pub(crate) spec: ReplicaSpec,
+    pub(crate) store: Uuid,
+    pub(crate) epoch: u64,
+    pub(crate) snapshots: u32,
+    /// Bytes.
+    pub(crate) used: u64,
+    /// Why it cannot be used, if it cannot.
+    pub(crate) failure: Option<String>,
+}
+
+/// An engine to start.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineSpec {
+    pub(crate) volume: Uuid,
+    pub(crate) name: String,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Bytes.
+    pub(crate) block_size: u32,
+    pub(crate) members: Vec<MemberSpec>,
+}
+
+/// A replica for an engine.
+#[derive(Clone, Debug)]
+pub(crate) struct MemberSpec {
+    pub(crate) replica: Uuid,
+    pub(crate) node: String,
+    pub(crate) address: SocketAddr,
+    /// The store it is in, if that is one of this node's.
+    pub(crate) store: Option<Uuid>,
+}
+
+/// A running engine.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineFacts {
+    pub(crate) state: EngineState,
+    pub(crate) reason: String,
+    pub(crate) epoch: u64,
+    pub(crate) members: Vec<MemberFacts>,
+}
+
+/// A replica as a running engine sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct MemberFacts {
+    pub(crate) replica: Uuid,
+    pub(crate) state: MemberState,
+    pub(crate) reason: String,
+    /// Bytes.
+    pub(crate) rebuilt: u64,
+    /// Bytes.
+    pub(crate) rebuild_total: u64,
+    pub(crate) connected: bool,
+}

@@ -1,0 +1,200 @@
+//! The data path as the control side sees it.
+//!
+//! Stores, replicas, engines and exports live on reactors and never leave their thread. Each call here is a message to
+//! the reactor that owns the thing, and the answer is plain values ([`facts`]). What runs on the other side of the
+//! message is in [`room`], [`stores`], [`engines`] and [`standby`].
+
+mod engines;
+mod errors;
+mod facts;
+mod reactors;
+mod room;
+mod standby;
+mod stores;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use uuid::Uuid;
+
+pub(crate) use self::facts::{
+    Backing, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec, ReplicaFacts, ReplicaSpec, StoreFacts,
+    StoreSpec,
+};
+pub(crate) use self::reactors::Reactors;
+
+use crate::config::Config;
+use crate::control::ControlError;
+
+/// The reactor that listens, and keeps the membership records. Connections move on to the reactor of their volume.
+const FIRST: usize = 0;
+
+/// Reaches what lives on the reactors.
+#[derive(Clone)]
+pub(crate) struct DataPath {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// In the order of their numbers; at least one.
+    handles: Vec<reactor::Handle>,
+    replicas: replica::Directory,
+    subsystems: Arc<nvmf_target::Directory>,
+    registry: PathBuf,
+    node: String,
+    replica_deadline: Duration,
+}
+
+impl DataPath {
+    /// How many reactors there are.
+    pub(crate) fn reactors(&self) -> usize {
+        self.inner.handles.len()
+    }
+
+    /// Formats a store. What holds something already is left as it is, unless it is the same store. `again` finishes a
+    /// format that was cut off.
+    pub(crate) async fn format_store(&self, home: usize, spec: &StoreSpec, again: bool) -> Result<(), ControlError> {
+        let spec = spec.clone();
+        self.on(home, move |_| stores::format(spec, again)).await?
+    }
+
+    /// Opens a store and serves its replicas.
+    pub(crate) async fn open_store(&self, home: usize, spec: &StoreSpec) -> Result<(), ControlError> {
+        let spec = spec.clone();
+        self.on(home, move |inner| stores::open(inner, spec)).await?
+    }
+
+    /// Closes a store in order.
+    pub(crate) async fn close_store(&self, home: usize, store: Uuid) -> Result<(), ControlError> {
+        self.on(home, move |_| stores::close(store)).await?
+    }
+
+    /// The open stores of a reactor.
+    pub(crate) async fn stores(&self, home: usize) -> Result<BTreeMap<Uuid, StoreFacts>, ControlError> {
+        self.on(home, |_| async { stores::facts() }).await
+    }
+
+    /// Makes a replica in a store, or finds that it is there.
+    pub(crate) async fn create_replica(
+        &self,
+        home: usize,
+        store: Uuid,
+        spec: ReplicaSpec,
+    ) -> Result<ReplicaFacts, ControlError> {
+        self.on(home, move |_| stores::create_replica(store, spec)).await?
+    }
+
+    /// Deletes a replica with its snapshots.
+    pub(crate) async fn delete_replica(&self, home: usize, store: Uuid, replica: Uuid) -> Result<(), ControlError> {
+        self.on(home, move |_| stores::delete_replica(store, replica)).await?
+    }
+
+    /// The replicas in the open stores of a reactor.
+    pub(crate) async fn replicas(&self, home: usize) -> Result<Vec<ReplicaFacts>, ControlError> {
+        self.on(home, |_| async { stores::replicas() }).await
+    }
+
+    /// Notes that the replicas of a new volume are all in sync.
+    pub(crate) async fn record_membership(&self, home: usize, spec: EngineSpec) -> Result<(), ControlError> {
+        self.on(home, move |inner| engines::record_membership(inner, spec)).await?
+    }
+
+    /// Shows a volume to hosts. Their commands wait until its engine is started.
+    pub(crate) async fn export(&self, home: usize, spec: EngineSpec) -> Result<(), ControlError> {
+        self.on(home, move |inner| async move { engines::export(&inner, &spec) }).await?
+    }
+
+    /// Starts the engine of an exported volume.
+    pub(crate) async fn start_engine(&self, home: usize, spec: EngineSpec) -> Result<(), ControlError> {
+        self.on(home, move |inner| engines::start(inner, spec)).await?
+    }
+
+    /// Waits until a volume is served, or its engine has ended, or `limit` is over.
+    pub(crate) async fn wait_until_served(
+        &self,
+        home: usize,
+        volume: Uuid,
+        limit: Duration,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| engines::wait_until_served(volume, limit)).await
+    }
+
+    /// Ends the export and the engine of a volume, in order. An absent one is a success.
+    pub(crate) async fn stop_engine(&self, home: usize, volume: Uuid) -> Result<(), ControlError> {
+        self.on(home, move |_| engines::stop(volume)).await
+    }
+
+    /// Forgets which replicas of a volume are in sync.
+    pub(crate) async fn forget_membership(&self, volume: Uuid) -> Result<(), ControlError> {
+        self.on(FIRST, move |inner| engines::forget_membership(inner, volume)).await?
+    }
+
+    /// How an engine is; none if it is not started.
+    pub(crate) async fn engine(&self, home: usize, volume: Uuid) -> Result<Option<EngineFacts>, ControlError> {
+        self.on(home, move |_| async move { engines::facts_of(volume) }).await
+    }
+
+    /// How all engines of a reactor are.
+    pub(crate) async fn engines(&self, home: usize) -> Result<BTreeMap<Uuid, EngineFacts>, ControlError> {
+        self.on(home, |_| async { engines::facts() }).await
+    }
+
+    /// Cuts all in-sync replicas of a volume at one point.
+    pub(crate) async fn snapshot(
+        &self,
+        home: usize,
+        volume: Uuid,
+        snapshot: Uuid,
+        name: String,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| engines::snapshot(volume, snapshot, name)).await?
+    }
+
+    /// Lets engines of other nodes and hosts in.
+    pub(crate) async fn listen(&self, config: &Config) -> anyhow::Result<()> {
+        let config = config.clone();
+        let listening = self.on(FIRST, move |inner| room::listen(inner, config)).await;
+        listening.context("the first reactor does not answer")?
+    }
+
+    /// Lets no more hosts in. Those that are connected stay until their volume's engine stops.
+    pub(crate) async fn stop_hosts(&self) {
+        self.ending(FIRST, |_| async { room::stop_hosts() }).await;
+    }
+
+    /// Lets no more engines in, and closes all stores in order.
+    pub(crate) async fn stop_replicas_and_stores(&self) {
+        self.ending(FIRST, |_| async { room::stop_replicas() }).await;
+        for home in 0..self.reactors() {
+            self.ending(home, |_| stores::close_all()).await;
+        }
+    }
+
+    /// Runs `work` on a reactor's thread.
+    async fn on<F>(
+        &self,
+        home: usize,
+        work: impl FnOnce(Arc<Inner>) -> F + Send + 'static,
+    ) -> Result<F::Output, ControlError>
+    where
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        Ok(self.inner.handles[home].call(move || work(inner)).await?)
+    }
+
+    /// The same while the daemon ends: a reactor that does not answer any more has ended before.
+    async fn ending<F>(&self, home: usize, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        if let Err(error) = self.on(home, work).await {
+            tracing::error!(reactor = home, %error, "not stopped in order");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The threads of the data path.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use reactor::Reactor;
+
+use super::{DataPath, Inner};
+use crate::config::Config;
+use crate::state::StateDirectory;
+
+/// The running reactors.
+pub(crate) struct Reactors {
+    reactors: Vec<Reactor>,
+    config: Config,
+}
+
+impl Reactors {
+    /// Starts as many as configured.
+    pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
+        let reactors = (0..config.reactors).map(|number| {
+            let name = format!("reactor-{number}");
+            let options = reactor::Config { name, busy_poll: config.busy_poll, ..reactor::Config::default() };
+            Reactor::start(options).with_context(|| format!("cannot start reactor {number} (Linux 6.1 is needed)"))
+        });
+        Ok(Self { reactors: reactors.collect::<anyhow::Result<_>>()?, config: config.clone() })
+    }
+
+    /// What reaches them from other threads.
+    pub(crate) fn data_path(&self, state: &StateDirectory) -> DataPath {
+        let inner = Inner {
+            handles: self.reactors.iter().map(Reactor::handle).collect(),
+            replicas: replica::Directory::new(),
+            subsystems: nvmf_target::Directory::new(),
+            registry: state.registry(),
+            node: self.config.node.clone(),
+            replica_deadline: self.config.replica_deadline,
+        };
+        DataPath { inner: Arc::new(inner) }
+    }
+
+    /// Ends them all.
+    pub(crate) fn stop(self) {
+        for (number, reactor) in self.reactors.into_iter().enumerate() {
+            if let Err(error) = reactor.stop() {
+                tracing::error!(reactor = number, %error, "a reactor had failed");
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What stands between an export and its engine.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use block_device::{BlockDevice, ErrorKind, Geometry, Reply, Request};
+
+/// How many requests wait for an engine; more are told to come again. A host has no more in flight on a few queues.
+const MOST_WAITING: usize = 4096;
+
+/// A device that hosts can attach before its engine serves: requests wait for the engine. So a host whose node was
+/// restarted finds its volume at once and meets no error, however long the engine takes to open its replicas.
+pub(super) struct Standby {
+    geometry: Geometry,
+    state: RefCell<State>,
+}
+
+enum State {
+    Waiting(VecDeque<(Request, Reply)>),
+    Serving(Rc<dyn BlockDevice>),
+    Ended,
+}
+
+impl Standby {
+    /// A device of this geometry without an engine.
+    pub(super) fn new(geometry: Geometry) -> Rc<Self> {
+        Rc::new(Self { geometry, state: RefCell::new(State::Waiting(VecDeque::new())) })
+    }
+
+    /// Hands everything that waits, and all that comes, to the engine.
+    pub(super) fn serve(&self, engine: Rc<dyn BlockDevice>) {
+        let before = self.state.replace(State::Serving(Rc::clone(&engine)));
+        if let State::Waiting(waiting) = before {
+            for (request, reply) in waiting {
+                engine.submit(request, reply);
+            }
+        }
+    }
+
+    /// Refuses what waits, and all that comes if nothing serves.
+    pub(super) fn end_waiting(&self) {
+        if !matches!(*self.state.borrow(), State::Serving(_)) {
+            self.end();
+        }
+    }
+
+    /// Refuses what waits, and all that comes, and lets go of the engine.
+    pub(super) fn end(&self) {
+        if let State::Waiting(waiting) = self.state.replace(State::Ended) {
+            for (_, reply) in waiting {
+                reply.fail(ErrorKind::Unavailable);
+            }
+        }
+    }
+}
+
+impl BlockDevice for Standby {
+    fn geometry(&self) -> Geometry {
+        match &*self.state.borrow() {
+            State::Serving(engine) => engine.geometry(),
+            _ => self.geometry,
+        }
+    }
+
+    fn submit(&self, request: Request, reply: Reply) {
+        // Flat, because this is on the path of each I/O; the borrow is shared with what completes inside.
+        if let State::Serving(engine) = &*self.state.borrow() {
+            return engine.submit(request, reply);
+        }
+        match &mut *self.state.borrow_mut() {
+            State::Waiting(waiting) if waiting.len() < MOST_WAITING => waiting.push_back((request, reply)),
+            State::Waiting(_) => reply.fail(ErrorKind::Busy),
+            _ => reply.fail(ErrorKind::Unavailable),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use block_device::{Completions, MemoryDevice};
+
+    fn outcomes(completions: &Rc<Completions>) -> Vec<(u64, Option<ErrorKind>)> {
+        let mut done = Vec::new();
+        completions.take(&mut done);
+        done.into_iter().map(|(token, outcome)| (token, outcome.err().map(|error| error.kind()))).collect()
+    }
+
+    fn standby() -> (Rc<Standby>, Geometry) {
+        let geometry = Geometry::new(1 << 20, 4096).expect("a good size");
+        (Standby::new(geometry), geometry)
+    }
+
+    #[test]
+    fn requests_wait_for_the_engine_and_are_answered_once() {
+        let (standby, geometry) = standby();
+        let completions = Completions::new();
+        standby.submit(Request::read(0, 4096), Reply::new(completions.clone(), 1));
+        assert_eq!(outcomes(&completions), []);
+        standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
+        standby.submit(Request::read(1 << 20, 4096), Reply::new(completions.clone(), 2));
+        assert_eq!(outcomes(&completions), [(1, None), (2, Some(ErrorKind::InvalidRange))]);
+    }
+
+    #[test]
+    fn no_more_wait_than_there_is_room_for() {
+        let (standby, _) = standby();
+        let completions = Completions::new();
+        for token in 0..=MOST_WAITING as u64 {
+            standby.submit(Request::Flush, Reply::new(completions.clone(), token));
+        }
+        assert_eq!(outcomes(&completions), [(MOST_WAITING as u64, Some(ErrorKind::Busy))]);
+    }
+
+    #[test]
+    fn the_end_answers_all_that_waits() {
+        let (standby, _) = standby();
+        let completions = Completions::new();
+        standby.submit(Request::Flush, Reply::new(completions.clone(), 1));
+        standby.end();
+        standby.submit(Request::Flush, Reply::new(completions.clone(), 2));
+        assert_eq!(outcomes(&completions), [(1, Some(ErrorKind::Unavailable)), (2, Some(ErrorKind::Unavailable))]);
+    }
+}

@@ -1,0 +1,202 @@
+//! Stores and replicas on their reactor.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use lvol::{FormatOptions, Store, StoreError};
+use reactor::{Buffer, Disk, DiskOptions};
+use replica::{ReplicaInfo, ReplicaServer};
+use uuid::Uuid;
+
+use super::errors::{disk_error, replica_error, store_error};
+use super::room::{room, while_released};
+use super::{Backing, Inner, ReplicaFacts, ReplicaSpec, StoreFacts, StoreSpec};
+use crate::control::ControlError;
+
+/// How many bytes of what is to be formatted must be zero: where file systems and partition tables have their marks.
+const PROBED: u64 = 128 << 10;
+
+/// Formats what the store lives in. `again` finishes a format that was cut off.
+pub(super) async fn format(spec: StoreSpec, again: bool) -> Result<(), ControlError> {
+    let disk = match &spec.backing {
+        Backing::Memory { size } => memory(spec.uuid, *size)?,
+        Backing::Path { path, create } => {
+            let disk = open_disk(path, *create).await?;
+            if !again {
+                check_unused(&spec, &disk, path).await?;
+            }
+            disk
+        }
+    };
+    let options =
+        FormatOptions { uuid: spec.uuid, name: spec.name.clone(), cluster_size: spec.cluster_size, force: false };
+    Store::format(&disk, &options).await.map_err(|error| store_error(&spec, error))
+}
+
+/// Refuses what holds something else: a mistyped device must not cost somebody's file system. A store is left to the
+/// format, which knows whether it is the same one.
+async fn check_unused(spec: &StoreSpec, disk: &Disk, path: &Path) -> Result<(), ControlError> {
+    if is_empty(disk).await.map_err(|error| disk_error(path, &error))? {
+        return Ok(());
+    }
+    match Store::open(disk.clone()).await {
+        Ok(store) => store.close().await.map_err(|error| store_error(spec, error)),
+        Err(StoreError::NotAStore { .. }) => {
+            let text = format!(
+                "{path} is not empty, and what it holds is not a store: nothing was changed. If its content can go, \
+                 empty it first (`truncate -s 0 {path}` for a file, `wipefs -a {path}` for a device)",
+                path = path.display()
+            );
+            Err(ControlError::precondition("NOT_EMPTY", text))
+        }
+        Err(error) => Err(store_error(spec, error)),
+    }
+}
+
+async fn is_empty(disk: &Disk) -> io::Result<bool> {
+    let alignment = u64::from(disk.alignment());
+    let length = disk.size().min(PROBED) / alignment * alignment;
+    // At most PROBED.
+    let (result, buffer) = disk.read(0, Buffer::new(length as usize)).await;
+    result.map(|()| buffer.iter().all(|byte| *byte == 0))
+}
+
+/// Opens the store and serves its replicas.
+pub(super) async fn open(inner: Arc<Inner>, spec: StoreSpec) -> Result<(), ControlError> {
+    let disk = match &spec.backing {
+        Backing::Memory { size } => memory(spec.uuid, *size)?,
+        Backing::Path { path, .. } => open_disk(path, None).await?,
+    };
+    let store = Store::open(disk).await.map_err(|error| store_error(&spec, error))?;
+    let found = store.info();
+    if found.uuid != spec.uuid {
+        store.close().await.map_err(|error| store_error(&spec, error))?;
+        let text = format!("it holds another store: {} (`{}`), not {}", found.uuid, found.name, spec.uuid);
+        return Err(ControlError::precondition("OTHER_STORE", text).with("uuid", found.uuid));
+    }
+    let server = ReplicaServer::new(store, &inner.replicas);
+    room().stores.borrow_mut().insert(spec.uuid, server);
+    Ok(())
+}
+
+/// Closes a store in order. An absent one is a success.
+pub(super) async fn close(store: Uuid) -> Result<(), ControlError> {
+    let room = room();
+    let server = room.stores.borrow_mut().remove(&store);
+    let result = match server {
+        None => Ok(()),
+        Some(server) => {
+            let store = server.store().clone();
+            // Ends what its connections still do.
+            drop(server);
+            store.close().await.map_err(|error| ControlError::failed("STORE", error))
+        }
+    };
+    room.memory.borrow_mut().remove(&store);
+    result
+}
+
+/// Closes all stores of this reactor. Those that fail to are logged; the next start recovers them.
+pub(super) async fn close_all() {
+    let stores: Vec<_> = room().stores.borrow().keys().copied().collect();
+    for store in stores {
+        if let Err(error) = close(store).await {
+            tracing::error!(%store, %error, "a store was not closed in order");
+        }
+    }
+}
+
+/// The open stores of this reactor.
+pub(super) fn facts() -> BTreeMap<Uuid, StoreFacts> {
+    let room = room();
+    let stores = room.stores.borrow();
+    let facts = stores.iter().map(|(uuid, server)| {
+        let info = server.store().info();
+        let facts = StoreFacts {
+            size: info.size,
+            free: info.free,
+            cluster_size: info.cluster_size,
+            lvols: u32::try_from(info.lvols).unwrap_or(u32::MAX),
+            failure: info.failure,
+        };
+        (*uuid, facts)
+    });
+    facts.collect()
+}
+
+/// Makes a replica, or finds that it is there.
+pub(super) async fn create_replica(store: Uuid, spec: ReplicaSpec) -> Result<ReplicaFacts, ControlError> {
+    let server = server(store)?;
+    let spec = replica::ReplicaSpec {
+        replica: spec.uuid,
+        volume: spec.volume,
+        name: spec.name,
+        size: spec.size,
+        block_size: spec.block_size,
+    };
+    server.create(&spec).await.map(describe).map_err(replica_error)
+}
+
+/// Deletes a replica with its snapshots.
+pub(super) async fn delete_replica(store: Uuid, replica: Uuid) -> Result<(), ControlError> {
+    server(store)?.delete(replica, None).await.map_err(replica_error)
+}
+
+/// The replicas in the open stores of this reactor.
+pub(super) fn replicas() -> Vec<ReplicaFacts> {
+    let room = room();
+    let stores = room.stores.borrow();
+    stores.values().flat_map(ReplicaServer::list).map(describe).collect()
+}
+
+fn server(store: Uuid) -> Result<ReplicaServer, ControlError> {
+    let server = room().stores.borrow().get(&store).cloned();
+    server.ok_or_else(|| ControlError::not_found("open store", store))
+}
+
+fn describe(info: ReplicaInfo) -> ReplicaFacts {
+    let spec = info.spec;
+    ReplicaFacts {
+        spec: ReplicaSpec {
+            uuid: spec.replica,
+            volume: spec.volume,
+            name: spec.name,
+            size: spec.size,
+            block_size: spec.block_size,
+        },
+        store: info.store,
+        epoch: info.epoch,
+        snapshots: u32::try_from(info.snapshots.len()).unwrap_or(u32::MAX),
+        used: info.used_bytes,
+        failure: info.damage,
+    }
+}
+
+/// The memory of a store: made by the first call, the same for each further one.
+fn memory(store: Uuid, size: u64) -> Result<Disk, ControlError> {
+    let room = room();
+    let mut disks = room.memory.borrow_mut();
+    if let Some(disk) = disks.get(&store) {
+        return Ok(disk.clone());
+    }
+    let disk =
+        Disk::memory(size).map_err(|error| ControlError::exhausted(format!("{size} bytes of memory: {error}")))?;
+    disks.insert(store, disk.clone());
+    Ok(disk)
+}
+
+/// Opens a path. With `create` a file that does not exist is made, and one that does must have that size.
+async fn open_disk(path: &Path, create: Option<u64>) -> Result<Disk, ControlError> {
+    let options = DiskOptions { create, ..DiskOptions::default() };
+    let opened = while_released(io::ErrorKind::WouldBlock, || Disk::open(path, &options)).await;
+    let disk = opened.map_err(|error| disk_error(path, &error))?;
+    match create {
+        Some(size) if size != disk.size() => {
+            let text = format!("{} has {} bytes, not {size}: leave the size out", path.display(), disk.size());
+            Err(ControlError::precondition("OTHER_SIZE", text))
+        }
+        _ => Ok(disk),
+    }
+}

@@ -1,0 +1,150 @@
+//! From start to stop.
+//!
+//! ```text
+//!  starting ──▶ serving ──signal──▶ draining ──▶ ended in order, exit 0
+//!     │                                │ limit, or a second signal
+//!     └─▶ failed, exit 1               └──▶ ended as by a kill, exit 1: nothing acknowledged is lost
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use proto::v1::engine_service_server::EngineServiceServer;
+use proto::v1::node_service_server::NodeServiceServer;
+use proto::v1::replica_service_server::ReplicaServiceServer;
+use proto::v1::store_service_server::StoreServiceServer;
+use proto::v1::volume_service_server::VolumeServiceServer;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::Server;
+use tonic::transport::server::{Router, TcpIncoming};
+
+use crate::config::Config;
+use crate::control::Control;
+use crate::data::DataPath;
+use crate::services::Services;
+use crate::state::StateDirectory;
+
+/// How many calls of one client run at once; more wait.
+const CALLS_PER_CONNECTION: usize = 64;
+/// How long calls in progress may take to end when the daemon stops.
+const CALLS_LIMIT: Duration = Duration::from_secs(3);
+
+/// Starts the node, serves until a signal, stops it.
+pub(crate) async fn run(config: &Config, state: &StateDirectory, data: DataPath) -> anyhow::Result<()> {
+    // Before anything starts, so that no signal meets the default action half way.
+    let mut signals = Signals::new()?;
+    let listener = TcpListener::bind(config.grpc)
+        .await
+        .with_context(|| format!("cannot serve the API at {} (grpc)", config.grpc))?;
+    let control = Control::start(config, state, data.clone()).await?;
+    // Hosts and engines come in when there is something to find: a host that meets an unknown volume gives up.
+    data.listen(config).await?;
+    let api = Api::start(listener, Arc::clone(&control))?;
+    tracing::info!(
+        node = %config.node, uuid = %state.node_uuid(), state = %state.path().display(), grpc = %config.grpc,
+        replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, "ashlard serves"
+    );
+
+    let name = signals.next().await;
+    tracing::info!(signal = name, "stopping");
+    tokio::select! {
+        () = stop(api, &control, &data) => {
+            tracing::info!("stopped in order");
+            Ok(())
+        }
+        () = tokio::time::sleep(config.shutdown_timeout) => {
+            bail!("not stopped in order within {} ms; the next start recovers", config.shutdown_timeout.as_millis())
+        }
+        name = signals.next() => bail!("a second signal ({name}) while stopping; the next start recovers"),
+    }
+}
+
+/// First no new work comes in, then engines drain, flush and mark their volumes clean, then the stores close.
+async fn stop(api: Api, control: &Arc<Control>, data: &DataPath) {
+    api.stop().await;
+    tracing::debug!("the API has ended");
+    data.stop_hosts().await;
+    control.engines.stop().await;
+    tracing::debug!("the engines have ended");
+    data.stop_replicas_and_stores().await;
+}
+
+/// The API while it is served.
+struct Api {
+    end: oneshot::Sender<()>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Api {
+    fn start(listener: TcpListener, control: Arc<Control>) -> anyhow::Result<Self> {
+        let (end, ended) = oneshot::channel();
+        let router = router(Services::new(control))?;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async {
+            // An error means that nobody will send: the same thing.
+            let _ = ended.await;
+        }));
+        Ok(Self { end, server })
+    }
+
+    /// Lets the calls in progress end; for [`CALLS_LIMIT`] at most, because a client that is stuck must not keep volumes from
+    /// being flushed.
+    async fn stop(self) {
+        let Self { end, mut server } = self;
+        // An error means that the server has ended already.
+        let _ = end.send(());
+        match tokio::time::timeout(CALLS_LIMIT, &mut server).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "the API ended with an error"),
+            Ok(Err(ended)) => tracing::error!(%ended, "the API had ended"),
+            Err(_) => {
+                tracing::info!("clients keep the API open: cut off");
+                server.abort();
+            }
+        }
+    }
+}
+
+fn router(services: Services) -> anyhow::Result<Router> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Serving from the start: whether a volume or a store is well is said by its own state.
+    let (_, health) = tonic_health::server::health_reporter();
+    Ok(Server::builder()
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(NodeServiceServer::new(services.clone()))
+        .add_service(StoreServiceServer::new(services.clone()))
+        .add_service(ReplicaServiceServer::new(services.clone()))
+        .add_service(EngineServiceServer::new(services.clone()))
+        .add_service(VolumeServiceServer::new(services)))
+}
+
+/// The signals that ask the daemon to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let take = |kind| signal(kind).context("cannot take signals");
+        Ok(Self { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The gRPC services: each call is handed to [`Control`] as it is.
+//!
+//! Calls that change something run as tasks of their own: a client that goes away in the middle does not cut them off,
+//! and a panic in one ends that call only.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use proto::v1;
+use proto::v1::engine_service_server::EngineService;
+use proto::v1::node_service_server::NodeService;
+use proto::v1::replica_service_server::ReplicaService;
+use proto::v1::store_service_server::StoreService;
+use proto::v1::volume_service_server::VolumeService;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::control::{Control, ControlError};
+
+/// All services of the node.
+#[derive(Clone)]
+pub(crate) struct Services {
+    control: Arc<Control>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Services {
+    pub(crate) fn new(control: Arc<Control>) -> Self {
+        Self { control }
+    }
+
+    /// Runs `work` to its end, whatever becomes of the caller.
+    async fn detached<T, F>(&self, work: impl FnOnce(Arc<Control>) -> F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ControlError>> + Send + 'static,
+    {
+        let result = tokio::spawn(work(Arc::clone(&self.control))).await;
+        let result = result.unwrap_or_else(|ended| {
+            Err(ControlError::failed("PANIC", format!("the call ended unexpectedly ({ended}); see the daemon's log")))
+        });
+        answer(result)
+    }
+}
+
+fn answer<T>(result: Result<T, ControlError>) -> Answer<T> {
+    result.map(Response::new).map_err(Status::from)
+}
+
+#[tonic::async_trait]
+impl NodeService for Services {
+    async fn info(&self, _: Request<v1::NodeInfoRequest>) -> Answer<v1::NodeInfo> {
+        answer(self.control.node_info().await)
+    }
+}
+
+#[tonic::async_trait]
+impl StoreService for Services {
+    async fn create(&self, request: Request<v1::CreateStoreRequest>) -> Answer<v1::Store> {
+        self.detached(|control| async move { control.stores.create(request.into_inner()).await }).await
+    }
+
+    async fn list(&self, _: Request<v1::ListStoresRequest>) -> Answer<v1::ListStoresResponse> {
+        let stores = self.control.stores.list().await;
+        answer(stores.map(|stores| v1::ListStoresResponse { stores }))
+    }
+
+    async fn get(&self, request: Request<v1::GetStoreRequest>) -> Answer<v1::Store> {
+        answer(self.control.stores.get(&request.into_inner().store).await)
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteStoreRequest>) -> Answer<v1::DeleteStoreResponse> {
+        self.detached(|control| async move {
+            control.stores.delete(request.into_inner()).await.map(|()| v1::DeleteStoreResponse {})
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl ReplicaService for Services {
+    async fn create(&self, request: Request<v1::CreateReplicaRequest>) -> Answer<v1::Replica> {
+        self.detached(|control| async move { control.replicas.create(request.into_inner()).await }).await
+    }
+
+    async fn list(&self, request: Request<v1::ListReplicasRequest>) -> Answer<v1::ListReplicasResponse> {
+        let replicas = self.control.replicas.list(request.into_inner()).await;
+        answer(replicas.map(|replicas| v1::ListReplicasResponse { replicas }))
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteReplicaRequest>) -> Answer<v1::DeleteReplicaResponse> {
+        self.detached(|control| async move {
+            control.delete_replica(request.into_inner()).await.map(|()| v1::DeleteReplicaResponse {})
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl EngineService for Services {
+    async fn create(&self, request: Request<v1::CreateEngineRequest>) -> Answer<v1::Engine> {
+        self.detached(|control| async move { control.engines.create(request.into_inner()).await }).await
+    }
+
+    async fn list(&self, _: Request<v1::ListEnginesRequest>) -> Answer<v1::ListEnginesResponse> {
+        let engines = self.control.engines.all().await;
+        answer(engines.map(|engines| {
+            let mut engines: Vec<_> = engines.into_values().collect();
+            engines.sort_by(|one, other| one.name.cmp(&other.name));
+            v1::ListEnginesResponse { engines }
+        }))
+    }
+
+    async fn get(&self, request: Request<v1::GetEngineRequest>) -> Answer<v1::Engine> {
+        let volume = volume_uuid(&request.into_inner().volume_uuid)?;
+        answer(self.control.engines.get(volume).await)
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteEngineRequest>) -> Answer<v1::DeleteEngineResponse> {
+        let volume = volume_uuid(&request.into_inner().volume_uuid)?;
+        self.detached(move |control| async move {
+            control.delete_engine(volume).await.map(|()| v1::DeleteEngineResponse {})
+        })
+        .await
+    }
+
+    async fn snapshot(&self, request: Request<v1::SnapshotEngineRequest>) -> Answer<v1::Snapshot> {
+        let request = request.into_inner();
+        let volume = volume_uuid(&request.volume_uuid)?;
+        self.detached(move |control| async move {
+            control.engines.snapshot(volume, &request.snapshot_uuid, &request.name).await
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl VolumeService for Services {
+    async fn create(&self, request: Request<v1::CreateVolumeRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.create(request.into_inner()).await }).await
+    }
+
+    async fn list(&self, _: Request<v1::ListVolumesRequest>) -> Answer<v1::ListVolumesResponse> {
+        let volumes = self.control.volumes.list().await;
+        answer(volumes.map(|volumes| v1::ListVolumesResponse { volumes }))
+    }
+
+    async fn get(&self, request: Request<v1::GetVolumeRequest>) -> Answer<v1::Volume> {
+        answer(self.control.volumes.get(&request.into_inner().volume).await)
+    }
+
+    async fn snapshot(&self, request: Request<v1::SnapshotVolumeRequest>) -> Answer<v1::Snapshot> {
+        self.detached(|control| async move { control.volumes.snapshot(request.into_inner()).await }).await
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteVolumeRequest>) -> Answer<v1::DeleteVolumeResponse> {
+        self.detached(|control| async move {
+            let pending = control.volumes.delete(request.into_inner()).await;
+            pending.map(|pending_nodes| v1::DeleteVolumeResponse { pending_nodes })
+        })
+        .await
+    }
+}
+
+fn volume_uuid(text: &str) -> Result<Uuid, ControlError> {
+    Uuid::try_parse(text).map_err(|_| ControlError::invalid("volume_uuid", format!("`{text}` is not a UUID")))
+}

@@ -1,0 +1,167 @@
+//! The state directory: what this daemon runs, so that a restart brings all of it back.
+//!
+//! ```text
+//! lock            held while a daemon uses the directory
+//! node.json       whose directory it is
+//! stores/         a record for each store
+//! engines/        a record for each engine, with its export
+//! volumes/        a record for each volume
+//! deletions/      a record for each replica elsewhere that waits to be deleted
+//! registry/       the engines' membership records (crate engine)
+//! ```
+//!
+//! Every file is replaced as a whole: a temporary file, fsync, rename, fsync of the folder. After a crash a file has its
+//! old content or its new one.
+
+mod file;
+mod records;
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub(crate) use records::{Records, StateError};
+
+const REGISTRY: &str = "registry";
+
+/// The state directory, locked for this process.
+pub(crate) struct StateDirectory {
+    path: PathBuf,
+    node_uuid: Uuid,
+    /// Locked as long as it is open; the system lets go of it however the process ends.
+    _lock: File,
+}
+
+/// Content of `node.json`.
+#[derive(Serialize, Deserialize)]
+struct NodeRecord {
+    uuid: Uuid,
+    name: String,
+}
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("cannot use the state directory {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "the state directory {} is in use by another ashlard{}: stop that one first, or give this one a \
+         directory of its own with --state-dir",
+        path.display(), holder.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    InUse { path: PathBuf, holder: Option<String> },
+    #[error(
+        "the state directory {} belongs to node `{owner}`, and this is node `{node}`: start with --node {owner}, or \
+         give this node a directory of its own with --state-dir", path.display()
+    )]
+    OtherNode { path: PathBuf, owner: String, node: String },
+    #[error(transparent)]
+    Record(#[from] StateError),
+}
+
+impl StateDirectory {
+    /// Makes the directory if there is none, locks it, and checks that it is this node's.
+    pub(crate) fn open(path: &Path, node: &str) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Io { path: path.to_owned(), source };
+        fs::create_dir_all(path).map_err(failed)?;
+        let path = path.canonicalize().map_err(failed)?;
+        let lock = lock(&path)?;
+        let node_uuid = claim(&path, node)?;
+        file::make_folder(&path.join(REGISTRY)).map_err(failed)?;
+        Ok(Self { path, node_uuid, _lock: lock })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The node's identity, made with the directory.
+    pub(crate) fn node_uuid(&self) -> Uuid {
+        self.node_uuid
+    }
+
+    /// The records of one kind.
+    pub(crate) fn records<T>(&self, kind: &'static str) -> Result<Records<T>, StateError> {
+        Records::open(self.path.join(kind))
+    }
+
+    /// Where the engines keep their membership records.
+    pub(crate) fn registry(&self) -> PathBuf {
+        self.path.join(REGISTRY)
+    }
+}
+
+/// Takes the lock, and leaves the process id in it for whoever is refused.
+fn lock(folder: &Path) -> Result<File, OpenError> {
+    let failed = |source| OpenError::Io { path: folder.to_owned(), source };
+    let path = folder.join("lock");
+    let mut file =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).map_err(failed)?;
+            writeln!(file, "{}", std::process::id()).map_err(failed)?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let known = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
+            let holder = known.then(|| holder.trim().to_owned());
+            Err(OpenError::InUse { path: folder.to_owned(), holder })
+        }
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Writes the node's name into a new directory; compares it in one that exists.
+fn claim(folder: &Path, node: &str) -> Result<Uuid, OpenError> {
+    let path = folder.join("node.json");
+    match records::read::<NodeRecord>(&path)? {
+        Some(record) if record.name == node => Ok(record.uuid),
+        Some(record) => {
+            Err(OpenError::OtherNode { path: folder.to_owned(), owner: record.name, node: node.to_owned() })
+        }
+        None => {
+            let record = NodeRecord { uuid: Uuid::new_v4(), name: node.to_owned() };
+            records::write(&path, &record)?;
+            Ok(record.uuid)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_locked_while_it_is_used() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = StateDirectory::open(folder.path(), "a").expect("free");
+        let error = StateDirectory::open(folder.path(), "a").err().expect("in use").to_string();
+        assert!(error.contains(&folder.path().display().to_string()), "{error}");
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        let uuid = first.node_uuid();
+        drop(first);
+        let again = StateDirectory::open(folder.path(), "a").expect("free again");
+        assert_eq!(again.node_uuid(), uuid);
+    }
+
+    #[test]
+    fn another_nodes_directory_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        drop(StateDirectory::open(folder.path(), "a").expect("free"));
+        let error = StateDirectory::open(folder.path(), "b").err().expect("another node's").to_string();
+        assert!(error.contains("belongs to node `a`"), "{error}");
+    }
+
+    #[test]
+    fn a_path_that_is_a_file_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let error = StateDirectory::open(file.path(), "a").err().expect("not a folder").to_string();
+        assert!(error.contains("cannot use the state directory"), "{error}");
+    }
+}
