@@ -146,7 +146,7 @@ impl Node {
     }
 
     /// Asks it to end (SIGTERM) and waits until it has.
-    pub fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+    pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         let mut process = self.process.take().ok_or_else(|| anyhow!("node {} does not run", self.name))?;
         // The standard library sends no signal but SIGKILL, and this crate has no unsafe code.
         let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", process.id())).status()?;
@@ -158,7 +158,7 @@ impl Node {
             if let Some(status) = process.try_wait()? {
                 return Ok(status);
             }
-            std::thread::sleep(POLL);
+            tokio::time::sleep(POLL).await;
         }
         process.kill()?;
         process.wait()?;

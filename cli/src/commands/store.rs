@@ -15,9 +15,10 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
             let expected_uuid = uuid.clone().unwrap_or_default();
             let request = DeleteStoreRequest { store: store.clone(), expected_uuid };
             answer(client.stores().delete(request).await)?;
-            if output == Output::Table {
-                println!("store {store} is closed and forgotten; its content stays where it is");
+            if output == Output::Json {
+                return print_json(&serde_json::json!({}));
             }
+            println!("store {store} is closed and forgotten; its content stays where it is");
             Ok(())
         }
     }

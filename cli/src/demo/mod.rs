@@ -98,7 +98,7 @@ impl Demo {
         }
         step("stopping the daemons in order");
         for (index, name) in NODES.iter().enumerate() {
-            let status = demo.cluster.node(index).stop()?;
+            let status = demo.cluster.node(index).stop().await?;
             ensure!(status.success(), "node {name} did not stop in order: {status}");
         }
         Ok(())
