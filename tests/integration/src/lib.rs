@@ -1,1 +1,155 @@
-//! Tests against the real binaries
+//! Tests against the real `ashlar` and `ashlard`, on loopback. Each test has daemons, ports and a folder of its own, and
+//! ends what it started.
+//!
+//! The programs come from the folder that ASHLAR_BIN_DIR names; without it, from this build, which is done if it is not
+//! there yet.
+
+#![forbid(unsafe_code)]
+
+mod host;
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use cli::client::{Client, answer};
+use cli::cluster::{self, Cluster};
+use proto::v1::{
+    CreateStoreRequest, CreateVolumeRequest, Engine, EngineState, GetVolumeRequest, NvmfExport, Store, Volume,
+};
+use tempfile::TempDir;
+
+pub use crate::host::{Host, attach};
+
+/// How long a test waits for something that must come. Generous: it only ends tests that have failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Bytes.
+pub const MIB: u64 = 1 << 20;
+
+/// Daemons in a folder of their own.
+pub struct House {
+    /// The daemons.
+    pub cluster: Cluster,
+    folder: TempDir,
+}
+
+impl House {
+    /// Daemons with these names, configured and not started.
+    pub fn prepare(names: &[&str]) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
+        let cluster = Cluster::prepare(&program("ashlard")?, folder.path(), names, "")?;
+        Ok(Self { cluster, folder })
+    }
+
+    /// Daemons with these names, running, each with a store `main` of this size in bytes.
+    pub async fn open(names: &[&str], store_size: u64) -> anyhow::Result<Self> {
+        let mut house = Self::prepare(names)?;
+        house.cluster.start().await?;
+        for index in 0..names.len() {
+            house.create_store(index, "main", store_size).await?;
+        }
+        Ok(house)
+    }
+
+    /// The folder of everything.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// A connection to the API of a daemon.
+    pub async fn client(&self, index: usize) -> anyhow::Result<Client> {
+        self.cluster.nodes()[index].client().await
+    }
+
+    /// Makes a store in a new file.
+    pub async fn create_store(&self, index: usize, name: &str, size_bytes: u64) -> anyhow::Result<Store> {
+        let path = self.cluster.nodes()[index].folder().join(format!("{name}.img")).display().to_string();
+        let request = CreateStoreRequest { name: name.to_owned(), path, size_bytes, ..CreateStoreRequest::default() };
+        answer(self.client(index).await?.stores().create(request).await)
+    }
+
+    /// Makes a volume on the first daemon, with replicas on `nodes`, and waits until all are in sync.
+    pub async fn create_volume(&self, name: &str, size_bytes: u64, nodes: &[&str]) -> anyhow::Result<Volume> {
+        let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+        let request =
+            CreateVolumeRequest { name: name.to_owned(), size_bytes, nodes, ..CreateVolumeRequest::default() };
+        answer(self.client(0).await?.volumes().create(request).await)?;
+        self.wait_until_healthy(name).await
+    }
+
+    /// A volume of the first daemon.
+    pub async fn volume(&self, name: &str) -> anyhow::Result<Volume> {
+        let request = GetVolumeRequest { volume: name.to_owned() };
+        answer(self.client(0).await?.volumes().get(request).await)
+    }
+
+    /// Waits until a volume's replicas are all in sync.
+    pub async fn wait_until_healthy(&self, name: &str) -> anyhow::Result<Volume> {
+        self.wait_for_engine(name, |engine| engine.state() == EngineState::Healthy).await
+    }
+
+    /// Waits until the engine of a volume is as wanted.
+    pub async fn wait_for_engine(&self, name: &str, wanted: impl Fn(&Engine) -> bool) -> anyhow::Result<Volume> {
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            let volume = self.volume(name).await?;
+            if volume.engine.as_ref().is_some_and(&wanted) {
+                return Ok(volume);
+            }
+            ensure!(Instant::now() < limit, "the volume stays {volume:#?}\n{}", self.logs());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The ends of all logs, for a test's failure.
+    pub fn logs(&self) -> String {
+        self.cluster.nodes().iter().map(|node| format!("--- {}\n{}\n", node.name(), node.log_tail())).collect()
+    }
+
+    /// Runs `ashlar` against a daemon.
+    pub fn ashlar(&self, index: usize, arguments: &[&str]) -> anyhow::Result<Output> {
+        let server = self.cluster.nodes()[index].server();
+        run_ashlar(&[&["--server", &server], arguments].concat())
+    }
+}
+
+/// How hosts reach a volume.
+pub fn export_of(volume: &Volume) -> anyhow::Result<&NvmfExport> {
+    volume.engine.as_ref().and_then(|engine| engine.nvmf.as_ref()).context("the volume has no export")
+}
+
+/// Runs `ashlar` to its end.
+pub fn run_ashlar(arguments: &[&str]) -> anyhow::Result<Output> {
+    Ok(Command::new(program("ashlar")?).args(arguments).env_remove("ASHLAR_SERVER").output()?)
+}
+
+/// What a program said, both ways.
+pub fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A program of this workspace, built if need be.
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    if let Ok(path) = cluster::program(name)
+        && path.is_file()
+    {
+        return Ok(path);
+    }
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    if let Err(error) = built {
+        bail!("{error}");
+    }
+    cluster::program(name)
+}
+
+fn build() -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo).args(["build", "--quiet", "-p", "cli", "-p", "daemon"]).status()?;
+    ensure!(built.success(), "the programs cannot be built");
+    Ok(())
+}
