@@ -21,7 +21,7 @@ use proto::v1::NodeInfoRequest;
 use crate::client::Client;
 
 /// How long a daemon may take from start to its first answer.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a graceful stop may take: longer than the daemon's own limit.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(20);

@@ -19,7 +19,7 @@ use super::engines::Export;
 use crate::config::Config;
 
 /// How long ports and locks of a process that was killed may stay taken.
-const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+const RELEASE_LIMIT: Duration = Duration::from_secs(20);
 const RELEASE_PAUSE: Duration = Duration::from_millis(10);
 
 thread_local! {
@@ -78,8 +78,8 @@ pub(super) async fn listen(inner: Arc<Inner>, config: Config) -> anyhow::Result<
 
 /// Tries again while `attempt` fails with `taken`, for [`RELEASE_LIMIT`] at most.
 ///
-/// When a process is killed the kernel ends what it had in its rings after the process is gone: for some milliseconds its
-/// ports and locks are still taken, by nobody.
+/// When a process is killed the kernel lets go of what it had in its rings after the process is gone: its ports and locks
+/// stay taken for some 30 ms, and for seconds while the kernel frees the blocks of large deleted files on a slow disk.
 pub(super) async fn while_released<T>(
     taken: io::ErrorKind,
     mut attempt: impl FnMut() -> io::Result<T>,
