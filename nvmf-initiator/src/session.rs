@@ -24,7 +24,7 @@ use crate::error::{CommandError, ConnectError, ConnectionError};
 use crate::options::{Options, Reconnect};
 use crate::queue::{CommandSink, Queue};
 
-/// Users' commands that may be in flight on the admin queue; connecting and keep alive need a few places more.
+/// Users' commands that may be in flight on the admin queue; connecting needs one place more, and keep alive another.
 const ADMIN_DEPTH: usize = 24;
 
 /// How many heartbeats a command's time limit has at least.
@@ -55,6 +55,7 @@ pub(crate) struct Session {
     /// Why it was given up.
     failure: RefCell<Option<ConnectError>>,
     reconnects: Cell<u64>,
+    keep_alive: Rc<KeepAlive>,
     heartbeat: RefCell<Option<JoinHandle<()>>>,
     recovery: RefCell<Option<JoinHandle<()>>>,
 }
@@ -102,6 +103,7 @@ impl Session {
             last_error: RefCell::default(),
             failure: RefCell::default(),
             reconnects: Cell::new(0),
+            keep_alive: Rc::default(),
             heartbeat: RefCell::default(),
             recovery: RefCell::default(),
         })
@@ -262,8 +264,7 @@ impl Session {
             silent += period;
             if !keep_alive.is_zero() && silent + period > keep_alive {
                 silent = Duration::ZERO;
-                self.admin.send_internal(Command::keep_alive().into(), Rc::new(Unheard));
-                self.admin.flush();
+                self.keep_alive.send(&self.admin);
             }
         }
     }
@@ -284,11 +285,26 @@ fn spread(delay: Duration) -> Duration {
     delay - delay * (reactor::random() % 256) as u32 / 1024
 }
 
-/// Nobody waits for the answer; that none comes is noticed by its time limit.
-struct Unheard;
+/// The keep alive of a controller: at most one is in flight, whatever the controller does. That no answer comes is noticed
+/// by its time limit.
+#[derive(Default)]
+struct KeepAlive {
+    in_flight: Cell<bool>,
+}
 
-impl CommandSink for Unheard {
+impl KeepAlive {
+    fn send(self: &Rc<Self>, admin: &Queue) {
+        if !self.in_flight.replace(true) {
+            admin.send_internal(Command::keep_alive().into(), Rc::clone(self) as Rc<_>);
+            admin.flush();
+        }
+    }
+}
+
+impl CommandSink for KeepAlive {
     fn data(&self, _token: u64, _offset: usize, _bytes: &[u8]) {}
 
-    fn complete(&self, _token: u64, _outcome: Result<u64, CommandError>) {}
+    fn complete(&self, _token: u64, _outcome: Result<u64, CommandError>) {
+        self.in_flight.set(false);
+    }
 }

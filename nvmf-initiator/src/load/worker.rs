@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     /// Between ramp and end of the run time.
     measuring: Cell<bool>,
     measured_from: Cell<Instant>,
-    /// Set when the measurement is over; the last completion else.
+    /// The end of the run time, once it is over; a load without one is measured to its report.
     measured_to: Cell<Option<Instant>>,
     stopping: Cell<bool>,
     aborted: Cell<bool>,
@@ -251,7 +251,7 @@ impl Worker {
             return self.end(false, slot);
         };
         shared.started.set(shared.started.get() + 1);
-        let Some(this) = self.this.upgrade() else { unreachable!("self is borrowed from the only owner's Rc") };
+        let Some(this) = self.this.upgrade() else { unreachable!("whoever calls this has an Rc") };
         if self.queue.submit(request, this, slot as u64).is_err() {
             // As many slots as the queue is deep: it refuses only when it is gone for good.
             self.state.borrow().abandon(self, slot);

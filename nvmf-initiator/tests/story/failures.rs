@@ -203,6 +203,23 @@ fn keep_alives_are_sent_while_nothing_else_is() {
 }
 
 #[test]
+fn keep_alives_that_are_not_answered_do_not_pile_up() {
+    let stage = Stage::new();
+    stage.fake.deaf.set(true);
+    let fake = Rc::clone(&stage.fake);
+    stage.host(async move {
+        let keep_alive = Duration::from_secs(4);
+        let options = Options { keep_alive, command_timeout: Duration::from_secs(300), ..options() };
+        let controller = connect(options).await.expect("connected");
+        reactor::sleep(Duration::from_secs(200)).await;
+        assert_eq!(fake.keep_alives.get(), 1);
+        assert!(controller.is_live());
+        reactor::sleep(Duration::from_secs(200)).await;
+        assert_eq!(controller.failure(), Some(ConnectionError::TimedOut.into()));
+    });
+}
+
+#[test]
 fn a_target_that_falls_silent_is_noticed_by_the_keep_alive() {
     let stage = Stage::new();
     let target = stage.world.add_node([10, 0, 0, 9].into());

@@ -53,6 +53,8 @@ pub(crate) struct Fake {
     /// Answers Connect with this.
     pub(crate) refuse: Cell<Option<Status>>,
     pub(crate) keep_alives: Cell<u32>,
+    /// Never answers keep alives.
+    pub(crate) deaf: Cell<bool>,
     pub(crate) connects: Cell<u32>,
     pub(crate) flushes: Cell<u32>,
     pub(crate) nguid: Cell<[u8; 16]>,
@@ -265,6 +267,9 @@ impl Serving {
         let Pending { slot, entry, transfer, .. } = pending;
         if entry.opcode() == opcode::KEEP_ALIVE {
             fake.keep_alives.set(fake.keep_alives.get() + 1);
+            if fake.deaf.get() {
+                return;
+            }
         }
         let mut subsystem = Subsystem::new(NQN.into(), "serial".into(), "Fake".into(), "1".into());
         subsystem.attach(1, fake.namespace());

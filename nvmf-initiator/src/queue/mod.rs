@@ -16,18 +16,21 @@
 //! A command that is answered with a passing state waits for a moment instead, and is then sent again, if the options
 //! ask for it.
 
+mod state;
+mod waiter;
+
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use nvmf_target_protocol::HeaderSink;
-use nvmf_target_protocol::host::connection::{Connection, Event, Fault, Options as ConnectionOptions, Slot};
-use nvmf_target_protocol::wire::{Completion, Status};
-use reactor::{Buffer, Instant, JoinHandle, Slice, TcpStream};
+use nvmf_target_protocol::host::connection::{Connection, Options as ConnectionOptions};
+use nvmf_target_protocol::wire::Completion;
+use reactor::{Slice, TcpStream};
 
+use self::state::{Link, Output, Pending, State, Step, is_passing};
+use self::waiter::Waiter;
 use crate::error::{CommandError, ConnectionError};
 use crate::request::Request;
 
@@ -76,62 +79,12 @@ pub struct Queue {
     state: RefCell<State>,
 }
 
-struct State {
-    link: Option<Link>,
-    /// Users' commands go out at once; else they are held.
-    open: bool,
-    /// Given up for good.
-    closed: bool,
-    /// By index of the slot.
-    in_flight: Vec<Option<Pending>>,
-    /// In order of submission; bounded with those in flight and resting by `depth`.
-    held: VecDeque<Pending>,
-    /// Met a passing state; a task waits to send them again.
-    resting: Vec<Pending>,
-    /// Commands of users in flight, held or resting.
-    users: usize,
-    /// Woken at each change that someone may wait for: room, initialised, lost.
-    waiting: Vec<Waker>,
-}
-
-/// A connection.
-struct Link {
-    stream: TcpStream,
-    connection: Connection,
-    initialized: bool,
-    receiver: Option<JoinHandle<()>>,
-}
-
-/// A command that is not answered yet.
-struct Pending {
-    request: Request,
-    slot: Option<Slot>,
-    sink: Rc<dyn CommandSink>,
-    token: u64,
-    /// Heartbeats until it is too late; none for ever.
-    heartbeats_left: Option<u32>,
-    /// Ours, part of connecting: it does not outlive its connection.
-    internal: bool,
-    /// When it is no longer sent again after it met a passing state.
-    give_up: Option<Instant>,
-}
-
 /// Between the answer with a passing state and the next attempt.
 const REST: Duration = Duration::from_millis(50);
 
 impl Queue {
     pub(crate) fn new(number: u16, depth: usize, time_limit: u32, patience: Option<Duration>) -> Rc<Self> {
-        let state = State {
-            link: None,
-            open: false,
-            closed: false,
-            in_flight: Vec::new(),
-            held: VecDeque::new(),
-            resting: Vec::new(),
-            users: 0,
-            waiting: Vec::new(),
-        };
-        Rc::new(Self { number, depth, time_limit, patience, state: RefCell::new(state) })
+        Rc::new(Self { number, depth, time_limit, patience, state: RefCell::default() })
     }
 
     /// Its number, as Abort names it: 0 for the admin queue.
@@ -216,7 +169,7 @@ impl Queue {
 
     fn pending(&self, request: Request, sink: Rc<dyn CommandSink>, token: u64, internal: bool) -> Pending {
         let heartbeats_left = if request.unlimited { None } else { Some(self.time_limit) };
-        Pending { request, slot: None, sink, token, heartbeats_left, internal, give_up: None }
+        Pending { request, sink, token, heartbeats_left, internal, give_up: None }
     }
 }
 
@@ -407,190 +360,5 @@ impl Queue {
     fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut self.state.borrow_mut().waiting);
         waiting.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// What a piece of input came to.
-enum Step<'a> {
-    /// All of it is used.
-    Starved,
-    Done,
-    Data {
-        sink: Rc<dyn CommandSink>,
-        token: u64,
-        offset: u32,
-        bytes: &'a [u8],
-    },
-    Completed {
-        pending: Pending,
-        completion: Completion,
-        received: u32,
-    },
-    /// Someone may be waiting for it.
-    Changed,
-}
-
-impl State {
-    #[inline]
-    fn step<'a>(&mut self, input: &mut &'a [u8]) -> Result<Step<'a>, ConnectionError> {
-        let Some(link) = &mut self.link else { return Err(ConnectionError::Disconnected) };
-        let event = match link.connection.receive(input) {
-            Ok(Some(event)) => event,
-            Ok(None) => return Ok(Step::Starved),
-            Err(fault) => return Err(link.ended(fault)),
-        };
-        Ok(match event {
-            Event::Data { slot, offset, bytes } => match &self.in_flight[slot.index()] {
-                Some(pending) => Step::Data { sink: Rc::clone(&pending.sink), token: pending.token, offset, bytes },
-                None => Step::Done,
-            },
-            Event::Completed { slot, completion, received, submission_head: _ } => {
-                match self.in_flight[slot.index()].take() {
-                    Some(pending) => Step::Completed { pending, completion, received },
-                    None => Step::Done,
-                }
-            }
-            Event::DataRequested { slot } => {
-                if let Some(pending) = &self.in_flight[slot.index()] {
-                    link.send_data(slot, &pending.request.payload);
-                }
-                Step::Done
-            }
-            Event::Initialized => {
-                link.initialized = true;
-                // Room for the Connect.
-                self.in_flight.resize_with(1, || None);
-                Step::Changed
-            }
-        })
-    }
-
-    /// Takes the place of a command that is over.
-    #[inline]
-    fn leave(&mut self, pending: &Pending) {
-        self.users -= usize::from(!pending.internal);
-        if !self.waiting.is_empty() {
-            self.waiting.drain(..).for_each(Waker::wake);
-        }
-    }
-
-    /// Sends a command. There is a link, and room on it: its commands are as many as users and we can have in flight.
-    #[inline]
-    fn send(&mut self, mut pending: Pending) {
-        let Some(link) = &mut self.link else { unreachable!("commands are held while there is no connection") };
-        let Link { stream, connection, .. } = link;
-        let Some(submitted) = connection.submit(&pending.request.command, &mut Output(stream)) else {
-            unreachable!("the connection takes as many commands as the queue")
-        };
-        if submitted.with_data {
-            stream.push(pending.request.payload.clone());
-            connection.write_data_digest([&pending.request.payload[..]], &mut Output(stream));
-        }
-        pending.slot = Some(submitted.slot);
-        self.in_flight[submitted.slot.index()] = Some(pending);
-    }
-}
-
-impl Link {
-    /// Sends the data that the controller asked for.
-    fn send_data(&mut self, slot: Slot, payload: &Slice) {
-        while let Some(range) = self.connection.write_data_header(slot, &mut Output(&self.stream)) {
-            let part = payload.slice(range.start as usize..range.end as usize);
-            self.stream.push(part.clone());
-            self.connection.write_data_digest([&part[..]], &mut Output(&self.stream));
-        }
-    }
-
-    /// Tells the controller about its fault, if it is one.
-    fn ended(&mut self, fault: Fault) -> ConnectionError {
-        match fault {
-            Fault::Protocol(error) => {
-                self.connection.terminate(error, &mut Output(&self.stream));
-                self.stream.flush();
-                ConnectionError::Protocol(error)
-            }
-            Fault::TerminatedByController(error) => ConnectionError::Terminated(error),
-        }
-    }
-}
-
-impl Pending {
-    #[inline]
-    fn completed(self, completion: Completion, received: u32) {
-        let outcome = match completion.status {
-            Status::Success if received < self.request.receives() => Err(CommandError::ShortData),
-            Status::Success => Ok(completion.result),
-            status => Err(CommandError::Status { status, result: completion.result }),
-        };
-        self.sink.complete(self.token, outcome);
-    }
-
-    fn lost(self) {
-        self.sink.complete(self.token, Err(CommandError::Lost));
-    }
-}
-
-/// Whether the state that a command met passes by itself, so that a Linux host sends it again.
-#[inline]
-fn is_passing(status: Status) -> bool {
-    matches!(status, Status::NamespaceNotReady | Status::CommandInterrupted | Status::TransientTransportError)
-        || status.code_type() == PATH_RELATED && status.is_retryable()
-}
-
-/// Status Code Type of Path Related Status (Base 3.3.3.2.1).
-const PATH_RELATED: u8 = 3;
-
-/// Headers go to the stream's output.
-struct Output<'a>(&'a TcpStream);
-
-impl HeaderSink for Output<'_> {
-    #[inline]
-    fn push(&mut self, bytes: &[u8]) {
-        self.0.push_copy(bytes);
-    }
-}
-
-/// The sink of one command that a task waits for.
-struct Waiter(RefCell<WaiterState>);
-
-struct WaiterState {
-    data: Option<Buffer>,
-    outcome: Option<Result<u64, CommandError>>,
-    waker: Option<Waker>,
-}
-
-impl Waiter {
-    fn new(request: &Request) -> Rc<Self> {
-        let data = Some(Buffer::new(request.receives() as usize));
-        Rc::new(Self(RefCell::new(WaiterState { data, outcome: None, waker: None })))
-    }
-
-    async fn answer(&self) -> Result<Answer, CommandError> {
-        poll_fn(|context| {
-            let mut state = self.0.borrow_mut();
-            let Some(outcome) = state.outcome.take() else {
-                state.waker = Some(context.waker().clone());
-                return Poll::Pending;
-            };
-            let data = state.data.take().map(Buffer::freeze).unwrap_or_default();
-            Poll::Ready(outcome.map(|result| Answer { result, data }))
-        })
-        .await
-    }
-}
-
-impl CommandSink for Waiter {
-    fn data(&self, _token: u64, offset: usize, bytes: &[u8]) {
-        if let Some(data) = &mut self.0.borrow_mut().data {
-            data[offset..offset + bytes.len()].copy_from_slice(bytes);
-        }
-    }
-
-    fn complete(&self, _token: u64, outcome: Result<u64, CommandError>) {
-        let mut state = self.0.borrow_mut();
-        state.outcome = Some(outcome);
-        if let Some(waker) = state.waker.take() {
-            waker.wake();
-        }
     }
 }
