@@ -25,6 +25,14 @@ pub(crate) struct Export {
     pub(crate) size_bytes: u64,
 }
 
+/// Which digests a connection has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Digests {
+    None,
+    /// Of headers and of data.
+    Both,
+}
+
 /// A load of fio that is running in the guest.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -55,11 +63,15 @@ impl Host {
 
     /// Attaches a volume and returns the path of its block device.
     ///
-    /// With the options of the host's documentation: it tries again each second, for ten minutes.
-    pub(crate) fn connect(&mut self, nqn: &str, port: u16) -> Result<String> {
+    /// After a loss of the connection it tries again each second, for ten minutes.
+    pub(crate) fn connect(&mut self, nqn: &str, port: u16, digests: Digests) -> Result<String> {
+        let digests = match digests {
+            Digests::None => "",
+            Digests::Both => "--hdr-digest --data-digest",
+        };
         self.run(&format!(
             "nvme connect --transport=tcp --traddr={HOST} --trsvcid={port} --nqn={nqn} \
-             --reconnect-delay=1 --ctrl-loss-tmo=600 --keep-alive-tmo=5"
+             --reconnect-delay=1 --ctrl-loss-tmo=600 --keep-alive-tmo=5 {digests}"
         ))?;
         let find = format!(
             "for subsystem in /sys/class/nvme-subsystem/*; do\n\

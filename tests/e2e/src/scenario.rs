@@ -9,7 +9,7 @@ use cli::cluster::{self, Cluster};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::host::{Export, Host};
+use crate::host::{Digests, Export, Host};
 use crate::machine::Machine;
 use crate::steps::Steps;
 use crate::wait::wait_until;
@@ -33,7 +33,7 @@ const OUTAGE: Duration = Duration::from_secs(5);
 /// A step of the story, and what it shows.
 type Step = (&'static str, fn(&mut Story) -> Result<()>);
 
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 18] = [
     ("nvme discover", Story::discover),
     ("nvme connect to a volume that does not exist is refused", Story::connect_to_nothing),
     ("nvme connect", Story::connect),
@@ -46,6 +46,7 @@ const STEPS: [Step; 17] = [
     ("umount, fsck is clean", Story::check_ext4),
     ("files are equal after a reconnect", Story::reconnect_ext4),
     ("fstrim gives space back", Story::trim),
+    ("nvme connect with digests", Story::reconnect_with_digests),
     ("mkfs.xfs, fio verifies", Story::use_xfs),
     ("umount, xfs_repair is clean, files are equal after a reconnect", Story::check_xfs),
     ("blkdiscard gives all space back", Story::discard),
@@ -157,7 +158,7 @@ impl Story {
 
     fn connect_to_nothing(&mut self) -> Result<()> {
         let nqn = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000000";
-        let result = self.host.connect(nqn, self.nodes.nvmf_port());
+        let result = self.host.connect(nqn, self.nodes.nvmf_port(), Digests::None);
         ensure!(result.is_err(), "the host connected to {nqn}");
         // Linux says so when the status points at the NQN in the data of the Connect command.
         let said = self.host.run("dmesg | tail")?;
@@ -166,8 +167,17 @@ impl Story {
     }
 
     fn connect(&mut self) -> Result<()> {
-        self.device = self.host.connect(&self.export.nqn, self.nodes.nvmf_port())?;
+        self.connect_with(Digests::None)
+    }
+
+    fn connect_with(&mut self, digests: Digests) -> Result<()> {
+        self.device = self.host.connect(&self.export.nqn, self.nodes.nvmf_port(), digests)?;
         Ok(())
+    }
+
+    fn reconnect_with_digests(&mut self) -> Result<()> {
+        self.disconnect()?;
+        self.connect_with(Digests::Both)
     }
 
     fn identify(&mut self) -> Result<()> {
