@@ -1,5 +1,6 @@
 //! Disks and small files of a simulated world: what a crash keeps, loses and tears, and faults on demand.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::rc::Rc;
@@ -270,24 +271,52 @@ fn lying_and_failing_syncs_lose_what_they_should_have_kept() {
         for (place, kind) in [DiskFaultKind::LoseSyncs, DiskFaultKind::FailSyncs].into_iter().enumerate() {
             let (world, node) = world(seed);
             world.add_disk_fault(node, PATH, DiskFault::new(kind));
-            let synced = world.block_on(node, async {
+            // The disk stays open, so that a later sync that succeeds does not bring back what a failed one gave up.
+            let disk = Rc::new(RefCell::new(None));
+            let opened = Rc::clone(&disk);
+            let synced = world.block_on(node, async move {
                 let disk = open();
                 disk.write(0, filled(1, 512)).await.unwrap();
-                disk.sync().await.is_ok()
+                let synced = disk.sync().await.is_ok();
+                *opened.borrow_mut() = Some(disk);
+                synced
             });
             assert_eq!(synced, kind == DiskFaultKind::LoseSyncs);
             world.clear_disk_faults(node, PATH);
-            // A later sync that succeeds does not bring back what a failed one gave up.
-            world.block_on(node, async move {
-                if kind == DiskFaultKind::FailSyncs {
-                    open().sync().await.unwrap();
-                }
-            });
+            if kind == DiskFaultKind::FailSyncs {
+                let disk = Rc::clone(&disk);
+                world.block_on(node, async move {
+                    let disk: Option<Disk> = disk.borrow().clone();
+                    disk.unwrap().sync().await.unwrap();
+                });
+            }
             world.power_cut(node);
             lost[place] += u32::from(world.disk_image(node, PATH).bytes(0, 1) == [0]);
         }
     }
     assert!(lost.iter().all(|&count| (1..40).contains(&count)), "{lost:?}");
+}
+
+#[test]
+fn syncs_can_be_trusted_again_once_the_disk_is_reopened() {
+    for seed in 0..40 {
+        let (world, node) = world(seed);
+        world.add_disk_fault(node, PATH, DiskFault::new(DiskFaultKind::FailSyncs));
+        world.block_on(node, async {
+            let disk = open();
+            disk.write(512, filled(1, 512)).await.unwrap();
+            disk.sync().await.unwrap_err();
+            disk.write(1024, filled(2, 512)).await.unwrap();
+        });
+        world.clear_disk_faults(node, PATH);
+        world.block_on(node, async {
+            let disk = open();
+            assert_eq!(read(&disk, 512, 512).await, [1; 512]);
+            disk.sync().await.unwrap();
+        });
+        world.power_cut(node);
+        assert_eq!(world.disk_image(node, PATH).bytes(512, 1024), [[1; 512], [2; 512]].concat());
+    }
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub(crate) struct Disk {
     history: Option<DiskHistory>,
     /// The reactor that has it open.
     holder: Option<usize>,
+    /// A sync failed since it was opened, and readers see writes that no later sync of this user covers.
+    distrusted: bool,
 }
 
 /// What a disk is asked for.
@@ -98,6 +100,7 @@ impl Disk {
             space: None,
             history: None,
             holder: None,
+            distrusted: false,
         }
     }
 
@@ -116,8 +119,16 @@ impl Disk {
         free
     }
 
+    /// Its user closed it, or died. The next one may make stable what it finds.
     pub(crate) fn unlock(&mut self) {
         self.holder = None;
+        if std::mem::take(&mut self.distrusted) {
+            self.unsynced.clear();
+            self.unsynced_bytes = 0;
+            for change in self.live.changes_from(&self.durable, u64::from(self.alignment)) {
+                self.land(Arc::new(change));
+            }
+        }
     }
 
     /// Takes an operation on: decides now what becomes of it.
@@ -154,7 +165,7 @@ impl Disk {
             (Want::Change(change), _) => self.change(request.id, change),
             (Want::Sync, Verdict::Fail) => {
                 if random.one_in(2) {
-                    self.forget_unsynced();
+                    self.distrust();
                 }
                 return Err(error(EIO));
             }
@@ -175,7 +186,7 @@ impl Disk {
                 self.land(landed);
             }
         }
-        self.holder = None;
+        self.unlock();
     }
 
     /// The machine lost its power: of what was not synced and of what was in flight any part may be there.
@@ -191,6 +202,7 @@ impl Disk {
         self.live = self.durable.clone();
         self.unsynced_bytes = 0;
         self.holder = None;
+        self.distrusted = false;
     }
 
     /// Changes the size at once and for good.
@@ -294,8 +306,9 @@ impl Disk {
         }
     }
 
-    /// What readers see stays, but it will never be stable.
-    fn forget_unsynced(&mut self) {
+    /// A sync failed. What readers see stays, but no later sync of the same user makes it stable.
+    fn distrust(&mut self) {
+        self.distrusted = true;
         self.unsynced.clear();
         self.unsynced_bytes = 0;
     }

@@ -10,7 +10,8 @@ pub enum DiskFaultKind {
     FailReads,
     /// Writes, discards and zeroing end with EIO; the change may have happened in part or whole all the same.
     FailWrites,
-    /// Syncs end with EIO, and what they were to make stable may never be, although later syncs succeed.
+    /// Syncs end with EIO, and what they were to make stable may be lost at a power cut although later syncs succeed. Only
+    /// closing and opening the disk again makes its syncs trustworthy.
     FailSyncs,
     /// Operations do not end until the fault is lifted.
     Hang,

@@ -1,6 +1,6 @@
 //! The bytes of a simulated disk: sparse, and cheap to copy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -134,6 +134,22 @@ impl DiskImage {
         self.size = size;
     }
 
+    /// What must be changed in `other`, a disk of the same size, to make it this one.
+    pub(crate) fn changes_from(&self, other: &Self, sector: u64) -> Vec<Change> {
+        let numbers: BTreeSet<u64> = self.pages.keys().chain(other.pages.keys()).copied().collect();
+        let differs = |number: &u64| match (self.pages.get(number), other.pages.get(number)) {
+            (Some(own), Some(others)) => !Arc::ptr_eq(own, others) && own != others,
+            _ => true,
+        };
+        let change = |number: u64| {
+            let offset = number * PAGE as u64;
+            let length = (self.size - offset).min(PAGE as u64);
+            let data = self.pages.get(&number).map(|page| page[..length as usize].into());
+            Change { offset, length, sector, data }
+        };
+        numbers.into_iter().filter(differs).map(change).collect()
+    }
+
     /// How many bytes of new space a write to this range would take.
     pub(crate) fn growth(&self, offset: u64, length: u64) -> u64 {
         let new = self.parts(offset, length).filter(|part| !self.pages.contains_key(&part.page));
@@ -238,6 +254,18 @@ mod tests {
         image.resize(16 << 10);
         assert_eq!(image.bytes(5000, 100), [0; 100]);
         assert_eq!(image.bytes(8192, 8192), [0; 8192]);
+    }
+
+    #[test]
+    fn differences_lead_from_one_image_to_the_other() {
+        let mut old = DiskImage::from_bytes(&[1; 20_480]);
+        let mut new = old.clone();
+        new.write(4000, &[2; 200]);
+        new.punch(8192, 4096);
+        let changes = new.changes_from(&old, 512);
+        assert_eq!(changes.len(), 3);
+        changes.iter().for_each(|change| change.apply(&mut old));
+        assert_eq!(old, new);
     }
 
     #[test]
