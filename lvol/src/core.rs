@@ -111,7 +111,11 @@ impl Core {
             // After a failed sync nobody knows what is on the medium: a second one that succeeds proves nothing.
             self.stop(&error.to_string());
         }
-        result
+        // Nor does one that was under way meanwhile.
+        match self.failure() {
+            Some(detail) if result.is_ok() => Err(StoreError::Stopped { detail }),
+            _ => result,
+        }
     }
 
     /// Writes the superblock as changed by `change`, both copies, durably.

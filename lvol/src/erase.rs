@@ -101,6 +101,8 @@ impl Lvol {
             result.map_err(|error| Error::write_failed(&error))?;
         }
         if !plan.records.is_empty() {
+            // What a cluster keeps comes before what it loses: with nothing left in between it would be freed.
+            plan.records.sort_by_key(|record| matches!(record, Record::MapClear { .. }));
             self.core().commit(plan.records).await?;
         }
         Ok(())

@@ -31,6 +31,8 @@ const KNOWN_READ_ONLY: u64 = 0;
 
 /// Opens the store on `disk`.
 pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
+    // A killed process may have left what reads back but is not stable yet; what is decided here must rest on what stays.
+    disk.sync().await.map_err(StoreError::io("flushing what was found"))?;
     let superblock = read_superblock(&disk).await?;
     check_usable(&superblock, &disk)?;
     let clean = superblock.clean;
