@@ -28,6 +28,8 @@ pub struct Model {
     now: Moment,
     next_value: Value,
     units: Vec<Unit>,
+    /// The starts of reads on their way.
+    reading: BTreeSet<Moment>,
 }
 
 /// A write on its way.
@@ -37,7 +39,14 @@ pub struct Writing {
     units: std::ops::Range<usize>,
 }
 
-/// A read on its way.
+impl Writing {
+    /// Where it writes.
+    pub fn units(&self) -> &std::ops::Range<usize> {
+        &self.units
+    }
+}
+
+/// A read on its way. It ends with [`Model::end_read`] or [`Model::fail_read`].
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     start: Moment,
@@ -87,6 +96,8 @@ struct Write {
     gone: Option<Gone>,
     /// A flush that covers it was acknowledged.
     flushed: bool,
+    /// No crash brings it back.
+    overwritten: bool,
 }
 
 /// Why no read sees a write any more: a later one was seen.
@@ -99,7 +110,16 @@ struct Gone {
 
 impl Write {
     fn new(value: Value, start: Moment) -> Self {
-        Self { value, start, end: None, acknowledged: false, seen: None, gone: None, flushed: false }
+        Self {
+            value,
+            start,
+            end: None,
+            acknowledged: false,
+            seen: None,
+            gone: None,
+            flushed: false,
+            overwritten: false,
+        }
     }
 
     /// From when on it must have happened, if it happened at all.
@@ -130,7 +150,7 @@ impl Model {
     pub fn new(units: usize) -> Self {
         let zeroes = Write { end: Some(0), acknowledged: true, flushed: true, ..Write::new(0, 0) };
         let unit = || Unit { writes: vec![zeroes], unsettled: None };
-        Self { now: 0, next_value: 0, units: (0..units).map(|_| unit()).collect() }
+        Self { now: 0, next_value: 0, units: (0..units).map(|_| unit()).collect(), reading: BTreeSet::new() }
     }
 
     /// How many units there are.
@@ -172,7 +192,7 @@ impl Model {
             if let Some(write) = unit.writes.iter_mut().find(|write| write.start == start) {
                 write.flushed = true;
             }
-            unit.forget_overwritten();
+            unit.mark_overwritten();
         }
     }
 
@@ -183,19 +203,29 @@ impl Model {
 
     /// A flush was acknowledged: it covers what had happened when it started.
     pub fn end_flush(&mut self, flushing: Flushing) {
+        let oldest = self.oldest_read();
         for unit in &mut self.units {
             unit.flush(flushing.start);
+            unit.forget(oldest);
         }
     }
 
     /// A read starts.
     pub fn start_read(&mut self) -> Reading {
-        Reading { start: self.tick() }
+        let start = self.tick();
+        self.reading.insert(start);
+        Reading { start }
+    }
+
+    /// A read brought an error.
+    pub fn fail_read(&mut self, reading: Reading) {
+        self.reading.remove(&reading.start);
     }
 
     /// A read ends with these values, from the unit `first` on.
     pub fn end_read(&mut self, reading: Reading, first: usize, values: &[Value]) -> Result<(), Violation> {
         let now = self.tick();
+        self.reading.remove(&reading.start);
         for (unit, &found) in (first..).zip(values) {
             let allowed = self.units[unit].allowed(reading.start);
             if !allowed.contains(&found) {
@@ -206,12 +236,22 @@ impl Model {
         Ok(())
     }
 
+    /// What a copy that was made since the read started may hold, unit by unit: an immutable copy holds one of these.
+    pub fn possible_since(&self, reading: Reading) -> Vec<BTreeSet<Value>> {
+        self.units.iter().map(|unit| unit.allowed(reading.start)).collect()
+    }
+
     /// Everything in flight is cut off.
     pub fn crash(&mut self, crash: Crash) {
+        self.reading.clear();
         for unit in &mut self.units {
             self.now += 1;
             unit.crash(crash, &mut self.now);
         }
+    }
+
+    fn oldest_read(&self) -> Moment {
+        self.reading.first().copied().unwrap_or(self.now + 1)
     }
 
     fn tick(&mut self) -> Moment {
@@ -262,18 +302,29 @@ impl Unit {
         for write in &mut self.writes {
             write.flushed |= write.ended_by(start) && write.happened_by(start);
         }
-        // What a read had ruled out, and what took its place is stable: no crash brings it back.
+        // What a read had ruled out, and what took its place is stable.
         let flushed: BTreeSet<Moment> =
             self.writes.iter().filter(|write| write.flushed).map(|write| write.start).collect();
         let lost = |gone: Gone| gone.since < start && flushed.contains(&gone.later);
-        self.writes.retain(|write| !write.gone.is_some_and(lost));
-        self.forget_overwritten();
+        for write in &mut self.writes {
+            write.overwritten |= write.gone.is_some_and(lost);
+        }
+        self.mark_overwritten();
     }
 
-    /// Forgets writes that a flushed one follows: no crash brings them back.
-    fn forget_overwritten(&mut self) {
+    /// No crash brings back what a flushed write follows.
+    fn mark_overwritten(&mut self) {
         let flushed: Vec<Write> = self.writes.iter().filter(|write| write.flushed).copied().collect();
-        self.writes.retain(|write| !flushed.iter().any(|later| later.follows(write)));
+        for write in &mut self.writes {
+            write.overwritten |= flushed.iter().any(|later| later.follows(write));
+        }
+    }
+
+    /// Forgets what neither a crash brings back nor a read sees that started at `oldest_read` or later.
+    fn forget(&mut self, oldest_read: Moment) {
+        let over = |write: &Write| write.overwritten && !self.is_allowed(write, oldest_read);
+        let kept: Vec<Write> = self.writes.iter().filter(|write| !over(write)).copied().collect();
+        self.writes = kept;
     }
 
     fn crash(&mut self, crash: Crash, now: &mut Moment) {
@@ -281,7 +332,8 @@ impl Unit {
             write.end.get_or_insert(*now);
         }
         if crash == Crash::PowerCut {
-            self.forget_overwritten();
+            self.mark_overwritten();
+            self.writes.retain(|write| !write.overwritten);
             let only = self.writes.len() == 1;
             // Any of the rest may be what is left: as if all had been in flight together.
             for write in &mut self.writes {
@@ -357,6 +409,18 @@ mod tests {
         model.end_read(early, 0, &[2]).unwrap();
         model.end_write(writing, true);
         model.end_read(late, 0, &[1]).unwrap();
+        assert_eq!(allowed(&model, 0..5), [2]);
+    }
+
+    #[test]
+    fn a_read_that_began_long_ago_may_see_what_was_overwritten_and_flushed_since() {
+        let mut model = Model::new(1);
+        write(&mut model, 1);
+        let reading = model.start_read();
+        write(&mut model, 2);
+        flush(&mut model);
+        flush(&mut model);
+        model.end_read(reading, 0, &[1]).unwrap();
         assert_eq!(allowed(&model, 0..5), [2]);
     }
 

@@ -22,7 +22,11 @@ impl State {
         self.deliver_received(index);
         let reactor = &mut self.reactors[index];
         reactor.submitted = 0;
-        self.trace.event(self.now, "turn of reactor, completions", [index as u64, reactor.ready.len() as u64, 0]);
+        match reactor.ready.len() as u64 {
+            // Too many to be worth a line.
+            0 => self.trace.silent(self.now, index as u64),
+            count => self.trace.event(self.now, "turn: reactor, completions", [index as u64, count, 0]),
+        }
         completions.append(&mut reactor.ready);
     }
 
@@ -138,8 +142,9 @@ impl State {
             Work::Refused(code) => Err(error(code)),
             _ => self.finish_files(self.reactors[index].node, &operation),
         };
-        let failed = u64::from(result.is_err());
-        self.trace.event(self.now, operation_name(&operation), [index as u64, id as u64, failed]);
+        let name = operation_name(&operation, result.is_ok());
+        let (offset, length) = place_of(&operation);
+        self.trace.event(self.now, name, [index as u64, offset, length]);
         let resource = disk_of(&operation);
         self.reactors[index].ready.push(Completion { id, result, operation: Some(operation) });
         self.wake(index);
@@ -156,8 +161,7 @@ impl State {
         };
         let result = self.disks[disk].finish(request, into, &mut self.random);
         // Two runs that differ anywhere will differ in what they write or read.
-        let seen = written ^ hash_bytes(into);
-        self.trace.event(self.now, "disk, hash", [disk as u64, seen, 0]);
+        self.trace.silent(self.now, written ^ hash_bytes(into));
         result.map(|()| Output::Done)
     }
 
@@ -264,20 +268,32 @@ fn disk_of(operation: &Operation) -> Option<ResourceId> {
     }
 }
 
-fn operation_name(operation: &Operation) -> &'static str {
+/// The bytes of a disk that an operation is about: offset and length.
+fn place_of(operation: &Operation) -> (u64, u64) {
     match operation {
-        Operation::DiskRead { .. } => "read done: reactor, operation, failed",
-        Operation::DiskWrite { .. } => "write done: reactor, operation, failed",
-        Operation::DiskSync { .. } => "sync done: reactor, operation, failed",
-        Operation::DiskDiscard { .. } => "discard done: reactor, operation, failed",
-        Operation::DiskZero { .. } => "zero done: reactor, operation, failed",
-        Operation::Accept { .. } => "accept done: reactor, operation, failed",
-        Operation::Connect { .. } => "connect done: reactor, operation, failed",
-        Operation::Receive { .. } => "receive done: reactor, operation, failed",
-        Operation::Send { .. } => "send done: reactor, operation, failed",
-        Operation::ReadFile { .. } => "file read: reactor, operation, failed",
-        Operation::ReplaceFile { .. } => "file replaced: reactor, operation, failed",
-        Operation::RemoveFile { .. } => "file removed: reactor, operation, failed",
-        Operation::ListFolder { .. } => "folder listed: reactor, operation, failed",
+        Operation::DiskRead { offset, buffer, .. } => (*offset, buffer.len() as u64),
+        Operation::DiskWrite { offset, data, .. } => (*offset, data.iter().map(|slice| slice.len() as u64).sum()),
+        Operation::DiskDiscard { offset, length, .. } | Operation::DiskZero { offset, length, .. } => {
+            (*offset, *length)
+        }
+        _ => (0, 0),
+    }
+}
+
+/// What the event log calls the end of an operation that a disk or file system worked on.
+fn operation_name(operation: &Operation, good: bool) -> &'static str {
+    match (operation, good) {
+        (Operation::DiskRead { .. }, true) => "read done: reactor, offset, length",
+        (Operation::DiskRead { .. }, false) => "read failed: reactor, offset, length",
+        (Operation::DiskWrite { .. }, true) => "write done: reactor, offset, length",
+        (Operation::DiskWrite { .. }, false) => "write failed: reactor, offset, length",
+        (Operation::DiskSync { .. }, true) => "sync done: reactor",
+        (Operation::DiskSync { .. }, false) => "sync failed: reactor",
+        (Operation::DiskDiscard { .. }, true) => "discard done: reactor, offset, length",
+        (Operation::DiskDiscard { .. }, false) => "discard failed: reactor, offset, length",
+        (Operation::DiskZero { .. }, true) => "zero done: reactor, offset, length",
+        (Operation::DiskZero { .. }, false) => "zero failed: reactor, offset, length",
+        (_, true) => "file operation done: reactor",
+        (_, false) => "file operation failed: reactor",
     }
 }

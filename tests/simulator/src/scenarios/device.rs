@@ -9,7 +9,7 @@ use block_device::{BlockDevice, FileDevice};
 use reactor::simulated::{NodeId, World};
 use reactor::{Disk, DiskOptions};
 
-use crate::host::{Errors, Host};
+use crate::host::{Errors, Host, Overlaps, Shape};
 use crate::model::Crash;
 use crate::{Options, Report};
 
@@ -40,7 +40,8 @@ fn on_disk(options: Options, open: Open, prepare: fn(&World, NodeId)) -> Report 
     let node = world.add_node([10, 0, 0, 1].into());
     world.add_disk(node, DISK, size, 4096);
     prepare(&world, node);
-    let host = Host::new(world.observer(), size, 4096, 4096, Errors::Forbidden);
+    let shape = Shape { size, block: 4096, unit: 4096 };
+    let host = Host::new(world.observer(), "file", shape, Errors::Forbidden, Overlaps::Made);
     crash_again_and_again(&world, node, &host, open)
 }
 
