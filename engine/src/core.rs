@@ -89,8 +89,17 @@ pub(crate) struct Signals {
     pub(crate) busy: Notify,
     /// A member failed and has to be recorded.
     pub(crate) failing: Notify,
-    /// A write ended, a phase or a member changed: whoever waits for such a thing looks again.
+    /// The phase or a member changed: whoever waits for such a thing looks again.
     pub(crate) changed: Notify,
+    /// That, or a write ended. Apart, so that a write wakes only those few that wait for writes.
+    pub(crate) ended: Notify,
+}
+
+impl Signals {
+    pub(crate) fn announce_change(&self) {
+        self.changed.notify_waiters();
+        self.ended.notify_waiters();
+    }
 }
 
 impl Core {
@@ -136,18 +145,17 @@ impl Core {
     pub(crate) fn set_phase(&self, phase: Phase) {
         tracing::debug!(volume = %self.config.volume, ?phase, "engine");
         *self.phase.borrow_mut() = phase;
-        self.signals.changed.notify_waiters();
+        self.signals.announce_change();
     }
 
     /// Waits until `condition` gives something; it is asked again whenever something changed.
-    pub(crate) async fn until<T>(&self, mut condition: impl FnMut() -> Option<T>) -> T {
-        loop {
-            let changed = self.signals.changed.notified();
-            if let Some(found) = condition() {
-                return found;
-            }
-            changed.await;
-        }
+    pub(crate) async fn until<T>(&self, condition: impl FnMut() -> Option<T>) -> T {
+        until(&self.signals.changed, condition).await
+    }
+
+    /// The same, for a condition that the end of a write can bring about too.
+    pub(crate) async fn until_ended<T>(&self, condition: impl FnMut() -> Option<T>) -> T {
+        until(&self.signals.ended, condition).await
     }
 
     pub(crate) fn submit(&self, request: Request, reply: Reply) {
@@ -350,7 +358,7 @@ impl Core {
             self.signals.pump.notify_one();
         }
         if slot.request.is_write() || !self.is_serving() {
-            self.signals.changed.notify_waiters();
+            self.signals.ended.notify_waiters();
         }
         if let Some(reply) = slot.reply {
             reply.complete(outcome);
@@ -379,7 +387,7 @@ impl Core {
             replica.fail(error.clone());
         }
         self.signals.failing.notify_one();
-        self.signals.changed.notify_waiters();
+        self.signals.announce_change();
     }
 
     /// Every member in sync is gone: nothing is recorded (I3), and the engine starts again.
@@ -439,6 +447,16 @@ impl Core {
 impl ReplySink for Core {
     fn complete(&self, token: u64, outcome: Outcome) {
         self.answered((token >> 8) as usize, (token & 0xff) as usize, outcome);
+    }
+}
+
+async fn until<T>(signal: &Notify, mut condition: impl FnMut() -> Option<T>) -> T {
+    loop {
+        let signalled = signal.notified();
+        if let Some(found) = condition() {
+            return found;
+        }
+        signalled.await;
     }
 }
 

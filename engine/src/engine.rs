@@ -127,7 +127,7 @@ fn stopped() -> Phase {
 
 impl Core {
     async fn end_in_order(&self) {
-        let empty = self.until(|| (self.flight.borrow().in_flight() == 0).then_some(()));
+        let empty = self.until_ended(|| (self.flight.borrow().in_flight() == 0).then_some(()));
         let in_time = reactor::timeout(self.config.replica_deadline, empty).await.is_ok();
         let flushed =
             in_time && matches!(reactor::timeout(self.config.replica_deadline, self.flush_all()).await, Ok(true));

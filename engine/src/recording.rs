@@ -131,6 +131,6 @@ impl Core {
                 tracing::warn!(volume = %self.config.volume, member = index, reason, "a replica is out of sync");
             }
         }
-        self.signals.changed.notify_waiters();
+        self.signals.announce_change();
     }
 }

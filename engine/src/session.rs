@@ -277,7 +277,7 @@ impl Core {
         }
         self.conclude_recorded();
         self.signals.pump.notify_one();
-        self.signals.changed.notify_waiters();
+        self.signals.announce_change();
     }
 
     /// Fails replicas that do not answer in time. Runs for a session.

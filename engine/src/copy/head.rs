@@ -152,7 +152,7 @@ impl Core {
     async fn lock_region(&self, region: Range) -> Locked<'_> {
         let claim = self.flight.borrow_mut().claim_copy(region);
         let locked = Locked { core: self, claim };
-        self.until(|| self.flight.borrow().copy_is_free(claim).then_some(())).await;
+        self.until_ended(|| self.flight.borrow().copy_is_free(claim).then_some(())).await;
         locked
     }
 

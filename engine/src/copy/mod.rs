@@ -269,7 +269,7 @@ impl Core {
     pub(crate) async fn hold_writes(&self) -> Held<'_> {
         self.flight.borrow_mut().hold();
         let held = Held(self);
-        self.until(|| (!self.flight.borrow().has_active_writes() || !self.is_running()).then_some(())).await;
+        self.until_ended(|| (!self.flight.borrow().has_active_writes() || !self.is_running()).then_some(())).await;
         held
     }
 }

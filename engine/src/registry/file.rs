@@ -39,7 +39,7 @@ struct Format {
 }
 
 impl FileRegistry {
-    /// The registry in `folder`, which is made with the first record.
+    /// The registry in `folder`, which must exist.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), swapping: Mutex::new(()) }
     }

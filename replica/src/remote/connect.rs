@@ -42,7 +42,7 @@ impl RemoteReplica {
             unsent: Cell::new(false),
             sender: RefCell::new(None),
         });
-        super::start_tasks(&replica, options);
+        super::tasks::start(&replica, options);
         Ok(replica)
     }
 }

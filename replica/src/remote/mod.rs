@@ -5,7 +5,6 @@ mod tasks;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -409,12 +408,4 @@ impl Drop for RemoteReplica {
     fn drop(&mut self) {
         self.end(&Error::with_detail(ErrorKind::Aborted, "the replica was closed"));
     }
-}
-
-/// Keeps a replica alive while a task uses it, no longer.
-type WeakReplica = std::rc::Weak<RemoteReplica>;
-
-/// What the tasks of a replica are started with.
-fn start_tasks(replica: &Rc<RemoteReplica>, options: &RemoteOptions) {
-    tasks::start(replica, options);
 }

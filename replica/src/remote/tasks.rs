@@ -1,14 +1,15 @@
 //! The tasks of a connection: one receives, one sends, one asks how the replica is.
 
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use block_device::{Error, ErrorKind};
 use reactor::{TcpStream, sleep, spawn};
 
-use super::{RemoteOptions, RemoteReplica, WeakReplica};
+use super::{RemoteOptions, RemoteReplica};
 
+/// The tasks hold the replica only while they do something: they end with it.
 pub(super) fn start(replica: &Rc<RemoteReplica>, options: &RemoteOptions) {
     spawn(receive(Rc::downgrade(replica), replica.stream.clone()));
     spawn(send(Rc::downgrade(replica), replica.stream.clone()));
@@ -16,7 +17,7 @@ pub(super) fn start(replica: &Rc<RemoteReplica>, options: &RemoteOptions) {
 }
 
 /// Until the stream ends, which closing it does too.
-async fn receive(replica: WeakReplica, stream: TcpStream) {
+async fn receive(replica: Weak<RemoteReplica>, stream: TcpStream) {
     let mut ended = Vec::new();
     loop {
         let chunk = match stream.receive().await {
@@ -38,7 +39,7 @@ async fn receive(replica: WeakReplica, stream: TcpStream) {
 }
 
 /// Flushes what was queued since the last turn, all of it at once.
-async fn send(replica: WeakReplica, stream: TcpStream) {
+async fn send(replica: Weak<RemoteReplica>, stream: TcpStream) {
     poll_fn(|context| {
         let Some(replica) = replica.upgrade() else { return Poll::Ready(()) };
         if replica.failure_is_set() {
@@ -54,7 +55,7 @@ async fn send(replica: WeakReplica, stream: TcpStream) {
 }
 
 /// Pings, and fails the replica when nothing comes from it any more.
-async fn watch(replica: WeakReplica, options: RemoteOptions) {
+async fn watch(replica: Weak<RemoteReplica>, options: RemoteOptions) {
     loop {
         sleep(options.ping_interval).await;
         let Some(replica) = replica.upgrade() else { return };

@@ -76,7 +76,7 @@ fn a_replica_with_garbage_comes_back_equal() {
 #[test]
 fn writes_during_a_rebuild_reach_the_target_whatever_the_interleaving() {
     // I17
-    for seed in 0..30 {
+    for seed in crate::seeds(30) {
         story(seed, async move {
             let cluster = Cluster::new(2, SIZE);
             let engine = cluster.serve().await;
@@ -100,7 +100,7 @@ fn writes_during_a_rebuild_reach_the_target_whatever_the_interleaving() {
 #[test]
 fn a_rebuild_copies_every_snapshot_and_those_taken_meanwhile() {
     // I24, I17
-    for seed in 0..20 {
+    for seed in crate::seeds(20) {
         story(seed, async move {
             let cluster = Cluster::new(3, SIZE);
             let engine = cluster.serve().await;
@@ -130,7 +130,7 @@ fn a_rebuild_copies_every_snapshot_and_those_taken_meanwhile() {
 #[test]
 fn killed_at_any_moment_a_rebuild_leaves_the_target_out_of_sync_and_begins_anew() {
     // I20, I21
-    for step in 0..40 {
+    for step in crate::seeds(40) {
         story(step, async move {
             let cluster = Cluster::new(2, SIZE);
             let engine = cluster.serve().await;
@@ -213,7 +213,7 @@ fn a_snapshot_that_fails_everywhere_is_an_error_and_nobody_is_dropped() {
 #[test]
 fn a_snapshot_has_what_was_acknowledged_before_it_and_nothing_after() {
     // I24
-    for seed in 0..10 {
+    for seed in crate::seeds(10) {
         story(seed, async {
             let cluster = Cluster::new(3, SIZE);
             cluster.nodes.iter().for_each(|node| node.delay.set(Duration::from_millis(5)));
@@ -234,7 +234,7 @@ fn a_snapshot_has_what_was_acknowledged_before_it_and_nothing_after() {
 
 #[test]
 fn random_faults_never_lose_what_was_acknowledged() {
-    for seed in 0..60 {
+    for seed in crate::seeds(60) {
         story(seed, random_story(seed));
     }
 }

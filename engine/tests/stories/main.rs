@@ -1,0 +1,18 @@
+//! Engines in a simulated world, and once on the kernel's.
+//!
+//! `fakes` are replicas and a registry of memory with faults to inject; `model` knows what each block may read as;
+//! `writing` and `rebuilding` are stories about them. `cluster` has real replicas on simulated nodes,
+//! `loopback` on reactors of the kernel.
+
+mod cluster;
+mod fakes;
+mod loopback;
+mod model;
+mod rebuilding;
+mod writing;
+
+/// The seeds of a story that chance has a part in: `count` of them, or as many as `ASHLAR_SEEDS` says.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let more = std::env::var("ASHLAR_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    0..more.unwrap_or(count)
+}
