@@ -360,6 +360,8 @@ impl Core {
         if slot.request.is_write() || !self.is_serving() {
             self.signals.ended.notify_waiters();
         }
+        // I14: whatever came of it, an engine that has stopped acknowledges nothing.
+        let outcome = self.stopped().map_or(outcome, Err);
         if let Some(reply) = slot.reply {
             reply.complete(outcome);
         }
@@ -372,7 +374,8 @@ impl Core {
         }
         let replica = {
             let mut members = self.members.borrow_mut();
-            let member = &mut members.0[member];
+            // None when the session has ended meanwhile.
+            let Some(member) = members.0.get_mut(member) else { return };
             if member.role == Role::Absent || member.failing.is_some() {
                 return;
             }

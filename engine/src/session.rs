@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::{Error, ErrorKind};
-use reactor::{JoinHandle, now, random, sleep, spawn, timeout, wall_clock};
+use reactor::{Instant, JoinHandle, now, random, sleep, sleep_until, spawn, timeout, wall_clock};
 use replica::{OpenError, OpenReplica, Replica, ReplicaState};
 use tokio::sync::Notify;
 
@@ -20,6 +20,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Between attempts while the volume waits for a replica in sync: hosts wait too.
 const URGENT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often the last member in sync is looked at while it is late: another one may have joined.
+const LAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A pause that grows, with jitter.
 pub(crate) struct Pause(Duration);
@@ -280,27 +283,32 @@ impl Core {
         self.signals.announce_change();
     }
 
-    /// Fails replicas that do not answer in time. Runs for a session.
+    /// Fails replicas that do not answer in time. Runs for a session; an idle volume costs one look a deadline.
     async fn enforce_deadline(&self) {
         let deadline = self.config.replica_deadline;
+        let mut next = now();
         loop {
-            sleep(deadline / 8).await;
-            let late: Vec<usize> = {
-                let (members, now) = (self.members.borrow(), now());
-                let is_late = |replica: &Rc<dyn Replica>| replica.oldest().is_some_and(|since| now - since >= deadline);
+            sleep_until(next).await;
+            next = now() + deadline;
+            for (index, due) in self.due(deadline) {
                 // The last one is left to stall (I3).
-                let late = members
-                    .replicas(members.receiving())
-                    .filter(|(index, replica)| is_late(replica) && !members.is_last(*index));
-                late.map(|(index, _)| index).collect()
-            };
-            for index in late {
-                if !self.members.borrow().is_last(index) {
+                if due > now() {
+                    next = next.min(due);
+                } else if !self.members.borrow().is_last(index) {
                     let text = format!("no answer within {deadline:?}");
                     self.member_failed(index, &Error::with_detail(ErrorKind::TimedOut, text));
+                } else {
+                    next = next.min(now() + LAST_PAUSE);
                 }
             }
         }
+    }
+
+    /// When each member that has something in flight is late.
+    fn due(&self, deadline: Duration) -> Vec<(usize, Instant)> {
+        let members = self.members.borrow();
+        let receiving = members.replicas(members.receiving());
+        receiving.filter_map(|(index, replica)| Some((index, replica.oldest()? + deadline))).collect()
     }
 }
 

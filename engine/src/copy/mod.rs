@@ -208,26 +208,26 @@ impl Job<'_> {
         self.core.change_record(change).await
     }
 
-    /// The last step: durable, marked whole, and then in sync, with no write in between (I20, I21).
+    /// The last step: durable, marked whole, waited for, and then in sync (I20, I21).
     async fn join(&self) -> Result<(), Interrupted> {
         // Most of what is not durable yet, without holding anyone up.
         perform(&*self.target, Request::Flush).await?;
         let _administration = self.core.administration.lock().await;
-        self.check_attached()?;
-        let _held = self.core.hold_writes().await;
-        self.check_attached()?;
-        self.target.set_state(ReplicaState::Complete).await?;
-        perform(&*self.target, Request::Flush).await?;
-        let recorded = self
-            .core
-            .change_record(|record| {
-                record.replicas[self.member].state = MemberState::InSync;
-                self.check_attached().is_ok()
-            })
-            .await;
-        if let Err(error) = recorded {
-            return Err(Error::from(error).into());
+        {
+            let _held = self.core.hold_writes().await;
+            self.check_attached()?;
+            perform(&*self.target, Request::Flush).await?;
+            self.target.set_state(ReplicaState::Complete).await?;
+            self.check_attached()?;
+            // From here on acknowledgements wait for it, or for the record to say that it is out of sync. So the
+            // record may say "in sync" at any moment from now, and a registry that is away holds nobody up.
+            self.attach(Role::Settling);
         }
+        let recorded = self.core.change_record(|record| {
+            record.replicas[self.member].state = MemberState::InSync;
+            self.check_attached().is_ok()
+        });
+        recorded.await.map_err(Error::from)?;
         self.in_sync();
         Ok(())
     }

@@ -199,7 +199,7 @@ impl Cluster {
 
 #[test]
 fn a_volume_on_three_nodes_survives_the_loss_of_one_and_takes_it_back() {
-    for seed in crate::seeds(5) {
+    for seed in crate::seeds(4) {
         let cluster = Cluster::new(seed);
         let model = Model::new(BLOCKS);
         cluster.run(&model, 200);
@@ -218,7 +218,7 @@ fn a_volume_on_three_nodes_survives_the_loss_of_one_and_takes_it_back() {
 #[test]
 fn killed_with_writes_in_flight_the_engine_comes_back_with_everything_acknowledged() {
     // I1, I7
-    for seed in crate::seeds(10) {
+    for seed in crate::seeds(4) {
         let cluster = Cluster::new(seed);
         let model = Model::new(BLOCKS);
         for _ in 0..3 {
@@ -240,7 +240,7 @@ fn killed_with_writes_in_flight_the_engine_comes_back_with_everything_acknowledg
 #[test]
 fn what_was_flushed_survives_a_power_cut_of_every_node() {
     // I4
-    for seed in crate::seeds(10) {
+    for seed in crate::seeds(4) {
         let cluster = Cluster::new(seed);
         let engine = cluster.engine();
         cluster.world.block_on(cluster.nodes[0], async move {
@@ -285,7 +285,7 @@ fn a_node_that_falls_silent_costs_no_more_than_the_deadline() {
 #[test]
 fn snapshots_and_rebuilds_leave_real_stores_equal() {
     // I17, I18, I24
-    for seed in crate::seeds(6) {
+    for seed in crate::seeds(4) {
         let cluster = Cluster::new(seed);
         let model = Model::new(BLOCKS);
         for number in 0..3 {
@@ -307,7 +307,7 @@ fn snapshots_and_rebuilds_leave_real_stores_equal() {
 
 #[test]
 fn nodes_that_die_at_random_lose_nothing_that_was_acknowledged() {
-    for seed in crate::seeds(12) {
+    for seed in crate::seeds(4) {
         let cluster = Cluster::new(seed);
         let model = Model::new(BLOCKS);
         let mut random = cluster.world.random();

@@ -76,7 +76,7 @@ fn a_replica_with_garbage_comes_back_equal() {
 #[test]
 fn writes_during_a_rebuild_reach_the_target_whatever_the_interleaving() {
     // I17
-    for seed in crate::seeds(30) {
+    for seed in crate::seeds(12) {
         story(seed, async move {
             let cluster = Cluster::new(2, SIZE);
             let engine = cluster.serve().await;
@@ -100,7 +100,7 @@ fn writes_during_a_rebuild_reach_the_target_whatever_the_interleaving() {
 #[test]
 fn a_rebuild_copies_every_snapshot_and_those_taken_meanwhile() {
     // I24, I17
-    for seed in crate::seeds(20) {
+    for seed in crate::seeds(8) {
         story(seed, async move {
             let cluster = Cluster::new(3, SIZE);
             let engine = cluster.serve().await;
@@ -130,7 +130,7 @@ fn a_rebuild_copies_every_snapshot_and_those_taken_meanwhile() {
 #[test]
 fn killed_at_any_moment_a_rebuild_leaves_the_target_out_of_sync_and_begins_anew() {
     // I20, I21
-    for step in crate::seeds(40) {
+    for step in crate::seeds(20) {
         story(step, async move {
             let cluster = Cluster::new(2, SIZE);
             let engine = cluster.serve().await;
@@ -234,7 +234,7 @@ fn a_snapshot_has_what_was_acknowledged_before_it_and_nothing_after() {
 
 #[test]
 fn random_faults_never_lose_what_was_acknowledged() {
-    for seed in crate::seeds(60) {
+    for seed in crate::seeds(20) {
         story(seed, random_story(seed));
     }
 }
