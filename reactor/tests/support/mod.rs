@@ -56,9 +56,13 @@ pub(crate) fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("the list of descriptors").count()
 }
 
-/// Gives other tasks and the kernel time until `condition` holds; the test hangs if it never does.
+/// Gives other tasks and the kernel time until `condition` holds: ample time, as the machine may be busy.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
-    while !condition() {
+    for _ in 0..60_000 {
+        if condition() {
+            return;
+        }
         reactor::sleep(std::time::Duration::from_millis(1)).await;
     }
+    panic!("what the test waits for never happens");
 }
