@@ -1,4 +1,4 @@
-//! Daemons killed under load: hosts ride through, and everything acknowledged is there.
+//! Daemons killed and restarted under load: hosts ride through, and everything acknowledged is there.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -51,6 +51,23 @@ async fn the_daemon_of_a_single_replica_is_killed_twice() -> anyhow::Result<()> 
         house.cluster.node(0).kill()?;
         house.cluster.node(0).start().await?;
     }
+    let (report, check) = load.await?;
+    all_well(&report, &check)?;
+    ensure!(report.reconnects > 0, "the host did not notice");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restart_in_order_under_load_is_no_error_either() -> anyhow::Result<()> {
+    let mut house = House::open(&["a"], 512 * MIB).await?;
+    let volume = house.create_volume("v", 64 * MIB, &[]).await?;
+    let (address, nqn) = (house.cluster.nodes()[0].addresses().nvmf, export_of(&volume)?.nqn.clone());
+    let host = Host::new()?;
+    let load = host.run(move || load_and_check(address, nqn, job()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let status = house.cluster.node(0).stop().await?;
+    ensure!(status.success(), "{status}\n{}", house.logs());
+    house.cluster.node(0).start().await?;
     let (report, check) = load.await?;
     all_well(&report, &check)?;
     ensure!(report.reconnects > 0, "the host did not notice");
