@@ -2,19 +2,22 @@
 
 use std::cell::RefCell;
 
+use reactor::Pages;
+
 use crate::{BlockDevice, Buffer, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, Segments};
 
 /// Keeps its content in memory for as long as it lives.
 pub struct MemoryDevice {
     geometry: Geometry,
-    content: RefCell<Vec<u8>>,
+    content: RefCell<Pages>,
 }
 
 impl MemoryDevice {
     /// Zeroes of this geometry.
     pub fn new(geometry: Geometry) -> Result<Self, Error> {
-        let size = usize::try_from(geometry.size()).map_err(|_| Error::new(ErrorKind::NoSpace))?;
-        Ok(Self { geometry, content: RefCell::new(vec![0; size]) })
+        let content =
+            Pages::for_random_access(geometry.size()).map_err(|error| Error::with_detail(ErrorKind::NoSpace, error))?;
+        Ok(Self { geometry, content: RefCell::new(content) })
     }
 
     fn perform(&self, request: Request) -> Outcome {
@@ -46,7 +49,7 @@ fn filled(mut buffer: Buffer, bytes: &[u8]) -> Segments {
     Segments::from(buffer.freeze())
 }
 
-/// Offsets checked against the geometry fit: the content is a vector of that size.
+/// Offsets checked against the geometry fit: the content has that size.
 fn bytes(range: Range) -> std::ops::Range<usize> {
     range.offset as usize..range.end() as usize
 }

@@ -10,6 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::buffer::{Buffer, Slice};
 use crate::core::Home;
 use crate::driver::{Completion, Operation, ResourceId};
+use crate::pages::Pages;
 
 /// How to open a disk.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +41,7 @@ struct Inner {
 enum Backing {
     Driver(Home, ResourceId),
     /// Inline copies: a memory file would cost more through the kernel (docs/decisions).
-    Memory(RefCell<Vec<u8>>),
+    Memory(RefCell<Pages>),
 }
 
 impl Drop for Inner {
@@ -98,8 +99,7 @@ impl Disk {
 
     /// A disk of plain memory, zeroes at first, gone with its last clone.
     pub fn memory(size: u64) -> io::Result<Self> {
-        let length = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let memory = Backing::Memory(RefCell::new(vec![0; length]));
+        let memory = Backing::Memory(RefCell::new(Pages::for_random_access(size)?));
         Ok(Self { inner: Rc::new(Inner { backing: memory, size: Cell::new(size), alignment: 512 }) })
     }
 
@@ -118,8 +118,11 @@ impl Disk {
         match &self.inner.backing {
             Backing::Driver(home, id) => home.with_driver(|driver| driver.resize_disk(*id, size))?,
             Backing::Memory(memory) => {
-                let length = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-                memory.borrow_mut().resize(length, 0);
+                let mut memory = memory.borrow_mut();
+                let mut resized = Pages::for_random_access(size)?;
+                let kept = resized.len().min(memory.len());
+                resized[..kept].copy_from_slice(&memory[..kept]);
+                *memory = resized;
             }
         }
         self.inner.size.set(size);

@@ -8,7 +8,6 @@
 use std::cell::Cell;
 use std::io;
 use std::ops::Deref;
-use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -16,14 +15,15 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
 use crate::net::{Received, ReceivedBytes};
+use crate::pages::Pages;
 
 /// The only group of buffers of a ring.
 pub(super) const GROUP: u16 = 0;
 
 /// Shared by the driver and the chunks it lent; the memory goes with the last of them.
 pub(super) struct ReceiveRing {
-    entries: Mapping,
-    buffers: Mapping,
+    entries: Pages,
+    buffers: Pages,
     count: u16,
     size: usize,
     /// Counts buffers ever given to the kernel.
@@ -35,7 +35,7 @@ impl ReceiveRing {
     /// Maps `count` buffers (rounded up to a power of two) of `size` bytes each and gives them to the kernel.
     pub(super) fn new(submitter: &Submitter<'_>, count: u16, size: usize) -> io::Result<Rc<Self>> {
         let ring = Self::map(count, size)?;
-        let address = ring.entries.memory.as_ptr() as u64;
+        let address = ring.entries.as_ptr_mut() as u64;
         // SAFETY: the mapping is page-aligned, holds `count` entries, and lives until after `unregister`, which
         // the driver calls before it drops its share.
         unsafe { submitter.register_buf_ring_with_flags(address, ring.count, GROUP, 0)? };
@@ -46,8 +46,8 @@ impl ReceiveRing {
         // A length of an entry has 32 bits, and no size at all would never receive anything.
         let size = size.clamp(512, 1 << 30);
         let count = count.clamp(2, 1 << 15).next_power_of_two();
-        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
-        let buffers = Mapping::new(usize::from(count) * size)?;
+        let entries = Pages::new(u64::from(count) * size_of::<BufRingEntry>() as u64)?;
+        let buffers = Pages::new(u64::from(count) * size as u64)?;
         let ring = Self { entries, buffers, count, size, tail: Cell::new(0), lent: Cell::new(0) };
         for buffer in 0..count {
             ring.provide(buffer);
@@ -81,7 +81,7 @@ impl ReceiveRing {
     /// Gives a buffer to the kernel.
     fn provide(&self, buffer: u16) {
         let tail = self.tail.get();
-        let base = self.entries.memory.as_ptr().cast::<BufRingEntry>();
+        let base = self.entries.as_ptr_mut().cast::<BufRingEntry>();
         // SAFETY: the index is below `count`, so the entry lies in the mapping, which is aligned and initialised. Only this
         // thread writes to it, and the kernel does not read the entry before the tail has moved beyond it.
         let entry = unsafe { &mut *base.add(usize::from(tail & (self.count - 1))) };
@@ -98,7 +98,7 @@ impl ReceiveRing {
 
     fn address(&self, buffer: u16) -> *mut u8 {
         // SAFETY: callers pass buffers below `count`, so this stays in the mapping.
-        unsafe { self.buffers.memory.as_ptr().add(usize::from(buffer) * self.size) }
+        unsafe { self.buffers.as_ptr_mut().add(usize::from(buffer) * self.size) }
     }
 }
 
@@ -131,32 +131,6 @@ impl std::fmt::Debug for RingChunk {
     }
 }
 
-/// Zeroed pages of our own; those never touched cost nothing.
-struct Mapping {
-    memory: NonNull<u8>,
-    length: usize,
-}
-
-impl Mapping {
-    fn new(length: usize) -> io::Result<Self> {
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new anonymous mapping touches no memory that is in use.
-        let memory = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, -1, 0) };
-        if memory == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { memory, length })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this length; its owner, the ring, is gone and so are all chunks.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.length) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,7 +147,7 @@ mod tests {
 
     /// The buffers given to the kernel since the ring was made, oldest first.
     fn provided(ring: &ReceiveRing) -> Vec<u16> {
-        let base = ring.entries.memory.as_ptr().cast::<BufRingEntry>();
+        let base = ring.entries.as_ptr_mut().cast::<BufRingEntry>();
         let place = |at: u16| usize::from(at & (ring.count - 1));
         // SAFETY: the entries lie in the mapping and only this thread writes to them.
         (ring.count..ring.tail.get()).map(|at| unsafe { (*base.add(place(at))).bid() }).collect()
