@@ -301,10 +301,10 @@ impl Table {
             (_, true) => *leaf = Leaf::Zero,
             _ => {}
         }
-        self.count(before, after);
         if was_zero {
             self.entries += u64::from(LEAF);
         }
+        self.count(before, after);
         if now_zero {
             self.entries -= u64::from(LEAF);
         }

@@ -54,6 +54,22 @@ fn zeroes_replace_a_cluster_and_whole_leaves_cost_nothing_more() {
     assert_eq!(map.run(65, 0, 16), Run { held: Held::Zero, count: 16 });
 }
 
+/// All entries of an all-zero leaf count at once; whichever of them goes first, the counts stay true.
+#[test]
+fn an_entry_of_an_all_zero_leaf_can_become_empty() {
+    for size in SIZES {
+        let map = map(size);
+        let blocks = u64::from(map.shape().blocks());
+        map.zero(0, u64::from(LEAF) * blocks, &mut Vec::new());
+        for cleared in 1..=LEAF {
+            map.clear(u64::from(cleared - 1) * blocks, blocks, &mut Vec::new());
+            let entries = u64::from(LEAF - cleared);
+            let segment = if entries == 0 { 0 } else { 16 + entries * map.shape().words() as u64 * 8 };
+            assert_eq!(map.checkpoint_bytes(), segment);
+        }
+    }
+}
+
 #[test]
 fn segments_rebuild_the_map() {
     for size in SIZES {
