@@ -126,12 +126,12 @@ impl Catalog {
             }
             None => self.insert(record.clone(), None),
         }
-        // The cut of a snapshot: what is open reads through its new chain from here on.
+        // A cut, a revert, a new size: what is open serves it from here on.
         if let Some(node) = self.lvols.get(&record.uuid)
             && let Some(volume) = node.volume.clone()
             && let Ok(chain) = self.chain(record.uuid)
         {
-            volume.set_chain(chain);
+            volume.update(record.size, chain);
         }
         Ok(())
     }

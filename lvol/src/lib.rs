@@ -3,7 +3,7 @@
 //! `docs/on-disk-format.md` tells what is on disk and what a crash at each step leaves. The modules, from the bytes up:
 //! `format` (no I/O), `map`, `allocator` and `ring` (memory only), `catalog` (what records change), `journal`, `flush`,
 //! `checkpoint` and `reclaim` (how changes reach the disk and space comes back), `recovery` (the way back), `volume`, `lvol`,
-//! `write`, `erase`, `chain` and `io` (the data path), `store` (the operations).
+//! `write`, `erase`, `chain` and `io` (the data path), `store` and `operations` (what can be asked for).
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod journal;
 mod locks;
 mod lvol;
 mod map;
+mod operations;
 mod reclaim;
 mod recovery;
 mod ring;

@@ -81,7 +81,9 @@ impl Volume {
         Rc::clone(&self.chain.borrow()[0])
     }
 
-    pub(crate) fn set_chain(&self, chain: Vec<Rc<Map>>) {
+    /// The lvol's record changed: what is served from now on.
+    pub(crate) fn update(&self, size: u64, chain: Vec<Rc<Map>>) {
+        self.size.set(size);
         *self.chain.borrow_mut() = chain;
     }
 

@@ -1,6 +1,7 @@
 //! The store as a whole, on simulated disks, on memory and on real files.
 
 mod basics;
+mod control;
 mod crash;
 mod damage;
 mod files;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block_device::{Range, Request, Slice, execute};
+use block_device::{BlockDevice, Range, Request, Slice, execute};
 use lvol::{CreateLvol, FormatOptions, Lvol, LvolKind, Store, StoreError};
 use reactor::Disk;
 use reactor::simulated::Random;
@@ -73,8 +73,10 @@ impl Model {
             83..=87 => self.flush(head).await,
             88..=90 => self.compare(head).await,
             91..=94 => self.snapshot(head).await,
-            95..=96 => self.delete().await,
-            97 => self.check_all().await,
+            95 => self.delete().await,
+            96 => self.clone_snapshot().await,
+            97 => self.revert(head).await,
+            98 => self.grow(head).await,
             _ => self.reopen().await,
         }
     }
@@ -100,9 +102,9 @@ impl Model {
     }
 
     /// A random range: often small, sometimes over several clusters, sometimes all of it.
-    fn range(&mut self, longest: u64) -> Range {
+    fn range(&mut self, head: Uuid, longest: u64) -> Range {
         let block = u64::from(self.plan.block_size);
-        let blocks = self.plan.lvol_size / block;
+        let blocks = self.reference.lvols[&head].content.len() as u64 / block;
         let most = match self.random.below(10) {
             0..=4 => 1,
             5..=7 => 24,
@@ -114,7 +116,7 @@ impl Model {
     }
 
     async fn write(&mut self, head: Uuid) {
-        let range = self.range(1 << 20);
+        let range = self.range(head, 1 << 20);
         let data = stamped(self.random.next_u64(), range.length as usize);
         let fua = self.random.chance(0.1);
         let request = Request::Write { offset: range.offset, data: data.clone(), fua };
@@ -123,21 +125,21 @@ impl Model {
     }
 
     async fn read(&mut self, head: Uuid) {
-        let range = self.range(1 << 20);
+        let range = self.range(head, 1 << 20);
         let found = read(&self.open[&head], range.offset, range.length).await.expect("read");
         let content = &self.reference.lvols[&head].content;
         assert!(found == content[range.offset as usize..range.end() as usize], "{head} differs in {range:?}");
     }
 
     async fn unmap(&mut self, head: Uuid) {
-        let ranges = [self.range(u64::MAX / 2), self.range(1 << 16)];
+        let ranges = [self.range(head, u64::MAX / 2), self.range(head, 1 << 16)];
         let request = Request::Unmap { ranges: ranges.into_iter().collect() };
         execute(&*self.open[&head], request).await.expect("unmapped");
         ranges.into_iter().for_each(|range| self.reference.zero(head, range));
     }
 
     async fn write_zeroes(&mut self, head: Uuid) {
-        let range = self.range(u64::MAX / 2);
+        let range = self.range(head, u64::MAX / 2);
         let (unmap, fua) = (self.random.chance(0.5), self.random.chance(0.2));
         execute(&*self.open[&head], Request::WriteZeroes { range, unmap, fua }).await.expect("zeroed");
         self.reference.zero(head, range);
@@ -148,7 +150,7 @@ impl Model {
     }
 
     async fn compare(&mut self, head: Uuid) {
-        let range = self.range(1 << 16);
+        let range = self.range(head, 1 << 16);
         let content = &self.reference.lvols[&head].content[range.offset as usize..range.end() as usize];
         let data = Slice::from(content);
         execute(&*self.open[&head], Request::Compare { offset: range.offset, data }).await.expect("equal");
@@ -164,6 +166,39 @@ impl Model {
         assert_eq!(self.store().snapshot(head, &spec).await.expect("the same again"), first, "I30");
         self.reference.snapshot(head, spec.uuid);
         self.reopen_lvol(spec.uuid);
+    }
+
+    async fn clone_snapshot(&mut self) {
+        let snapshots = self.reference.snapshots();
+        if snapshots.is_empty() || self.reference.heads().len() > 3 {
+            return;
+        }
+        let snapshot = snapshots[self.random.index(snapshots.len())];
+        let uuid = self.new_id();
+        let (block_size, name) = (self.plan.block_size, uuid.to_string());
+        let size = self.reference.lvols[&snapshot].content.len() as u64 + u64::from(block_size) * self.random.below(20);
+        let spec = CreateLvol { uuid, name, size, block_size, attributes: BTreeMap::new() };
+        let first = self.store().clone_snapshot(snapshot, &spec).await.expect("cloned");
+        assert_eq!(self.store().clone_snapshot(snapshot, &spec).await.expect("the same again"), first, "I30");
+        self.reference.clone_snapshot(snapshot, uuid, size);
+        self.reopen_lvol(uuid);
+    }
+
+    async fn revert(&mut self, head: Uuid) {
+        let ancestors = self.reference.ancestors(head);
+        let Some(snapshot) = ancestors.get(self.random.index(ancestors.len())) else { return };
+        self.store().revert(head, *snapshot).await.expect("reverted");
+        self.reference.revert(head, *snapshot);
+    }
+
+    async fn grow(&mut self, head: Uuid) {
+        let block = u64::from(self.plan.block_size);
+        let size = self.reference.lvols[&head].content.len() as u64;
+        let larger = size + block * self.random.below(30);
+        self.store().grow(head, larger).await.expect("grown");
+        assert_eq!(self.open[&head].geometry().size(), larger);
+        assert!(matches!(self.store().grow(head, larger - block).await, Err(StoreError::Invalid { .. })));
+        self.reference.grow(head, larger);
     }
 
     async fn delete(&mut self) {

@@ -40,6 +40,31 @@ impl Reference {
         self.lvols.insert(snapshot, copy);
     }
 
+    pub(crate) fn clone_snapshot(&mut self, snapshot: Uuid, id: Uuid, size: u64) {
+        let mut content = self.lvols[&snapshot].content.clone();
+        content.resize(size as usize, 0);
+        self.lvols.insert(id, ReferenceLvol { content, snapshot: false, parent: Some(snapshot) });
+    }
+
+    pub(crate) fn revert(&mut self, head: Uuid, snapshot: Uuid) {
+        let mut content = self.lvols[&snapshot].content.clone();
+        content.resize(self.lvols[&head].content.len(), 0);
+        self.lvols.insert(head, ReferenceLvol { content, snapshot: false, parent: Some(snapshot) });
+    }
+
+    pub(crate) fn grow(&mut self, id: Uuid, size: u64) {
+        self.lvols.get_mut(&id).expect("known to the caller").content.resize(size as usize, 0);
+    }
+
+    pub(crate) fn snapshots(&self) -> Vec<Uuid> {
+        self.lvols.iter().filter(|(_, lvol)| lvol.snapshot).map(|(id, _)| *id).collect()
+    }
+
+    /// The snapshots that an lvol reads through.
+    pub(crate) fn ancestors(&self, id: Uuid) -> Vec<Uuid> {
+        std::iter::successors(self.lvols[&id].parent, |id| self.lvols[id].parent).collect()
+    }
+
     /// Says whether it could be deleted.
     pub(crate) fn delete(&mut self, id: Uuid) -> bool {
         let has_child = self.lvols.values().any(|lvol| lvol.parent == Some(id));

@@ -1,0 +1,372 @@
+//! What can be done with lvols: each operation is one batch of the journal, so it happens as a whole or not at all (I26).
+//!
+//! Operations run one after the other, in tasks of their own: whoever asked for one may stop waiting, but it goes on to
+//! its end. Otherwise one that is dropped half way would hold the writes of its lvol for good.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+
+use block_device::{BlockDevice, Geometry};
+use reactor::spawn;
+use uuid::Uuid;
+
+use crate::catalog::MAX_CHAIN;
+use crate::error::StoreError;
+use crate::format::record::{Damage, LvolRecord, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Record};
+use crate::info::{CreateLvol, LvolInfo, LvolKind, LvolState, SnapshotSpec};
+use crate::lvol::Lvol;
+use crate::store::{Store, check_name, milliseconds_now};
+use crate::volume::Volume;
+
+impl Store {
+    /// Makes an lvol, thin: it takes no space until it is written. The same request again finds the same lvol (I30).
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the UUID is taken by an lvol of another name, size or block size.
+    pub async fn create(&self, spec: &CreateLvol) -> Result<LvolInfo, StoreError> {
+        let (store, spec) = (self.clone(), spec.clone());
+        to_the_end(async move { store.create_under(None, &spec).await }).await
+    }
+
+    /// Makes a head that reads through a snapshot: it begins with the snapshot's content, and takes no space until it is
+    /// written. Its size is the snapshot's or larger. A snapshot can have any number of clones.
+    ///
+    /// # Errors
+    /// As for [`Store::create`]; also when `snapshot` is a head.
+    pub async fn clone_snapshot(&self, snapshot: Uuid, spec: &CreateLvol) -> Result<LvolInfo, StoreError> {
+        let (store, spec) = (self.clone(), spec.clone());
+        to_the_end(async move { store.create_under(Some(snapshot), &spec).await }).await
+    }
+
+    /// Takes a snapshot of a head: the snapshot gets all blocks that the head had, the head keeps its UUID and reads through it.
+    ///
+    /// Writes that were answered before the call are in the snapshot, writes submitted after it returns are not (I24).
+    /// Writes of this head wait for those in flight and for one write of the journal; the time does not depend on
+    /// the size of anything. Durable when it returns, with its content.
+    pub async fn snapshot(&self, head: Uuid, spec: &SnapshotSpec) -> Result<LvolInfo, StoreError> {
+        let (store, spec) = (self.clone(), spec.clone());
+        to_the_end(async move { store.take_snapshot(head, &spec).await }).await
+    }
+
+    /// Makes a head read as one of the snapshots that it reads through did: what was written since is dropped. The
+    /// snapshots in between stay.
+    ///
+    /// Done again it drops what was written since the first time as well: it is for whoever knows that nothing was.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when the head does not read through that snapshot.
+    pub async fn revert(&self, head: Uuid, snapshot: Uuid) -> Result<LvolInfo, StoreError> {
+        let store = self.clone();
+        to_the_end(async move { store.revert_to(head, snapshot).await }).await
+    }
+
+    /// Deletes an lvol that nobody reads through, and frees its space. One that is not there is deleted already.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] for a snapshot with children.
+    pub async fn delete(&self, id: Uuid) -> Result<(), StoreError> {
+        let store = self.clone();
+        to_the_end(async move { store.remove(id).await }).await
+    }
+
+    /// Makes a head larger; durable when it returns (I39). What is new reads as zeroes. A size that it has already is
+    /// fine (I30). Writes wait as they do for [`Store::snapshot`].
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a smaller size: nothing is ever cut off.
+    pub async fn grow(&self, id: Uuid, size: u64) -> Result<LvolInfo, StoreError> {
+        let store = self.clone();
+        to_the_end(async move { store.grow_to(id, size).await }).await
+    }
+
+    /// Gives an lvol another label.
+    pub async fn rename(&self, id: Uuid, name: &str) -> Result<LvolInfo, StoreError> {
+        check_name(name)?;
+        let (store, name) = (self.clone(), name.to_owned());
+        to_the_end(async move {
+            store
+                .change_record(id, |record| {
+                    record.name = name;
+                    Ok(())
+                })
+                .await
+        })
+        .await
+    }
+
+    /// Sets attributes (or removes those given as `None`), all at once; durable when it returns.
+    pub async fn set_attributes(&self, id: Uuid, changes: &[(String, Option<Vec<u8>>)]) -> Result<(), StoreError> {
+        let (store, changes) = (self.clone(), changes.to_vec());
+        let change = move |record: &mut LvolRecord| {
+            for (key, value) in changes {
+                match value {
+                    Some(value) => record.attributes.insert(key, value),
+                    None => record.attributes.remove(&key),
+                };
+            }
+            check_attributes(&record.attributes)
+        };
+        to_the_end(async move { store.change_record(id, change).await.map(drop) }).await
+    }
+
+    async fn create_under(&self, parent: Option<Uuid>, spec: &CreateLvol) -> Result<LvolInfo, StoreError> {
+        check_spec(&spec.name, &spec.attributes, spec.uuid)?;
+        check_size(spec.size, spec.block_size, self.core.layout.cluster_size)?;
+        let _one = self.core.control.lock().await;
+        if let Some(found) = self.lvol_info(spec.uuid) {
+            let of_parent = parent.is_none_or(|parent| self.descends(spec.uuid, parent));
+            let differences = [
+                (found.kind == LvolKind::Snapshot).then(|| "it is a snapshot".to_owned()),
+                (!of_parent).then(|| "it does not read through that snapshot".to_owned()),
+                difference("name", &found.name, &spec.name),
+                difference("size", &found.size, &spec.size),
+                difference("block size", &found.block_size, &spec.block_size),
+            ];
+            return same_or_conflict(found, differences);
+        }
+        if let Some(parent) = parent {
+            self.check_parent(parent, spec)?;
+        }
+        let record = LvolRecord {
+            uuid: spec.uuid,
+            parent,
+            size: spec.size,
+            block_size: spec.block_size,
+            snapshot: false,
+            damage: Damage::default(),
+            created_at: milliseconds_now(),
+            map: self.new_map()?,
+            name: spec.name.clone(),
+            attributes: spec.attributes.clone(),
+        };
+        self.core.commit(vec![Record::LvolPut(Box::new(record))]).await?;
+        self.core.flush().await?;
+        self.expect_info(spec.uuid)
+    }
+
+    fn check_parent(&self, parent: Uuid, spec: &CreateLvol) -> Result<(), StoreError> {
+        let found = self.open_lvol(parent)?;
+        let geometry = found.geometry();
+        if !geometry.read_only {
+            return Err(StoreError::invalid(format!("{parent} is no snapshot")));
+        }
+        if spec.size < geometry.size() || spec.block_size != geometry.block_size {
+            return Err(StoreError::invalid(format!(
+                "a clone has the block size of its snapshot, {}, and at least its size, {}",
+                geometry.block_size,
+                geometry.size()
+            )));
+        }
+        check_depth(&found, parent)
+    }
+
+    async fn take_snapshot(&self, head: Uuid, spec: &SnapshotSpec) -> Result<LvolInfo, StoreError> {
+        check_spec(&spec.name, &spec.attributes, spec.uuid)?;
+        let _one = self.core.control.lock().await;
+        if let Some(found) = self.lvol_info(spec.uuid) {
+            let differences = [
+                (found.kind == LvolKind::Head).then(|| "it is a head".to_owned()),
+                difference("name", &found.name, &spec.name),
+                (!self.descends(head, spec.uuid)).then(|| format!("it is no snapshot of {head}")),
+            ];
+            return same_or_conflict(found, differences);
+        }
+        let lvol = self.open_head(head)?;
+        check_depth(&lvol, head)?;
+        // Most of what has to become durable does so before writes are held.
+        self.core.flush().await?;
+        let old = self.record(head)?;
+        let snapshot = LvolRecord {
+            uuid: spec.uuid,
+            snapshot: true,
+            created_at: milliseconds_now(),
+            name: spec.name.clone(),
+            attributes: spec.attributes.clone(),
+            ..old.clone()
+        };
+        let new = LvolRecord { parent: Some(spec.uuid), map: self.new_map()?, ..old };
+        let cut = vec![Record::LvolPut(Box::new(snapshot)), Record::LvolPut(Box::new(new))];
+        self.commit_between_writes(&lvol, cut).await?;
+        self.core.flush().await?;
+        self.expect_info(spec.uuid)
+    }
+
+    async fn revert_to(&self, head: Uuid, snapshot: Uuid) -> Result<LvolInfo, StoreError> {
+        let _one = self.core.control.lock().await;
+        if !self.descends(head, snapshot) {
+            return Err(StoreError::invalid(format!("{head} does not read through {snapshot}")));
+        }
+        let lvol = self.open_head(head)?;
+        let old = self.record(head)?;
+        let dropped = old.map;
+        let new = LvolRecord { parent: Some(snapshot), map: self.new_map()?, ..old };
+        let records = vec![Record::LvolPut(Box::new(new)), Record::MapDrop { map: dropped }];
+        self.commit_between_writes(&lvol, records).await?;
+        self.core.flush().await?;
+        self.expect_info(head)
+    }
+
+    async fn grow_to(&self, id: Uuid, size: u64) -> Result<LvolInfo, StoreError> {
+        let _one = self.core.control.lock().await;
+        let lvol = self.open_head(id)?;
+        let old = self.record(id)?;
+        check_size(size, old.block_size, self.core.layout.cluster_size)?;
+        if size < old.size {
+            return Err(StoreError::invalid(format!("{id} has {} bytes and cannot have {size}", old.size)));
+        }
+        // What erases the end of an lvol erases the rest of the last cluster too: nothing may be there yet.
+        let record = LvolRecord { size, ..old };
+        self.commit_between_writes(&lvol, vec![Record::LvolPut(Box::new(record))]).await?;
+        self.core.flush().await?;
+        self.expect_info(id)
+    }
+
+    async fn remove(&self, id: Uuid) -> Result<(), StoreError> {
+        let _one = self.core.control.lock().await;
+        let (map, volume) = {
+            let catalog = self.core.catalog.borrow();
+            let Some(node) = catalog.lvols.get(&id) else { return Ok(()) };
+            if let Some(needed_by) = catalog.child(id) {
+                return Err(StoreError::InUse { uuid: id, needed_by });
+            }
+            (node.record.map, node.volume.clone())
+        };
+        self.core.check_running()?;
+        if let Some(volume) = &volume {
+            // No write may land in a cluster that is another lvol's by then.
+            volume.hold().await;
+        }
+        let result = self.core.commit(vec![Record::LvolRemove { uuid: id }, Record::MapDrop { map }]).await;
+        if result.is_err()
+            && let Some(volume) = &volume
+        {
+            self.release(volume);
+        }
+        result?;
+        self.core.flush().await
+    }
+
+    /// Changes an lvol's record, durably.
+    async fn change_record(
+        &self,
+        id: Uuid,
+        change: impl FnOnce(&mut LvolRecord) -> Result<(), StoreError>,
+    ) -> Result<LvolInfo, StoreError> {
+        let _one = self.core.control.lock().await;
+        let mut record = self.record(id)?;
+        change(&mut record)?;
+        self.core.commit(vec![Record::LvolPut(Box::new(record))]).await?;
+        self.core.flush().await?;
+        self.expect_info(id)
+    }
+
+    /// Commits while no write of the lvol is under way.
+    async fn commit_between_writes(&self, lvol: &Lvol, records: Vec<Record>) -> Result<(), StoreError> {
+        lvol.volume().hold().await;
+        let result = self.core.commit(records).await;
+        self.release(lvol.volume());
+        result
+    }
+
+    /// Lets writes that were held go on.
+    fn release(&self, volume: &Rc<Volume>) {
+        let lvol = Lvol::new(Rc::clone(&self.core), Rc::clone(volume));
+        for (request, reply) in volume.release() {
+            lvol.submit(request, reply);
+        }
+    }
+
+    fn open_head(&self, id: Uuid) -> Result<Rc<Lvol>, StoreError> {
+        let lvol = self.open_lvol(id)?;
+        match lvol.geometry().read_only {
+            true => Err(StoreError::invalid(format!("{id} is a snapshot"))),
+            false => Ok(lvol),
+        }
+    }
+
+    /// The record of an lvol that is not damaged.
+    fn record(&self, id: Uuid) -> Result<LvolRecord, StoreError> {
+        let catalog = self.core.catalog.borrow();
+        if let Some(reason) = catalog.damage(id) {
+            return Err(StoreError::LvolDamaged { uuid: id, reason });
+        }
+        Ok(catalog.lvols.get(&id).ok_or(StoreError::NotFound { uuid: id })?.record.clone())
+    }
+
+    /// A map id that was never used, if there is room for one more lvol.
+    fn new_map(&self) -> Result<u32, StoreError> {
+        let catalog = self.core.catalog.borrow();
+        if !catalog.has_metadata_room(0) || catalog.next_map == u32::MAX {
+            return Err(StoreError::NoSpace { detail: "there is no room for the metadata of another lvol" });
+        }
+        Ok(catalog.next_map)
+    }
+
+    /// Whether an lvol reads through `ancestor`.
+    fn descends(&self, id: Uuid, ancestor: Uuid) -> bool {
+        let catalog = self.core.catalog.borrow();
+        let parent = |id: &Uuid| catalog.lvols.get(id).and_then(|node| node.record.parent);
+        std::iter::successors(parent(&id), parent).take(MAX_CHAIN).any(|at| at == ancestor)
+    }
+
+    fn expect_info(&self, id: Uuid) -> Result<LvolInfo, StoreError> {
+        self.lvol_info(id).ok_or(StoreError::NotFound { uuid: id })
+    }
+}
+
+/// Runs an operation in a task of its own: it goes on also when nobody waits for it any more.
+pub(crate) async fn to_the_end<T: 'static>(
+    operation: impl Future<Output = Result<T, StoreError>> + 'static,
+) -> Result<T, StoreError> {
+    spawn(operation).await.unwrap_or(Err(StoreError::Closed))
+}
+
+fn difference<T: PartialEq + std::fmt::Display>(what: &str, is: &T, asked: &T) -> Option<String> {
+    (is != asked).then(|| format!("{what} is {is}, not {asked}"))
+}
+
+fn same_or_conflict<const N: usize>(found: LvolInfo, differences: [Option<String>; N]) -> Result<LvolInfo, StoreError> {
+    if let LvolState::Damaged { reason } = found.state {
+        return Err(StoreError::LvolDamaged { uuid: found.uuid, reason });
+    }
+    let differences: Vec<String> = differences.into_iter().flatten().collect();
+    match differences.is_empty() {
+        true => Ok(found),
+        false => Err(StoreError::Conflict { uuid: found.uuid, differences }),
+    }
+}
+
+fn check_spec(name: &str, attributes: &BTreeMap<String, Vec<u8>>, uuid: Uuid) -> Result<(), StoreError> {
+    if uuid.is_nil() {
+        return Err(StoreError::invalid("the nil UUID names nothing"));
+    }
+    check_name(name)?;
+    check_attributes(attributes)
+}
+
+fn check_size(size: u64, block_size: u32, cluster_size: u32) -> Result<(), StoreError> {
+    Geometry::new(size, block_size).map_err(|error| StoreError::invalid(error.to_string()))?;
+    match size.div_ceil(u64::from(cluster_size)) > u64::from(u32::MAX) {
+        true => Err(StoreError::invalid("the size is beyond what one lvol can have with this cluster size")),
+        false => Ok(()),
+    }
+}
+
+fn check_depth(lvol: &Lvol, id: Uuid) -> Result<(), StoreError> {
+    match lvol.volume().with_chain(<[_]>::len) >= MAX_CHAIN {
+        true => Err(StoreError::invalid(format!("the chain of {id} is at its longest, {MAX_CHAIN}"))),
+        false => Ok(()),
+    }
+}
+
+fn check_attributes(attributes: &BTreeMap<String, Vec<u8>>) -> Result<(), StoreError> {
+    let bytes: usize = attributes.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > MAX_ATTRIBUTE_BYTES || attributes.len() > MAX_ATTRIBUTES {
+        return Err(StoreError::invalid(format!(
+            "at most {MAX_ATTRIBUTES} attributes of {MAX_ATTRIBUTE_BYTES} bytes together, not {} of {bytes}",
+            attributes.len()
+        )));
+    }
+    Ok(())
+}
