@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::allocator::Allocator;
 use crate::format::BLOCK;
 use crate::format::layout::{Layout, with_page_headers};
+use crate::format::page::Segment;
 use crate::format::record::{Damage, LvolRecord, Record};
 use crate::map::{Inconsistent, Map, Shape};
 use crate::volume::Volume;
@@ -23,6 +24,8 @@ pub(crate) struct Node {
     pub(crate) damage: Option<String>,
     /// Its side of the data path, once it was opened.
     pub(crate) volume: Option<Rc<Volume>>,
+    /// Why its deletion did not go on, the last time.
+    pub(crate) trouble: Option<String>,
 }
 
 /// All lvols of a store.
@@ -84,7 +87,23 @@ impl Catalog {
                 }
                 Ok(())
             }
+            Record::MapMerge { from, to, segment } => self.merge(*from, *to, segment, freed),
         }
+    }
+
+    /// What moved has an owner before and after; what is free by it was in one of the two maps and is in neither now.
+    fn merge(&self, from: u32, to: u32, segment: &Segment, freed: &mut Vec<u64>) -> Result<(), Inconsistent> {
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        if let Some(to) = self.maps.get(&to) {
+            to.check_merge(segment, |cluster| self.layout.is_data(cluster))?;
+            to.merge(segment, &mut before, &mut after);
+        }
+        if let Some(from) = self.maps.get(&from) {
+            from.give_up(segment, &mut before);
+        }
+        after.sort_unstable();
+        freed.extend(before.into_iter().filter(|cluster| after.binary_search(cluster).is_err()));
+        Ok(())
     }
 
     /// A map may be unknown only when replay meets records of one that was dropped before the checkpoint was done:
@@ -119,25 +138,55 @@ impl Catalog {
             return Err(Inconsistent("an lvol is larger than a map can be"));
         }
         self.add_map(record.map);
+        let mut moved = false;
         match self.lvols.get_mut(&record.uuid) {
             Some(node) => {
+                moved = node.record.parent != record.parent || node.record.map != record.map;
                 node.record = record.clone();
                 node.damage = None;
             }
             None => self.insert(record.clone(), None),
         }
-        // A cut, a revert, a new size: what is open serves it from here on.
-        if let Some(node) = self.lvols.get(&record.uuid)
-            && let Some(volume) = node.volume.clone()
-            && let Ok(chain) = self.chain(record.uuid)
-        {
-            volume.update(record.size, chain);
+        let node = self.lvols.get(&record.uuid);
+        if let Some(volume) = node.and_then(|node| node.volume.as_ref()) {
+            volume.set_size(record.size);
+            volume.set_deleted(record.deletion.is_some());
+        }
+        if moved {
+            self.renew_chains(record.uuid);
         }
         Ok(())
     }
 
+    /// After a snapshot, a merge or a revert: what is open and reads through this lvol has a new chain from here on.
+    fn renew_chains(&self, changed: Uuid) {
+        let has_children = self.child(changed).is_some();
+        for (&uuid, node) in &self.lvols {
+            let Some(volume) = &node.volume else { continue };
+            if (uuid == changed || has_children && self.descends(uuid, changed))
+                && let Ok(chain) = self.chain(uuid)
+            {
+                volume.set_chain(chain);
+            }
+        }
+    }
+
+    /// Whether an lvol reads through `ancestor`.
+    pub(crate) fn descends(&self, uuid: Uuid, ancestor: Uuid) -> bool {
+        let parent = |uuid: &Uuid| self.lvols.get(uuid).and_then(|node| node.record.parent);
+        std::iter::successors(parent(&uuid), parent).take(MAX_CHAIN).any(|at| at == ancestor)
+    }
+
+    /// How many ancestors, from the parent on, are to be deleted.
+    pub(crate) fn doomed_parents(&self, uuid: Uuid) -> usize {
+        let parent = |node: &&Node| node.record.parent.and_then(|parent| self.lvols.get(&parent));
+        let node = self.lvols.get(&uuid);
+        let ancestors = std::iter::successors(node.and_then(|node| parent(&node)), parent);
+        ancestors.take(MAX_CHAIN - 1).take_while(|node| node.record.deletion.is_some()).count()
+    }
+
     pub(crate) fn insert(&mut self, record: LvolRecord, damage: Option<String>) {
-        self.lvols.insert(record.uuid, Node { record, damage, volume: None });
+        self.lvols.insert(record.uuid, Node { record, damage, volume: None, trouble: None });
     }
 
     /// The map of this id, made if there is none.

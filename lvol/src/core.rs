@@ -7,6 +7,7 @@ use reactor::{Buffer, Disk, DiskReply, DiskSink};
 
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoints;
+use crate::deletion::Merges;
 use crate::error::StoreError;
 use crate::flush::Flushes;
 use crate::format::layout::Layout;
@@ -25,6 +26,7 @@ pub(crate) struct Core {
     pub(crate) flushes: Flushes,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) reclaim: Reclaim,
+    pub(crate) merges: Merges,
     pub(crate) io: Rc<Io>,
     /// What disk operations of the data path complete into: `io`.
     pub(crate) disk_reply: DiskReply,
@@ -57,6 +59,7 @@ impl Core {
             flushes: Flushes::default(),
             checkpoints: Checkpoints::default(),
             reclaim: Reclaim::default(),
+            merges: Merges::default(),
             disk_reply: DiskReply::new(Rc::clone(&io) as Rc<dyn DiskSink>),
             io,
             superblock: RefCell::new(superblock),
@@ -87,6 +90,7 @@ impl Core {
     /// Ends all use of the store.
     pub(crate) fn close(&self) {
         self.closed.set(true);
+        self.merges.end();
     }
 
     /// The first failure of a metadata write or a sync, if there was one.
@@ -101,6 +105,7 @@ impl Core {
         if failure.is_none() {
             tracing::error!(store = %self.superblock.borrow().uuid, detail, "the store stopped writing");
             *failure = Some(detail.to_owned());
+            self.merges.end();
         }
     }
 

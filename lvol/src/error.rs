@@ -65,13 +65,11 @@ pub enum StoreError {
         /// Each difference in words.
         differences: Vec<String>,
     },
-    /// Others need it.
-    #[error("lvol {uuid} is needed by {needed_by}")]
-    InUse {
+    /// It is to be deleted, and only waits for those that read through it or have it open.
+    #[error("lvol {uuid} is being deleted")]
+    Deleting {
         /// The lvol.
         uuid: Uuid,
-        /// A child of it.
-        needed_by: Uuid,
     },
     /// This lvol is damaged; the store and the other lvols are not affected (I28).
     #[error("lvol {uuid} is damaged: {reason}")]
@@ -114,7 +112,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
             StoreError::NoSpace { .. } => ErrorKind::NoSpace,
-            StoreError::Closed | StoreError::NotFound { .. } => ErrorKind::Unavailable,
+            StoreError::Closed | StoreError::NotFound { .. } | StoreError::Deleting { .. } => ErrorKind::Unavailable,
             StoreError::Invalid { .. } => ErrorKind::InvalidField,
             StoreError::LvolDamaged { .. } => ErrorKind::ReadFailed,
             _ => ErrorKind::WriteFailed,

@@ -1,11 +1,16 @@
 //! What an lvol holds of its own, as extents.
 
+use std::rc::Rc;
+
+use crate::chain::find;
 use crate::format::BLOCK;
 use crate::info::{Extent, ExtentKind};
 use crate::map::{Held, Map};
 
-/// Up to `max` extents of a map, in order, from byte `from` on, none beyond `size`.
-pub(crate) fn own_extents(map: &Map, size: u64, from: u64, max: usize) -> Vec<Extent> {
+/// Up to `max` extents of an lvol, in order, from byte `from` on, none beyond `size`: of its own map, which is the first, and
+/// of those that are on their way into it.
+pub(crate) fn own_extents(maps: &[Rc<Map>], size: u64, from: u64, max: usize) -> Vec<Extent> {
+    let Some(map) = maps.first() else { return Vec::new() };
     let blocks = map.shape().blocks();
     let mut extents: Vec<Extent> = Vec::new();
     let mut at = from / BLOCK;
@@ -13,15 +18,15 @@ pub(crate) fn own_extents(map: &Map, size: u64, from: u64, max: usize) -> Vec<Ex
     while at < end {
         // An lvol has at most 2^32 clusters.
         let index = (at / u64::from(blocks)) as u32;
-        let Some(used) = map.next_used(index) else { break };
+        let Some(used) = maps.iter().filter_map(|map| map.next_used(index)).min() else { break };
         at = at.max(u64::from(used) * u64::from(blocks));
         if at >= end {
             break;
         }
         let first = (at % u64::from(blocks)) as u32;
-        let run = map.run(used, first, blocks - first);
-        let count = u64::from(run.count).min(end - at);
-        let kind = match run.held {
+        let (held, count) = find(maps, used, first, blocks - first);
+        let count = u64::from(count).min(end - at);
+        let kind = match held {
             Held::Nothing => None,
             Held::Zero => Some(ExtentKind::Zero),
             Held::Data(_) => Some(ExtentKind::Data),
@@ -48,18 +53,32 @@ mod tests {
 
     #[test]
     fn extents_join_across_clusters_and_end_with_the_lvol() {
-        let map = Map::new(1, Shape::new(64 << 10));
+        let map = Rc::new(Map::new(1, Shape::new(64 << 10)));
         let mut freed = Vec::new();
         map.set(0, 100, 8, 8, &mut freed);
         map.set(1, 300, 0, 4, &mut freed);
         map.zero(64 * 16, 64 * 16, &mut freed);
         let size = 100 * 65536 + 512;
+        let maps = [map];
         let data = Extent { offset: 8 * 4096, length: 12 * 4096, kind: ExtentKind::Data };
         let zero = Extent { offset: 64 * 65536, length: 36 * 65536 + 512, kind: ExtentKind::Zero };
-        assert_eq!(own_extents(&map, size, 0, 10), [data, zero]);
-        assert_eq!(own_extents(&map, size, 0, 1), [data]);
+        assert_eq!(own_extents(&maps, size, 0, 10), [data, zero]);
+        assert_eq!(own_extents(&maps, size, 0, 1), [data]);
         let rest = Extent { offset: 65536, length: 4 * 4096, kind: ExtentKind::Data };
-        assert_eq!(own_extents(&map, size, 65536, 10), [rest, zero]);
-        assert_eq!(own_extents(&map, size, size, 10), []);
+        assert_eq!(own_extents(&maps, size, 65536, 10), [rest, zero]);
+        assert_eq!(own_extents(&maps, size, size, 10), []);
+    }
+
+    #[test]
+    fn what_is_on_its_way_into_an_lvol_counts_as_its_own() {
+        let [own, coming] = [1, 2].map(|id| Rc::new(Map::new(id, Shape::new(64 << 10))));
+        let mut freed = Vec::new();
+        own.set(1, 300, 4, 4, &mut freed);
+        coming.set(0, 100, 15, 1, &mut freed);
+        coming.set(1, 101, 0, 5, &mut freed);
+        coming.zero(2 * 16, 16, &mut freed);
+        let data = Extent { offset: 15 * 4096, length: 9 * 4096, kind: ExtentKind::Data };
+        let zero = Extent { offset: 2 * 65536, length: 65536, kind: ExtentKind::Zero };
+        assert_eq!(own_extents(&[own, coming], 1 << 20, 0, 10), [data, zero]);
     }
 }

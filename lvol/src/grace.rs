@@ -12,6 +12,8 @@ pub(crate) struct Grace {
     current: Cell<usize>,
     counts: [Cell<u64>; 2],
     waker: RefCell<Option<Waker>>,
+    /// Passes are one after the other.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// One I/O's place in its group: to be given back.
@@ -38,8 +40,9 @@ impl Grace {
         }
     }
 
-    /// Waits until all I/O that is in flight now is over. One caller at a time.
+    /// Waits until all I/O that is in flight now is over.
     pub(crate) async fn pass(&self) {
+        let _turn = self.turn.lock().await;
         let old = self.current.get();
         debug_assert_eq!(self.counts[1 - old].get(), 0, "the last pass waited for it");
         self.current.set(1 - old);

@@ -103,6 +103,31 @@ pub struct LvolInfo {
     pub attributes: BTreeMap<String, Vec<u8>>,
     /// Whether it can be used.
     pub state: LvolState,
+    /// How far its deletion is, if it was asked for while others read through it: it cannot be opened any more.
+    pub deletion: Option<Deletion>,
+}
+
+/// How far the deletion of a snapshot is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// Its blocks are on their way into its child; [`LvolInfo::used_bytes`] tells how much is left. It cannot be cancelled
+    /// any more.
+    pub merging: bool,
+    /// What it waits for.
+    pub waits_for: Option<WaitsFor>,
+    /// What went wrong at the last attempt; there will be another.
+    pub error: Option<String>,
+}
+
+/// Why a snapshot that is to be deleted is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// Several lvols read through it: it goes when it is one at most.
+    Children,
+    /// Someone has it open.
+    Users,
+    /// Its child, or an ancestor, is damaged.
+    Repair,
 }
 
 /// An lvol to create.

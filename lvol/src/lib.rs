@@ -3,7 +3,8 @@
 //! `docs/on-disk-format.md` tells what is on disk and what a crash at each step leaves. The modules, from the bytes up:
 //! `format` (no I/O), `map`, `allocator` and `ring` (memory only), `catalog` (what records change), `journal`, `flush`,
 //! `checkpoint` and `reclaim` (how changes reach the disk and space comes back), `recovery` (the way back), `volume`, `lvol`,
-//! `write`, `erase`, `chain` and `io` (the data path), `store` and `operations` (what can be asked for).
+//! `write`, `erase`, `chain` and `io` (the data path), `store` and `operations` (what can be asked for), `merge` and `deletion`
+//! (what becomes of snapshots that others read through).
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ mod catalog;
 mod chain;
 mod checkpoint;
 mod core;
+mod deletion;
 mod erase;
 mod error;
 mod extents;
@@ -24,6 +26,7 @@ mod journal;
 mod locks;
 mod lvol;
 mod map;
+mod merge;
 mod operations;
 mod reclaim;
 mod recovery;
@@ -34,7 +37,8 @@ mod write;
 
 pub use crate::error::StoreError;
 pub use crate::info::{
-    CreateLvol, Extent, ExtentKind, FormatOptions, LvolInfo, LvolKind, LvolState, SnapshotSpec, StoreInfo,
+    CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, LvolInfo, LvolKind, LvolState, SnapshotSpec, StoreInfo,
+    WaitsFor,
 };
 pub use crate::lvol::Lvol;
 pub use crate::store::Store;

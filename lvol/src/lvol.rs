@@ -119,7 +119,7 @@ impl Lvol {
             // A batch that failed may be on disk all the same, and take these blocks away at the next open.
             return Some((data, reply));
         }
-        if self.merges() {
+        if self.merges() || self.volume.is_moving(&self.clusters(offset, data.len() as u64)) {
             return Some((data, reply));
         }
         let Some(pieces) = self.held_pieces(offset, data.len() as u64) else { return Some((data, reply)) };
@@ -206,6 +206,14 @@ impl Lvol {
             return Err(ErrorKind::Unavailable.into());
         }
         self.geometry().check(request)
+    }
+}
+
+impl Drop for Lvol {
+    fn drop(&mut self) {
+        if self.volume.is_deleted() {
+            self.core.merges.wake();
+        }
     }
 }
 

@@ -17,7 +17,6 @@ use crate::format::record::{Damage, LvolRecord, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBU
 use crate::info::{CreateLvol, LvolInfo, LvolKind, LvolState, SnapshotSpec};
 use crate::lvol::Lvol;
 use crate::store::{Store, check_name, milliseconds_now};
-use crate::volume::Volume;
 
 impl Store {
     /// Makes an lvol, thin: it takes no space until it is written. The same request again finds the same lvol (I30).
@@ -59,15 +58,6 @@ impl Store {
     pub async fn revert(&self, head: Uuid, snapshot: Uuid) -> Result<LvolInfo, StoreError> {
         let store = self.clone();
         to_the_end(async move { store.revert_to(head, snapshot).await }).await
-    }
-
-    /// Deletes an lvol that nobody reads through, and frees its space. One that is not there is deleted already.
-    ///
-    /// # Errors
-    /// [`StoreError::InUse`] for a snapshot with children.
-    pub async fn delete(&self, id: Uuid) -> Result<(), StoreError> {
-        let store = self.clone();
-        to_the_end(async move { store.remove(id).await }).await
     }
 
     /// Makes a head larger; durable when it returns (I39). What is new reads as zeroes. A size that it has already is
@@ -135,6 +125,7 @@ impl Store {
             block_size: spec.block_size,
             snapshot: false,
             damage: Damage::default(),
+            deletion: None,
             created_at: milliseconds_now(),
             map: self.new_map()?,
             name: spec.name.clone(),
@@ -168,6 +159,7 @@ impl Store {
             let differences = [
                 (found.kind == LvolKind::Head).then(|| "it is a head".to_owned()),
                 difference("name", &found.name, &spec.name),
+                found.deletion.is_some().then(|| "it is being deleted".to_owned()),
                 (!self.descends(head, spec.uuid)).then(|| format!("it is no snapshot of {head}")),
             ];
             return same_or_conflict(found, differences);
@@ -197,6 +189,8 @@ impl Store {
         if !self.descends(head, snapshot) {
             return Err(StoreError::invalid(format!("{head} does not read through {snapshot}")));
         }
+        // What is to be deleted may have given some of its blocks away already.
+        drop(self.open_lvol(snapshot)?);
         let lvol = self.open_head(head)?;
         let old = self.record(head)?;
         let dropped = old.map;
@@ -204,6 +198,8 @@ impl Store {
         let records = vec![Record::LvolPut(Box::new(new)), Record::MapDrop { map: dropped }];
         self.commit_between_writes(&lvol, records).await?;
         self.core.flush().await?;
+        // The snapshots that it read through before have a child less.
+        self.core.start_merges();
         self.expect_info(head)
     }
 
@@ -220,31 +216,6 @@ impl Store {
         self.commit_between_writes(&lvol, vec![Record::LvolPut(Box::new(record))]).await?;
         self.core.flush().await?;
         self.expect_info(id)
-    }
-
-    async fn remove(&self, id: Uuid) -> Result<(), StoreError> {
-        let _one = self.core.control.lock().await;
-        let (map, volume) = {
-            let catalog = self.core.catalog.borrow();
-            let Some(node) = catalog.lvols.get(&id) else { return Ok(()) };
-            if let Some(needed_by) = catalog.child(id) {
-                return Err(StoreError::InUse { uuid: id, needed_by });
-            }
-            (node.record.map, node.volume.clone())
-        };
-        self.core.check_running()?;
-        if let Some(volume) = &volume {
-            // No write may land in a cluster that is another lvol's by then.
-            volume.hold().await;
-        }
-        let result = self.core.commit(vec![Record::LvolRemove { uuid: id }, Record::MapDrop { map }]).await;
-        if result.is_err()
-            && let Some(volume) = &volume
-        {
-            self.release(volume);
-        }
-        result?;
-        self.core.flush().await
     }
 
     /// Changes an lvol's record, durably.
@@ -265,16 +236,8 @@ impl Store {
     async fn commit_between_writes(&self, lvol: &Lvol, records: Vec<Record>) -> Result<(), StoreError> {
         lvol.volume().hold().await;
         let result = self.core.commit(records).await;
-        self.release(lvol.volume());
+        self.core.release(Rc::clone(lvol.volume()));
         result
-    }
-
-    /// Lets writes that were held go on.
-    fn release(&self, volume: &Rc<Volume>) {
-        let lvol = Lvol::new(Rc::clone(&self.core), Rc::clone(volume));
-        for (request, reply) in volume.release() {
-            lvol.submit(request, reply);
-        }
     }
 
     fn open_head(&self, id: Uuid) -> Result<Rc<Lvol>, StoreError> {
@@ -305,9 +268,7 @@ impl Store {
 
     /// Whether an lvol reads through `ancestor`.
     fn descends(&self, id: Uuid, ancestor: Uuid) -> bool {
-        let catalog = self.core.catalog.borrow();
-        let parent = |id: &Uuid| catalog.lvols.get(id).and_then(|node| node.record.parent);
-        std::iter::successors(parent(&id), parent).take(MAX_CHAIN).any(|at| at == ancestor)
+        self.core.catalog.borrow().descends(id, ancestor)
     }
 
     fn expect_info(&self, id: Uuid) -> Result<LvolInfo, StoreError> {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::catalog::Catalog;
 use crate::core::{Core, write_superblocks};
+use crate::deletion::deletion_of;
 use crate::error::StoreError;
 use crate::format::BLOCK;
 use crate::format::layout::{CLUSTER_SIZES, Layout, MIN_SIZE};
@@ -73,7 +74,9 @@ impl Store {
 
     /// Opens the store on a disk, recovering from whatever happened to it.
     pub async fn open(disk: Disk) -> Result<Self, StoreError> {
-        Ok(Self { core: recovery::open(disk).await? })
+        let core = recovery::open(disk).await?;
+        core.start_merges();
+        Ok(Self { core })
     }
 
     /// The store now.
@@ -122,35 +125,29 @@ impl Store {
     /// Opens an lvol for I/O. Opening it again gives another handle of the same lvol.
     ///
     /// # Errors
-    /// [`StoreError::LvolDamaged`] when it or an ancestor is damaged (I28).
+    /// [`StoreError::LvolDamaged`] when it or an ancestor is damaged (I28), [`StoreError::Deleting`] when it is to go.
     pub fn open_lvol(&self, id: Uuid) -> Result<Rc<Lvol>, StoreError> {
         if self.core.is_closed() {
             return Err(StoreError::Closed);
         }
-        let mut catalog = self.core.catalog.borrow_mut();
-        if let Some(reason) = catalog.damage(id) {
-            return Err(StoreError::LvolDamaged { uuid: id, reason });
+        if self.core.catalog.borrow().lvols.get(&id).is_some_and(|node| node.record.deletion.is_some()) {
+            return Err(StoreError::Deleting { uuid: id });
         }
-        let chain = catalog.chain(id);
-        let node = catalog.lvols.get_mut(&id).ok_or(StoreError::NotFound { uuid: id })?;
-        let record = &node.record;
-        let chain = chain.map_err(|reason| StoreError::LvolDamaged { uuid: id, reason })?;
-        let volume = node
-            .volume
-            .get_or_insert_with(|| Rc::new(Volume::new(record.size, record.block_size, record.snapshot, chain)));
-        Ok(Rc::new(Lvol::new(Rc::clone(&self.core), Rc::clone(volume))))
+        self.core.open_lvol(id).map(Rc::new)
     }
 
     /// Up to `max` extents that the lvol itself holds, in order, from byte `from` on. What is not in them is read
-    /// through the parent, or zero when there is none.
+    /// through the parent, or zero when there is none. Ancestors that are to be deleted do not count: what they hold is on its
+    /// way into the lvol.
     pub fn extents(&self, id: Uuid, from: u64, max: usize) -> Result<Vec<Extent>, StoreError> {
         let catalog = self.core.catalog.borrow();
         let node = catalog.lvols.get(&id).ok_or(StoreError::NotFound { uuid: id })?;
         if let Some(reason) = catalog.damage(id) {
             return Err(StoreError::LvolDamaged { uuid: id, reason });
         }
-        let map = catalog.maps.get(&node.record.map).ok_or(StoreError::NotFound { uuid: id })?;
-        Ok(crate::extents::own_extents(map, node.record.size, from, max))
+        let chain = catalog.chain(id).map_err(|reason| StoreError::LvolDamaged { uuid: id, reason })?;
+        let own = 1 + catalog.doomed_parents(id);
+        Ok(crate::extents::own_extents(&chain[..own], node.record.size, from, max))
     }
 
     /// Makes everything durable that was answered before.
@@ -185,6 +182,24 @@ impl Store {
     }
 }
 
+impl Core {
+    /// Opens an lvol, also one that is to be deleted.
+    pub(crate) fn open_lvol(self: &Rc<Self>, id: Uuid) -> Result<Lvol, StoreError> {
+        let mut catalog = self.catalog.borrow_mut();
+        if let Some(reason) = catalog.damage(id) {
+            return Err(StoreError::LvolDamaged { uuid: id, reason });
+        }
+        let chain = catalog.chain(id);
+        let node = catalog.lvols.get_mut(&id).ok_or(StoreError::NotFound { uuid: id })?;
+        let record = &node.record;
+        let chain = chain.map_err(|reason| StoreError::LvolDamaged { uuid: id, reason })?;
+        let volume = node
+            .volume
+            .get_or_insert_with(|| Rc::new(Volume::new(record.size, record.block_size, record.snapshot, chain)));
+        Ok(Lvol::new(Rc::clone(self), Rc::clone(volume)))
+    }
+}
+
 fn plan(disk: &Disk, cluster_size: u32) -> Result<Layout, StoreError> {
     Layout::plan(disk.size(), cluster_size).ok_or_else(|| {
         let (low, high) = (CLUSTER_SIZES.start() >> 10, CLUSTER_SIZES.end() >> 10);
@@ -212,6 +227,7 @@ fn already_formatted(found: &Superblock, layout: &Layout, options: &FormatOption
 
 fn info_of(catalog: &Catalog, id: Uuid, children: Vec<Uuid>) -> Option<LvolInfo> {
     let record = &catalog.lvols.get(&id)?.record;
+    let deletion = deletion_of(catalog, id, children.len());
     let clusters = catalog.maps.get(&record.map).map_or(0, |map| map.clusters());
     Some(LvolInfo {
         uuid: id,
@@ -228,6 +244,7 @@ fn info_of(catalog: &Catalog, id: Uuid, children: Vec<Uuid>) -> Option<LvolInfo>
             None => LvolState::Ready,
             Some(reason) => LvolState::Damaged { reason },
         },
+        deletion,
     })
 }
 

@@ -27,6 +27,11 @@ pub(crate) struct Volume {
     /// Writes that came meanwhile. Bounded by the requests in flight.
     waiting: RefCell<Vec<(Request, Reply)>>,
     drained: Notify,
+    /// Clusters of the lvol, first and behind the last, whose data is on its way into other clusters: nothing may be
+    /// overwritten in place there.
+    moving: Cell<(u64, u64)>,
+    /// The lvol is to be deleted as soon as nobody has it open.
+    deleted: Cell<bool>,
     /// The lvol is gone.
     retired: Cell<bool>,
 }
@@ -51,12 +56,38 @@ impl Volume {
             held: Cell::new(false),
             waiting: RefCell::default(),
             drained: Notify::new(),
+            moving: Cell::new((0, 0)),
+            deleted: Cell::new(false),
             retired: Cell::new(false),
         }
     }
 
     pub(crate) fn size(&self) -> u64 {
         self.size.get()
+    }
+
+    /// The lvol has grown.
+    pub(crate) fn set_size(&self, size: u64) {
+        self.size.set(size);
+    }
+
+    /// Nothing is overwritten in place in these clusters from now on; I/O in flight may still be.
+    pub(crate) fn set_moving(&self, clusters: std::ops::Range<u64>) {
+        self.moving.set((clusters.start, clusters.end));
+    }
+
+    /// Whether data of one of these clusters is moving.
+    pub(crate) fn is_moving(&self, clusters: &std::ops::Range<u64>) -> bool {
+        let (start, end) = self.moving.get();
+        start < clusters.end && clusters.start < end
+    }
+
+    pub(crate) fn set_deleted(&self, deleted: bool) {
+        self.deleted.set(deleted);
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.get()
     }
 
     pub(crate) const fn block_size(&self) -> u32 {
@@ -81,9 +112,7 @@ impl Volume {
         Rc::clone(&self.chain.borrow()[0])
     }
 
-    /// The lvol's record changed: what is served from now on.
-    pub(crate) fn update(&self, size: u64, chain: Vec<Rc<Map>>) {
-        self.size.set(size);
+    pub(crate) fn set_chain(&self, chain: Vec<Rc<Map>>) {
         *self.chain.borrow_mut() = chain;
     }
 

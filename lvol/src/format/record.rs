@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Flaw;
 use super::fields::Reader;
+use super::page::Segment;
 use super::superblock::MAX_NAME;
 
 /// The most bytes that all attributes of an lvol may have, keys and values together.
@@ -25,6 +26,7 @@ const MAP_ZERO: u16 = 3;
 const MAP_DROP: u16 = 4;
 const LVOL_PUT: u16 = 5;
 const LVOL_REMOVE: u16 = 6;
+const MAP_MERGE: u16 = 7;
 
 /// Types from here on may be skipped by a program that does not know them (compatible features).
 const SKIPPABLE: u16 = 0x8000;
@@ -33,6 +35,8 @@ const FLAG_ZEROED: u16 = 1;
 const FLAG_SNAPSHOT: u32 = 1;
 const FLAG_RECORD_DAMAGED: u32 = 2;
 const FLAG_MAP_DAMAGED: u32 = 4;
+const FLAG_DELETED: u32 = 8;
+const FLAG_MERGING: u32 = 16;
 
 /// The checksums of newly valid blocks in order.
 pub(crate) type BlockChecksums = SmallVec<[u32; 4]>;
@@ -49,11 +53,22 @@ pub(crate) struct LvolRecord {
     pub(crate) snapshot: bool,
     /// What was found damaged and stays so until a repair.
     pub(crate) damage: Damage,
+    /// How far its deletion is, if it was asked for while others needed it.
+    pub(crate) deletion: Option<Stage>,
     /// Milliseconds since the Unix epoch.
     pub(crate) created_at: u64,
     pub(crate) map: u32,
     pub(crate) name: String,
     pub(crate) attributes: BTreeMap<String, Vec<u8>>,
+}
+
+/// How far the deletion of an lvol is that others read through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It is to be deleted; all of it is still there.
+    Marked,
+    /// Its blocks are on their way into its child: it cannot be read alone any more.
+    Merging,
 }
 
 /// What is damaged of an lvol.
@@ -91,6 +106,9 @@ pub(crate) enum Record {
     LvolPut(Box<LvolRecord>),
     /// The lvol is gone.
     LvolRemove { uuid: Uuid },
+    /// Entries of a leaf of map `to` are as listed in the segment from now on, and map `from` has none there any more.
+    /// No record of what moved: pages of a checkpoint may have one of the two maps before and the other after.
+    MapMerge { from: u32, to: u32, segment: Segment },
 }
 
 impl Record {
@@ -104,6 +122,7 @@ impl Record {
                 Self::MapDrop { .. } => 4,
                 Self::LvolPut(record) => record.length(),
                 Self::LvolRemove { .. } => 16,
+                Self::MapMerge { segment, .. } => 24 + 8 * segment.words.len(),
             }
     }
 
@@ -116,9 +135,10 @@ impl Record {
             Self::MapDrop { .. } => MAP_DROP,
             Self::LvolPut(_) => LVOL_PUT,
             Self::LvolRemove { .. } => LVOL_REMOVE,
+            Self::MapMerge { .. } => MAP_MERGE,
         };
         put16(into, kind);
-        // The longest record is an lvol with all its attributes: some 5 KiB.
+        // The longest record is a merge of 64 entries of 17 words: less than 9 KiB.
         put16(into, (self.length() - RECORD_HEADER) as u16);
         match self {
             Self::MapSet { map, index, cluster, first, checksums } => {
@@ -138,6 +158,11 @@ impl Record {
             Self::MapDrop { map } => put32(into, *map),
             Self::LvolPut(record) => record.encode(into),
             Self::LvolRemove { uuid } => into.extend_from_slice(uuid.as_bytes()),
+            Self::MapMerge { from, to, segment } => {
+                [*from, *to, segment.leaf, 0].into_iter().for_each(|value| put32(into, value));
+                put64(into, segment.present);
+                segment.words.iter().for_each(|&word| put64(into, word));
+            }
         }
     }
 
@@ -152,6 +177,7 @@ impl Record {
             MAP_DROP => Self::MapDrop { map: body.u32()? },
             LVOL_PUT => Self::LvolPut(Box::new(LvolRecord::decode(&mut body)?)),
             LVOL_REMOVE => Self::LvolRemove { uuid: Uuid::from_bytes(body.array()?) },
+            MAP_MERGE => decode_merge(&mut body, length)?,
             SKIPPABLE.. => return Ok(None),
             _ => return Err(Flaw::Content("a journal record has an unknown type")),
         };
@@ -194,6 +220,14 @@ fn decode_range(kind: u16, body: &mut Reader<'_>) -> Result<Record, Flaw> {
     })
 }
 
+fn decode_merge(body: &mut Reader<'_>, length: usize) -> Result<Record, Flaw> {
+    let (from, to, leaf, _reserved) = (body.u32()?, body.u32()?, body.u32()?, body.u32()?);
+    let present = body.u64()?;
+    // The words an entry follow from the length; whether they fit the map is for the map to say.
+    let words = (0..length.saturating_sub(24) / 8).map(|_| body.u64()).collect::<Result<_, _>>()?;
+    Ok(Record::MapMerge { from, to, segment: Segment { leaf, zero: false, present, words } })
+}
+
 impl LvolRecord {
     /// Bytes of the encoded record.
     pub(crate) fn length(&self) -> usize {
@@ -209,7 +243,9 @@ impl LvolRecord {
         put32(into, self.block_size);
         let flag = |set, flag| if set { flag } else { 0 };
         let damage = flag(self.damage.record, FLAG_RECORD_DAMAGED) | flag(self.damage.map, FLAG_MAP_DAMAGED);
-        put32(into, flag(self.snapshot, FLAG_SNAPSHOT) | damage);
+        let deletion =
+            flag(self.deletion.is_some(), FLAG_DELETED) | flag(self.deletion == Some(Stage::Merging), FLAG_MERGING);
+        put32(into, flag(self.snapshot, FLAG_SNAPSHOT) | damage | deletion);
         put64(into, self.created_at);
         put32(into, self.map);
         // Checked when they were set: MAX_NAME, MAX_ATTRIBUTES, MAX_ATTRIBUTE_BYTES.
@@ -230,10 +266,16 @@ impl LvolRecord {
         let parent = Some(Uuid::from_bytes(reader.array()?)).filter(|parent| !parent.is_nil());
         let (size, block_size, flags, created_at) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u64()?);
         let (map, name_length, attribute_count) = (reader.u32()?, reader.u16()?, reader.u16()?);
-        if flags & !(FLAG_SNAPSHOT | FLAG_RECORD_DAMAGED | FLAG_MAP_DAMAGED) != 0 {
+        if flags & !(FLAG_SNAPSHOT | FLAG_RECORD_DAMAGED | FLAG_MAP_DAMAGED | FLAG_DELETED | FLAG_MERGING) != 0 {
             return Err(Flaw::Content("an lvol has unknown flags"));
         }
         let damage = Damage { record: flags & FLAG_RECORD_DAMAGED != 0, map: flags & FLAG_MAP_DAMAGED != 0 };
+        let deletion = match flags & (FLAG_DELETED | FLAG_MERGING) {
+            0 => None,
+            FLAG_DELETED => Some(Stage::Marked),
+            FLAG_MERGING => return Err(Flaw::Content("an lvol is merged without being deleted")),
+            _ => Some(Stage::Merging),
+        };
         if usize::from(name_length) > MAX_NAME || usize::from(attribute_count) > MAX_ATTRIBUTES {
             return Err(Flaw::Content("an lvol has an impossible name or too many attributes"));
         }
@@ -247,7 +289,7 @@ impl LvolRecord {
             attributes.insert(text(reader.bytes(key)?)?, reader.bytes(value)?.to_vec());
         }
         let snapshot = flags & FLAG_SNAPSHOT != 0;
-        Ok(Self { uuid, parent, size, block_size, snapshot, damage, created_at, map, name, attributes })
+        Ok(Self { uuid, parent, size, block_size, snapshot, damage, deletion, created_at, map, name, attributes })
     }
 }
 
@@ -279,11 +321,16 @@ mod tests {
             block_size: 4096,
             snapshot: true,
             damage: Damage::default(),
+            deletion: None,
             created_at: 3,
             map: 4,
             name: "base".to_owned(),
             attributes: [("epoch".to_owned(), vec![7, 0])].into_iter().collect(),
         }
+    }
+
+    fn merge() -> Record {
+        Record::MapMerge { from: 1, to: 2, segment: Segment { leaf: 3, zero: false, present: 5, words: vec![6, 7] } }
     }
 
     fn all() -> Vec<Record> {
@@ -295,6 +342,9 @@ mod tests {
             Record::MapDrop { map: 9 },
             Record::LvolPut(Box::new(lvol())),
             Record::LvolRemove { uuid: Uuid::from_u128(8) },
+            Record::LvolPut(Box::new(LvolRecord { deletion: Some(Stage::Marked), ..lvol() })),
+            Record::LvolPut(Box::new(LvolRecord { deletion: Some(Stage::Merging), ..lvol() })),
+            merge(),
         ]
     }
 
@@ -357,6 +407,11 @@ mod tests {
         bytes.clear();
         Record::MapClear { map: 1, first: 2, count: 3 }.encode(&mut bytes);
         assert_eq!(bytes, [2, 0, 24, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.clear();
+        merge().encode(&mut bytes);
+        assert_eq!(bytes[..12], [7, 0, 40, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(bytes[12..28], [3, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[28..], [6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
         bytes.clear();
         lvol().encode(&mut bytes);
         assert_eq!(bytes[15], 1);

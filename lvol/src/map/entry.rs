@@ -72,6 +72,16 @@ impl Entry<'_> {
         }
     }
 
+    /// Its cluster, if it has one.
+    pub(super) fn data_cluster(self) -> Option<u64> {
+        Some(self.cluster()).filter(|&cluster| cluster != 0)
+    }
+
+    /// Whether it holds a block.
+    pub(super) fn holds(self, block: u32) -> bool {
+        self.bits(block as usize / 64) >> (block % 64) & 1 == 1
+    }
+
     pub(super) fn kind(self) -> Held {
         match self.cluster() {
             0 if self.0.iter().all(|&word| word == 0) => Held::Nothing,
@@ -81,7 +91,7 @@ impl Entry<'_> {
     }
 
     pub(super) fn run(self, first: u32, limit: u32) -> Run {
-        let set = self.bits(first as usize / 64) >> (first % 64) & 1 == 1;
+        let set = self.holds(first);
         let mut count = 0;
         while count < limit {
             let at = first + count;

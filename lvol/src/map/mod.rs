@@ -4,11 +4,13 @@
 //! its 4 KiB blocks hold data. 64 entries make a leaf, 64 leaves a node; a list of nodes is the root, so a lookup is three
 //! dependent loads, and what was never written costs nothing.
 
+mod blocks;
 mod entry;
 
 use std::cell::RefCell;
 use std::fmt;
 
+pub(crate) use blocks::{Blocks, MapEntry};
 use entry::{Entry, EntryMut};
 pub(crate) use entry::{Held, Run, Shape};
 
@@ -102,6 +104,24 @@ impl Map {
             Leaf::Zero => Held::Zero,
             Leaf::Entries(words) => Entry(self.entry_words(words, index)).kind(),
         }
+    }
+
+    /// An entry as a value.
+    pub(crate) fn entry(&self, index: u32) -> MapEntry {
+        match self.table.borrow().leaf(index) {
+            Leaf::Empty => MapEntry::from_words(&vec![0; self.shape.words()], self.shape),
+            Leaf::Zero => {
+                let mut words = vec![0; self.shape.words()];
+                EntryMut(&mut words).fill(0, self.shape.blocks(), true);
+                MapEntry::from_words(&words, self.shape)
+            }
+            Leaf::Entries(words) => MapEntry::from_words(self.entry_words(words, index), self.shape),
+        }
+    }
+
+    /// Whether it holds nothing at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.borrow().leaves == 0
     }
 
     /// The first cluster index from `index` on where the map may hold something.
@@ -210,6 +230,43 @@ impl Map {
             table.change(self.shape, first + place, |entry| entry.copy_from(new));
         }
         Ok(())
+    }
+
+    /// Checks the entries of a merge: as many as the segment says, of this map's shape, none of them empty.
+    pub(crate) fn check_merge(&self, segment: &Segment, is_data: impl Fn(u64) -> bool) -> Result<(), Inconsistent> {
+        let words = self.shape.words();
+        if segment.leaf > u32::MAX / LEAF || segment.words.len() != segment.present.count_ones() as usize * words {
+            return Err(Inconsistent("a merge has entries of another cluster size or beyond the end"));
+        }
+        match segment.words.chunks_exact(words).all(|entry| Entry(entry).is_valid(self.shape, &is_data)) {
+            true => Ok(()),
+            false => Err(Inconsistent("a merge names an impossible cluster or block")),
+        }
+    }
+
+    /// Entries become what a checked merge says. The clusters that they had go to `before`, those that they have to
+    /// `after`.
+    pub(crate) fn merge(&self, segment: &Segment, before: &mut Vec<u64>, after: &mut Vec<u64>) {
+        let places = (0..LEAF).filter(|place| segment.present >> place & 1 == 1);
+        let mut table = self.table.borrow_mut();
+        for (place, words) in places.zip(segment.words.chunks_exact(self.shape.words())) {
+            table.change(self.shape, segment.leaf * LEAF + place, |entry| {
+                entry.free_into(before);
+                entry.copy_from(words);
+            });
+            after.extend(Entry(words).data_cluster());
+        }
+    }
+
+    /// Entries that a merge took become empty. The clusters that they had go to `before`.
+    pub(crate) fn give_up(&self, segment: &Segment, before: &mut Vec<u64>) {
+        let mut table = self.table.borrow_mut();
+        for place in (0..LEAF).filter(|place| segment.present >> place & 1 == 1) {
+            let index = segment.leaf * LEAF + place;
+            if !matches!(table.leaf(index), Leaf::Empty) {
+                table.change(self.shape, index, |entry| entry.free_into(before));
+            }
+        }
     }
 
     fn entry_words<'a>(&self, words: &'a [u64], index: u32) -> &'a [u64] {

@@ -98,7 +98,8 @@ impl Replay<'_> {
             | Record::MapSetZeroed { map, .. }
             | Record::MapClear { map, .. }
             | Record::MapZero { map, .. }
-            | Record::MapDrop { map } => self.catalog.damage_map(*map, error.0),
+            | Record::MapDrop { map }
+            | Record::MapMerge { to: map, .. } => self.catalog.damage_map(*map, error.0),
             Record::LvolPut(record) => tracing::error!(lvol = %record.uuid, %error, "an lvol record was left out"),
             Record::LvolRemove { .. } => {}
         }

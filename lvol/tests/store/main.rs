@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod files;
 mod model;
+mod operations;
 mod reference;
 mod rig;
 mod space;

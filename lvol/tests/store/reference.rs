@@ -65,13 +65,12 @@ impl Reference {
         std::iter::successors(self.lvols[&id].parent, |id| self.lvols[id].parent).collect()
     }
 
-    /// Says whether it could be deleted.
-    pub(crate) fn delete(&mut self, id: Uuid) -> bool {
-        let has_child = self.lvols.values().any(|lvol| lvol.parent == Some(id));
-        if !has_child {
-            self.lvols.remove(&id);
+    /// What read through it reads through its parent from then on: no content changes.
+    pub(crate) fn delete(&mut self, id: Uuid) {
+        let Some(gone) = self.lvols.remove(&id) else { return };
+        for lvol in self.lvols.values_mut().filter(|lvol| lvol.parent == Some(id)) {
+            lvol.parent = gone.parent;
         }
-        !has_child
     }
 
     pub(crate) fn heads(&self) -> Vec<Uuid> {

@@ -45,7 +45,12 @@ impl Rig {
 
     /// A machine with an empty store.
     pub(crate) fn formatted(seed: u64) -> Self {
-        let rig = Self::new(seed);
+        Self::formatted_with(seed, SIZE)
+    }
+
+    /// A machine with an empty store on a disk of this many bytes.
+    pub(crate) fn formatted_with(seed: u64, size: u64) -> Self {
+        let rig = Self::with_disk(seed, size, 512);
         rig.run(async { format(&disk()).await.expect("formatted") });
         rig
     }

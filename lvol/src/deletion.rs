@@ -1,0 +1,414 @@
+//! Deleting lvols, also those that others read through: a snapshot's blocks move into its only child, in the background and
+//! in batches, each of which happened or did not.
+//!
+//! ```text
+//! ready ──delete──▶ marked ──at most one child, nobody has it open──▶ merging ──its map is empty──▶ gone
+//!   ▲                 │  └───────── no child, or the child's map is empty ─────────────────────────▶ gone
+//!   └─────cancel──────┘
+//! ```
+//! A batch: the child's clusters are locked, blocks are copied where both have some of the same cluster (the fewer ones) and
+//! synced, then one commit gives the entries to the child and takes them from the snapshot. Every read through the child is
+//! the same before and after. What a crash leaves is a snapshot with the rest of its entries: opening the store goes on.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use block_device::BlockDevice;
+use reactor::{Buffer, spawn, timeout};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::catalog::Catalog;
+use crate::core::Core;
+use crate::error::StoreError;
+use crate::format::record::{LvolRecord, Record, Stage};
+use crate::info::{Deletion, WaitsFor};
+use crate::locks::Mode;
+use crate::lvol::Lvol;
+use crate::map::Map;
+use crate::merge::{Batch, Copy, Pair, SPAN};
+use crate::operations::to_the_end;
+use crate::store::Store;
+use crate::volume::Volume;
+
+/// How long a merge that failed waits before it tries again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The most bytes that are read at once for a copy.
+const COPY: u64 = 256 << 10;
+
+/// Deletions that are finished in the background.
+#[derive(Default)]
+pub(crate) struct Merges {
+    running: Cell<bool>,
+    /// Something changed that may let one go on.
+    wake: Rc<Notify>,
+    /// One made a step, or none will.
+    progress: Notify,
+}
+
+/// What can be done next.
+enum Due {
+    /// Nobody reads through it.
+    Drop(Uuid),
+    /// One lvol does.
+    Merge { snapshot: Uuid, child: Uuid },
+}
+
+/// What came of one step.
+enum Step {
+    Done,
+    /// All that are left wait for someone.
+    Waiting,
+    /// Nothing is left, or the store is closed.
+    End,
+}
+
+impl Store {
+    /// Deletes an lvol and frees its space. One that is not there is deleted already.
+    ///
+    /// An lvol that nobody reads through is gone when this returns. A snapshot that others read through is marked, durably:
+    /// it cannot be opened any more, and is gone when its blocks are in its only child (see [`Store::deleted`]), also after
+    /// a restart. While it has several children, or someone has it open, it stays.
+    pub async fn delete(&self, id: Uuid) -> Result<(), StoreError> {
+        let store = self.clone();
+        to_the_end(async move { store.remove(id).await }).await
+    }
+
+    async fn remove(&self, id: Uuid) -> Result<(), StoreError> {
+        let _one = self.core.control.lock().await;
+        let record = {
+            let catalog = self.core.catalog.borrow();
+            let Some(node) = catalog.lvols.get(&id) else { return Ok(()) };
+            node.record.clone()
+        };
+        self.core.check_running()?;
+        if self.core.catalog.borrow().child(id).is_none() {
+            self.core.drop_lvol(id).await?;
+            self.core.merges.wake();
+            return Ok(());
+        }
+        if record.deletion.is_none() {
+            self.core.put(LvolRecord { deletion: Some(Stage::Marked), ..record }).await?;
+        }
+        self.core.flush().await?;
+        self.core.start_merges();
+        Ok(())
+    }
+
+    /// Takes the deletion of a snapshot back.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when some of its blocks have moved already: it can only be finished.
+    pub async fn cancel_delete(&self, id: Uuid) -> Result<(), StoreError> {
+        let store = self.clone();
+        to_the_end(async move { store.keep(id).await }).await
+    }
+
+    async fn keep(&self, id: Uuid) -> Result<(), StoreError> {
+        let _one = self.core.control.lock().await;
+        let node = self.core.catalog.borrow().lvols.get(&id).map(|node| node.record.clone());
+        let record = node.ok_or(StoreError::NotFound { uuid: id })?;
+        match record.deletion {
+            None => Ok(()),
+            Some(Stage::Marked) => {
+                self.core.put(LvolRecord { deletion: None, ..record }).await?;
+                self.core.merges.progress.notify_waiters();
+                self.core.flush().await
+            }
+            Some(Stage::Merging) => {
+                Err(StoreError::invalid(format!("{id} is in part merged into its child: its deletion can only go on")))
+            }
+        }
+    }
+
+    /// Waits until an lvol that is to be deleted is gone, however long that takes.
+    ///
+    /// # Errors
+    /// When it is not to be deleted, or not any more, and when the store stops or is closed before.
+    pub async fn deleted(&self, id: Uuid) -> Result<(), StoreError> {
+        loop {
+            let progress = self.core.merges.progress.notified();
+            match self.core.catalog.borrow().lvols.get(&id) {
+                None => return Ok(()),
+                Some(node) if node.record.deletion.is_none() => {
+                    return Err(StoreError::invalid(format!("nobody deletes {id}")));
+                }
+                Some(_) => {}
+            }
+            self.core.check_running()?;
+            progress.await;
+        }
+    }
+}
+
+/// What is to be told about the deletion of an lvol.
+pub(crate) fn deletion_of(catalog: &Catalog, id: Uuid, children: usize) -> Option<Deletion> {
+    let node = catalog.lvols.get(&id)?;
+    let stage = node.record.deletion?;
+    let waits_for = match children {
+        0 => None,
+        1 if is_open(node.volume.as_ref()) => Some(WaitsFor::Users),
+        1 => catalog.child(id).and_then(|child| catalog.damage(child)).map(|_| WaitsFor::Repair),
+        _ => Some(WaitsFor::Children),
+    };
+    Some(Deletion { merging: stage == Stage::Merging, waits_for, error: node.trouble.clone() })
+}
+
+/// Whether someone has an lvol open: the catalog's own reference is one.
+fn is_open(volume: Option<&Rc<Volume>>) -> bool {
+    volume.is_some_and(|volume| Rc::strong_count(volume) > 1)
+}
+
+impl Merges {
+    /// Something changed: an lvol is gone or nobody has it open any more.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Nothing will go on any more.
+    pub(crate) fn end(&self) {
+        self.wake.notify_one();
+        self.progress.notify_waiters();
+    }
+}
+
+impl Drop for Merges {
+    fn drop(&mut self) {
+        // The task finds the store gone, and ends.
+        self.wake.notify_one();
+    }
+}
+
+impl Catalog {
+    /// The next deletion that can go on: of those, the one furthest from the root, so that no block moves twice.
+    fn due(&self) -> Option<Due> {
+        let mut children: BTreeMap<Uuid, Vec<Uuid>> = BTreeMap::new();
+        for node in self.lvols.values() {
+            if let Some(parent) = node.record.parent {
+                children.entry(parent).or_default().push(node.record.uuid);
+            }
+        }
+        let marked = self.lvols.values().filter(|node| node.record.deletion.is_some());
+        let due = marked.filter_map(|node| {
+            let uuid = node.record.uuid;
+            match children.get(&uuid).map_or(&[][..], Vec::as_slice) {
+                [] => Some((uuid, Due::Drop(uuid))),
+                [child] => self.can_merge(uuid, *child).then_some((uuid, Due::Merge { snapshot: uuid, child: *child })),
+                _ => None,
+            }
+        });
+        due.max_by_key(|(uuid, _)| self.chain(*uuid).map_or(0, |chain| chain.len())).map(|(_, due)| due)
+    }
+
+    fn can_merge(&self, snapshot: Uuid, child: Uuid) -> bool {
+        let merges_itself = self.lvols.get(&child).is_some_and(|node| node.record.deletion == Some(Stage::Merging));
+        let open = self.lvols.get(&snapshot).is_some_and(|node| is_open(node.volume.as_ref()));
+        !merges_itself && !open && self.damage(child).is_none()
+    }
+
+    fn record(&self, uuid: Uuid) -> Result<LvolRecord, StoreError> {
+        self.lvols.get(&uuid).map(|node| node.record.clone()).ok_or(StoreError::NotFound { uuid })
+    }
+
+    fn map_of(&self, record: &LvolRecord) -> Result<Rc<Map>, StoreError> {
+        self.maps.get(&record.map).cloned().ok_or(StoreError::NotFound { uuid: record.uuid })
+    }
+}
+
+impl Core {
+    /// Makes sure that someone goes on with the deletions that are marked, if there are any.
+    pub(crate) fn start_merges(self: &Rc<Self>) {
+        let any = self.catalog.borrow().lvols.values().any(|node| node.record.deletion.is_some());
+        self.merges.wake();
+        if any && !self.merges.running.replace(true) {
+            spawn(run(Rc::downgrade(self)));
+        }
+    }
+
+    pub(crate) async fn put(self: &Rc<Self>, record: LvolRecord) -> Result<(), StoreError> {
+        self.commit(vec![Record::LvolPut(Box::new(record))]).await
+    }
+
+    /// Deletes an lvol that nobody reads through.
+    async fn drop_lvol(self: &Rc<Self>, id: Uuid) -> Result<(), StoreError> {
+        let (map, volume) = {
+            let catalog = self.catalog.borrow();
+            let Some(node) = catalog.lvols.get(&id) else { return Ok(()) };
+            (node.record.map, node.volume.clone())
+        };
+        if let Some(volume) = &volume {
+            // No write may land in a cluster that is another lvol's by then.
+            volume.hold().await;
+        }
+        let result = self.commit(vec![Record::LvolRemove { uuid: id }, Record::MapDrop { map }]).await;
+        if result.is_err()
+            && let Some(volume) = volume
+        {
+            self.release(volume);
+        }
+        result?;
+        self.flush().await
+    }
+
+    /// Lets the writes of an lvol start again after [`Volume::hold`].
+    pub(crate) fn release(self: &Rc<Self>, volume: Rc<Volume>) {
+        let lvol = Lvol::new(Rc::clone(self), volume);
+        for (request, reply) in lvol.volume().release() {
+            lvol.submit(request, reply);
+        }
+    }
+
+    /// One step of one deletion, as one control operation: nobody cuts, reverts or deletes meanwhile.
+    async fn merge_step(self: &Rc<Self>) -> Result<Step, StoreError> {
+        let _one = self.control.lock().await;
+        let due = {
+            let catalog = self.catalog.borrow();
+            if self.check_running().is_err() || catalog.lvols.values().all(|node| node.record.deletion.is_none()) {
+                self.merges.running.set(false);
+                return Ok(Step::End);
+            }
+            catalog.due()
+        };
+        let (uuid, result) = match due {
+            None => return Ok(Step::Waiting),
+            Some(Due::Drop(uuid)) => (uuid, self.drop_lvol(uuid).await),
+            Some(Due::Merge { snapshot, child }) => (snapshot, self.merge_some(snapshot, child).await),
+        };
+        if let Some(node) = self.catalog.borrow_mut().lvols.get_mut(&uuid) {
+            node.trouble = result.as_ref().err().map(ToString::to_string);
+        }
+        result.map(|()| Step::Done)
+    }
+
+    async fn merge_some(self: &Rc<Self>, snapshot: Uuid, child: Uuid) -> Result<(), StoreError> {
+        let (parent, record) = {
+            let catalog = self.catalog.borrow();
+            (catalog.record(snapshot)?, catalog.record(child)?)
+        };
+        let (from, to) = {
+            let catalog = self.catalog.borrow();
+            (catalog.map_of(&parent)?, catalog.map_of(&record)?)
+        };
+        if from.is_empty() {
+            let child = LvolRecord { parent: parent.parent, ..record };
+            self.finish_merge(child, &parent, parent.map).await?;
+            return self.flush().await;
+        }
+        if to.is_empty() && self.hand_over(&parent, &record, &to).await? {
+            return self.flush().await;
+        }
+        if parent.deletion != Some(Stage::Merging) {
+            self.put(LvolRecord { deletion: Some(Stage::Merging), ..parent }).await?;
+            // From here on all that the snapshot holds is durable, and nobody reads it alone any more.
+            self.flush().await?;
+            self.io.grace.pass().await;
+        }
+        let lvol = self.open_lvol(child)?;
+        let below = self.catalog.borrow().chain(snapshot).unwrap_or_default();
+        let Some(start) = from.next_used(0) else { return Ok(()) };
+        let pair = Pair { from: &from, to: &to, below: below.get(1..).unwrap_or_default() };
+        self.merge_batch(&lvol, &pair, start).await
+    }
+
+    /// Gives an lvol whose map is empty the whole map of its parent, which is gone by that: no data is copied and no entry
+    /// looked at. False if there is something in the map after all.
+    async fn hand_over(
+        self: &Rc<Self>,
+        parent: &LvolRecord,
+        child: &LvolRecord,
+        map: &Map,
+    ) -> Result<bool, StoreError> {
+        let volume = self.open_lvol(child.uuid)?.volume().clone();
+        volume.hold().await;
+        let result = match map.is_empty() {
+            true => {
+                let record = LvolRecord { parent: parent.parent, map: parent.map, ..child.clone() };
+                self.finish_merge(record, parent, child.map).await.map(|()| true)
+            }
+            false => Ok(false),
+        };
+        self.release(volume);
+        result
+    }
+
+    /// The child is as given, and the parent and an empty map are gone, in one commit.
+    async fn finish_merge(self: &Rc<Self>, child: LvolRecord, parent: &LvolRecord, map: u32) -> Result<(), StoreError> {
+        let put = Record::LvolPut(Box::new(child));
+        self.commit(vec![put, Record::LvolRemove { uuid: parent.uuid }, Record::MapDrop { map }]).await
+    }
+
+    async fn merge_batch(self: &Rc<Self>, child: &Lvol, pair: &Pair<'_>, start: u32) -> Result<(), StoreError> {
+        let clusters = u64::from(start)..u64::from(start) + SPAN;
+        let _held = child.volume().locks.lock(clusters.clone(), Mode::Exclusive).await;
+        let batch = pair.plan(start, &self.layout);
+        let writable = !child.volume().read_only();
+        let _moving = Moving(child.volume());
+        if batch.moves_child && writable {
+            // Overwrites in place take no lock: new ones wait for ours from here on, those in flight end.
+            child.volume().set_moving(clusters);
+            self.io.grace.pass().await;
+        }
+        self.move_data(&batch).await?;
+        if !batch.copies.is_empty() || !batch.zeroes.is_empty() || batch.has_child_blocks && writable {
+            self.flush().await?;
+        }
+        self.commit(batch.records).await
+    }
+
+    async fn move_data(&self, batch: &Batch) -> Result<(), StoreError> {
+        for copy in &batch.copies {
+            self.copy(*copy).await?;
+        }
+        for range in &batch.zeroes {
+            let zeroed = self.disk.write_zeroes(range.offset, range.length).await;
+            zeroed.map_err(StoreError::io("zeroing blocks of a merge"))?;
+        }
+        Ok(())
+    }
+
+    async fn copy(&self, copy: Copy) -> Result<(), StoreError> {
+        let mut done = 0;
+        while done < copy.length {
+            let length = (copy.length - done).min(COPY);
+            let (result, bytes) = self.disk.read(copy.from + done, Buffer::new(length as usize)).await;
+            result.map_err(StoreError::io("reading what a merge moves"))?;
+            let written = self.disk.write(copy.to + done, bytes.freeze()).await;
+            written.map_err(StoreError::io("writing what a merge moves"))?;
+            done += length;
+        }
+        Ok(())
+    }
+}
+
+/// Ends the moving of clusters, however the batch ends.
+struct Moving<'a>(&'a Rc<Volume>);
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.0.set_moving(0..0);
+    }
+}
+
+/// Goes on with deletions as long as some are marked. Holds the store only while it does something, so that a store that
+/// nobody uses any more ends.
+async fn run(core: Weak<Core>) {
+    loop {
+        let Some(here) = core.upgrade() else { return };
+        let wake = Rc::clone(&here.merges.wake);
+        let step = here.merge_step().await;
+        here.merges.progress.notify_waiters();
+        drop(here);
+        match step {
+            Ok(Step::Done) => {}
+            Ok(Step::Waiting) => wake.notified().await,
+            Ok(Step::End) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a deletion did not go on; it is tried again");
+                let _ = timeout(PAUSE, wake.notified()).await;
+            }
+        }
+    }
+}
