@@ -231,8 +231,11 @@ impl Inner {
     async fn delete_lvols(&self, mut doomed: Vec<Uuid>) -> Result<(), StoreError> {
         while !doomed.is_empty() {
             let lvols = self.store.lvols();
-            let childless =
-                |id: &Uuid| lvols.iter().find(|lvol| lvol.uuid == *id).is_none_or(|lvol| lvol.children.is_empty());
+            // The store takes care of those that are to be deleted already.
+            let stays = |id: &Uuid| lvols.iter().any(|lvol| lvol.uuid == *id && lvol.deletion.is_none());
+            let childless = |id: &Uuid| {
+                lvols.iter().find(|lvol| lvol.uuid == *id).is_none_or(|lvol| !lvol.children.iter().any(stays))
+            };
             let (now, later): (Vec<_>, Vec<_>) = doomed.into_iter().partition(childless);
             if now.is_empty() {
                 // Someone else's lvol hangs on them: they are not ours alone to delete.

@@ -26,14 +26,14 @@ fn attribute_of(lvol: &LvolInfo) -> Option<Attribute> {
     (lvol.kind == lvol::LvolKind::Head).then(|| Attribute::decode(lvol.attributes.get(REPLICA)?)).flatten()
 }
 
-/// Every lvol of a replica: all its heads and snapshots.
+/// Every lvol of a replica: all its heads and snapshots, but for those that the store is about to delete anyway.
 pub(super) fn of_replica(lvols: &[LvolInfo], replica: Uuid) -> Vec<Uuid> {
     let snapshots = lvols.iter().filter(|lvol| is_snapshot_of(lvol, replica));
     heads(lvols, replica).map(|(lvol, _)| lvol).chain(snapshots).map(|lvol| lvol.uuid).collect()
 }
 
 fn is_snapshot_of(lvol: &LvolInfo, replica: Uuid) -> bool {
-    lvol.attributes.get(SNAPSHOT_OF).is_some_and(|value| value == replica.as_bytes())
+    lvol.deletion.is_none() && lvol.attributes.get(SNAPSHOT_OF).is_some_and(|value| value == replica.as_bytes())
 }
 
 /// What an interrupted reset left behind: lvols of the replica outside its chain.
@@ -42,7 +42,8 @@ pub(super) fn leftovers(lvols: &[LvolInfo], replica: Uuid) -> Vec<Uuid> {
     of_replica(lvols, replica).into_iter().filter(|id| !chain.contains(id)).collect()
 }
 
-/// The chain of a replica, oldest first, the head last.
+/// The chain of a replica, oldest first, the head last. What is to be deleted is not in it: the store counts its blocks as those
+/// of whoever reads through it.
 pub(super) fn chain(lvols: &[LvolInfo], replica: Uuid) -> Vec<LvolInfo> {
     let by_id: BTreeMap<Uuid, &LvolInfo> = lvols.iter().map(|lvol| (lvol.uuid, lvol)).collect();
     let mut chain = Vec::new();
@@ -52,6 +53,7 @@ pub(super) fn chain(lvols: &[LvolInfo], replica: Uuid) -> Vec<LvolInfo> {
         // The store has no circles; a chain longer than the store would be one.
         next = lvol.parent.filter(|_| chain.len() <= lvols.len());
     }
+    chain.retain(|lvol| lvol.deletion.is_none());
     chain.reverse();
     chain
 }

@@ -58,7 +58,7 @@ pub(crate) fn boot(world: &World, node: NodeId) -> Server {
     server
 }
 
-async fn open_store() -> Store {
+pub(crate) async fn open_store() -> Store {
     let disk = Disk::open(DISK.as_ref(), &DiskOptions::default()).expect("the disk is there");
     match Store::open(disk.clone()).await {
         Ok(store) => store,

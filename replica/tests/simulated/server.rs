@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use block_device::ErrorKind;
 use reactor::simulated::{DiskLatency, World};
-use replica::{LvolKind, OpenError, Replica, ReplicaError, ReplicaServer, ReplicaSpec, ReplicaState};
+use replica::{Directory, LvolKind, OpenError, Replica, ReplicaError, ReplicaServer, ReplicaSpec, ReplicaState};
 use uuid::Uuid;
 
-use crate::node::{DISK, REPLICA, VOLUME, boot, kind, open, read, spec, world, write};
+use crate::node::{BLOCK, DISK, REPLICA, VOLUME, boot, kind, open, open_store, read, spec, world, write};
 
 fn server(shared: &crate::node::Server) -> ReplicaServer {
     shared.borrow().clone().expect("the node runs")
@@ -234,6 +234,47 @@ fn a_delete_takes_everything_of_the_replica_and_finds_success_when_nothing_is_le
         assert!(matches!(server.open_local(open(2, 1)).await, Err(OpenError::NotFound)));
         assert_eq!(server.list().len(), 1);
         assert_eq!(server.store().lvols().len(), 1);
+    });
+}
+
+/// What a snapshot that is to be deleted holds counts as its child's, before its blocks have moved and after.
+#[test]
+fn a_snapshot_that_is_to_be_deleted_is_not_in_the_chain() {
+    let (world, node, _) = world(9);
+    world.block_on(node, async move {
+        let store = open_store().await;
+        let server = ReplicaServer::new(store.clone(), &Directory::new());
+        server.create(&spec()).await.expect("created");
+        let replica = server.open_local(open(1, 1)).await.expect("granted");
+        let [oldest, middle, newest] = [0x50, 0x51, 0x52].map(|byte| Uuid::from_bytes([byte; 16]));
+        for (block, id) in [oldest, middle, newest].into_iter().enumerate() {
+            write(&*replica, block as u64, 7).await.expect("written");
+            replica.snapshot(id, "s").await.expect("cut");
+        }
+        // It stays as long as someone reads it.
+        let mut reader = Some(store.open_lvol(middle).expect("opened"));
+        store.delete(middle).await.expect("marked");
+        for moved in [false, true] {
+            if moved {
+                reader = None;
+                store.deleted(middle).await.expect("deleted");
+            }
+            assert_eq!(store.lvol_info(middle).is_none(), reader.is_none());
+            let chain: Vec<Uuid> = replica.chain().await.expect("a chain").iter().map(|entry| entry.id).collect();
+            assert_eq!(chain, [oldest, newest, REPLICA]);
+            let held = replica.extents(newest, 0, 10).await.expect("extents").list;
+            assert_eq!(held.len(), 1);
+            assert_eq!((held[0].range.offset, held[0].range.length), (BLOCK, 2 * BLOCK));
+            assert_eq!(kind(replica.extents(middle, 0, 10).await.map(drop)), Some(ErrorKind::InvalidField));
+            assert_eq!(read(&*replica, 1).await.expect("read"), 7);
+        }
+
+        let _reader = store.open_lvol(newest).expect("opened");
+        store.delete(newest).await.expect("marked");
+        server.delete(REPLICA, Some(VOLUME)).await.expect("deleted");
+        store.deleted(newest).await.expect("nobody reads through it any more");
+        store.deleted(oldest).await.expect("nor through this");
+        assert_eq!(store.lvols(), []);
     });
 }
 
