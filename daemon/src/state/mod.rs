@@ -19,6 +19,7 @@ mod records;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -26,6 +27,10 @@ use uuid::Uuid;
 pub(crate) use records::{Records, StateError};
 
 const REGISTRY: &str = "registry";
+
+/// How long a lock is waited for: a daemon that was just killed holds it until the kernel has taken its memory apart.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The state directory, locked for this process.
 pub(crate) struct StateDirectory {
@@ -95,13 +100,24 @@ impl StateDirectory {
     }
 }
 
+/// Locks the file, trying again for a while if another process has it.
+fn try_lock_for(file: &File, patience: Duration) -> Result<(), TryLockError> {
+    let end = Instant::now() + patience;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_PAUSE),
+            result => return result,
+        }
+    }
+}
+
 /// Takes the lock, and leaves the process id in it for whoever is refused.
 fn lock(folder: &Path) -> Result<File, OpenError> {
     let failed = |source| OpenError::Io { path: folder.to_owned(), source };
     let path = folder.join("lock");
     let mut file =
         OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
+    match try_lock_for(&file, LOCK_PATIENCE) {
         Ok(()) => {
             file.set_len(0).map_err(failed)?;
             writeln!(file, "{}", std::process::id()).map_err(failed)?;
