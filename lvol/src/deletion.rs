@@ -355,7 +355,12 @@ impl Core {
         if !batch.copies.is_empty() || !batch.zeroes.is_empty() || batch.has_child_blocks && writable {
             self.flush().await?;
         }
-        self.commit(batch.records).await
+        self.commit(batch.records).await?;
+        if batch.vacates && writable {
+            // As after an erase: reads of the places that are empty now end before something is written there.
+            self.io.grace.pass().await;
+        }
+        Ok(())
     }
 
     async fn move_data(&self, batch: &Batch) -> Result<(), StoreError> {

@@ -23,6 +23,8 @@ struct Plan {
     records: Vec<Record>,
     /// Map entries that may come to be, for zeroes that hide the parent.
     new_entries: u64,
+    /// Some cluster loses blocks and stays in its entry: they can be written there again.
+    vacates: bool,
 }
 
 /// What one cluster's erased part is made of.
@@ -105,6 +107,11 @@ impl Lvol {
             plan.records.sort_by_key(|record| matches!(record, Record::MapClear { .. }));
             self.core().commit(plan.records).await?;
         }
+        if plan.vacates {
+            // A read that still looks at such a place must not see the next first write there before it is acknowledged:
+            // that one may fail (I9). Clusters that go as a whole wait in `reclaim`.
+            self.core().io.grace.pass().await;
+        }
         Ok(())
     }
 
@@ -159,7 +166,10 @@ impl Lvol {
         match (held, hides) {
             // Discarded blocks read as zeroes: they stay this lvol's, and hide the parent.
             (true, true) => {}
-            (true, false) => plan.change(map, self.core().layout.blocks_per_cluster(), part, false),
+            (true, false) => {
+                plan.vacates = true;
+                plan.change(map, self.core().layout.blocks_per_cluster(), part, false);
+            }
             (false, _) => {
                 // A cluster has at most 1024 blocks.
                 let (first, count) = (part.first as u16, part.count as u16);

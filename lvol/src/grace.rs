@@ -14,6 +14,9 @@ pub(crate) struct Grace {
     waker: RefCell<Option<Waker>>,
     /// Passes are one after the other.
     turn: tokio::sync::Mutex<()>,
+    /// How many passes began, and the number of the last that ended.
+    begun: Cell<u64>,
+    ended: Cell<u64>,
 }
 
 /// One I/O's place in its group: to be given back.
@@ -40,9 +43,14 @@ impl Grace {
         }
     }
 
-    /// Waits until all I/O that is in flight now is over.
+    /// Waits until all I/O that is in flight now is over. Who asks while a pass is under way shares the next one.
     pub(crate) async fn pass(&self) {
+        let next = self.begun.get() + 1;
         let _turn = self.turn.lock().await;
+        if self.ended.get() >= next {
+            return;
+        }
+        self.begun.set(self.begun.get() + 1);
         let old = self.current.get();
         debug_assert_eq!(self.counts[1 - old].get(), 0, "the last pass waited for it");
         self.current.set(1 - old);
@@ -54,6 +62,7 @@ impl Grace {
             Poll::Pending
         })
         .await;
+        self.ended.set(self.begun.get());
     }
 }
 
@@ -77,5 +86,23 @@ mod tests {
         grace.leave(early);
         assert!(pass.as_mut().poll(&mut context).is_ready());
         grace.leave(late);
+    }
+    #[test]
+    fn who_waits_meanwhile_shares_one_pass() {
+        let grace = Grace::default();
+        let early = grace.enter();
+        let mut first = pin!(grace.pass());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        let late = grace.enter();
+        let mut others = [Box::pin(grace.pass()), Box::pin(grace.pass())];
+        others.iter_mut().for_each(|pass| assert!(pass.as_mut().poll(&mut context).is_pending()));
+        grace.leave(early);
+        assert!(first.as_mut().poll(&mut context).is_ready());
+        // The first pass did not wait for it: the others must.
+        others.iter_mut().for_each(|pass| assert!(pass.as_mut().poll(&mut context).is_pending()));
+        grace.leave(late);
+        others.iter_mut().for_each(|pass| assert!(pass.as_mut().poll(&mut context).is_ready()));
+        assert_eq!(grace.begun.get(), 2);
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Batch {
     /// Some entry of the child that was not empty becomes part of a record. Its blocks must be durable before: a record of
     /// whole entries is not verified block by block as first writes are.
     pub(crate) has_child_blocks: bool,
+    /// Some cluster of the snapshot moves without all of its blocks: they can be written there again.
+    pub(crate) vacates: bool,
     data: u64,
 }
 
@@ -112,6 +114,7 @@ impl Pair<'_> {
             (Some(cluster), None) => {
                 let zeroes = self.hiding(index, &child.blocks);
                 batch.zero(layout, cluster, &zeroes);
+                batch.vacates |= !parent.blocks.without(&visible.union(&zeroes)).is_empty();
                 MapEntry { cluster: Some(cluster), blocks: visible.union(&zeroes) }
             }
             (Some(from), Some(to)) if visible.count() <= child.blocks.count() => {

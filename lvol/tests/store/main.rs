@@ -5,6 +5,7 @@ mod control;
 mod crash;
 mod damage;
 mod files;
+mod late_reads;
 mod model;
 mod operations;
 mod reference;
