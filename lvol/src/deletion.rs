@@ -306,7 +306,7 @@ impl Core {
             self.flush().await?;
             self.io.grace.pass().await;
         }
-        let lvol = self.open_lvol(child)?;
+        let lvol = self.open_lvol(child).await?;
         let below = self.catalog.borrow().chain(snapshot).unwrap_or_default();
         let Some(start) = from.next_used(0) else { return Ok(()) };
         let pair = Pair { from: &from, to: &to, below: below.get(1..).unwrap_or_default() };
@@ -321,7 +321,7 @@ impl Core {
         child: &LvolRecord,
         map: &Map,
     ) -> Result<bool, StoreError> {
-        let volume = self.open_lvol(child.uuid)?.volume().clone();
+        let volume = self.open_lvol(child.uuid).await?.volume().clone();
         volume.hold().await;
         let result = match map.is_empty() {
             true => {

@@ -116,7 +116,7 @@ impl Store {
             return same_or_conflict(found, differences);
         }
         if let Some(parent) = parent {
-            self.check_parent(parent, spec)?;
+            self.check_parent(parent, spec).await?;
         }
         let record = LvolRecord {
             uuid: spec.uuid,
@@ -136,8 +136,8 @@ impl Store {
         self.expect_info(spec.uuid)
     }
 
-    fn check_parent(&self, parent: Uuid, spec: &CreateLvol) -> Result<(), StoreError> {
-        let found = self.open_lvol(parent)?;
+    async fn check_parent(&self, parent: Uuid, spec: &CreateLvol) -> Result<(), StoreError> {
+        let found = self.open_lvol(parent).await?;
         let geometry = found.geometry();
         if !geometry.read_only {
             return Err(StoreError::invalid(format!("{parent} is no snapshot")));
@@ -164,7 +164,7 @@ impl Store {
             ];
             return same_or_conflict(found, differences);
         }
-        let lvol = self.open_head(head)?;
+        let lvol = self.open_head(head).await?;
         check_depth(&lvol, head)?;
         // Most of what has to become durable does so before writes are held.
         self.core.flush().await?;
@@ -190,8 +190,8 @@ impl Store {
             return Err(StoreError::invalid(format!("{head} does not read through {snapshot}")));
         }
         // What is to be deleted may have given some of its blocks away already.
-        drop(self.open_lvol(snapshot)?);
-        let lvol = self.open_head(head)?;
+        drop(self.open_lvol(snapshot).await?);
+        let lvol = self.open_head(head).await?;
         let old = self.record(head)?;
         let dropped = old.map;
         let new = LvolRecord { parent: Some(snapshot), map: self.new_map()?, ..old };
@@ -205,7 +205,7 @@ impl Store {
 
     async fn grow_to(&self, id: Uuid, size: u64) -> Result<LvolInfo, StoreError> {
         let _one = self.core.control.lock().await;
-        let lvol = self.open_head(id)?;
+        let lvol = self.open_head(id).await?;
         let old = self.record(id)?;
         check_size(size, old.block_size, self.core.layout.cluster_size)?;
         if size < old.size {
@@ -240,8 +240,8 @@ impl Store {
         result
     }
 
-    fn open_head(&self, id: Uuid) -> Result<Rc<Lvol>, StoreError> {
-        let lvol = self.open_lvol(id)?;
+    async fn open_head(&self, id: Uuid) -> Result<Rc<Lvol>, StoreError> {
+        let lvol = self.open_lvol(id).await?;
         match lvol.geometry().read_only {
             true => Err(StoreError::invalid(format!("{id} is a snapshot"))),
             false => Ok(lvol),

@@ -126,20 +126,20 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::LvolDamaged`] when it or an ancestor is damaged (I28), [`StoreError::Deleting`] when it is to go.
-    pub fn open_lvol(&self, id: Uuid) -> Result<Rc<Lvol>, StoreError> {
+    pub async fn open_lvol(&self, id: Uuid) -> Result<Rc<Lvol>, StoreError> {
         if self.core.is_closed() {
             return Err(StoreError::Closed);
         }
         if self.core.catalog.borrow().lvols.get(&id).is_some_and(|node| node.record.deletion.is_some()) {
             return Err(StoreError::Deleting { uuid: id });
         }
-        self.core.open_lvol(id).map(Rc::new)
+        self.core.open_lvol(id).await.map(Rc::new)
     }
 
     /// Up to `max` extents that the lvol itself holds, in order, from byte `from` on. What is not in them is read
     /// through the parent, or zero when there is none. Ancestors that are to be deleted do not count: what they hold is on its
     /// way into the lvol.
-    pub fn extents(&self, id: Uuid, from: u64, max: usize) -> Result<Vec<Extent>, StoreError> {
+    pub async fn extents(&self, id: Uuid, from: u64, max: usize) -> Result<Vec<Extent>, StoreError> {
         let catalog = self.core.catalog.borrow();
         let node = catalog.lvols.get(&id).ok_or(StoreError::NotFound { uuid: id })?;
         if let Some(reason) = catalog.damage(id) {
@@ -184,7 +184,7 @@ impl Store {
 
 impl Core {
     /// Opens an lvol, also one that is to be deleted.
-    pub(crate) fn open_lvol(self: &Rc<Self>, id: Uuid) -> Result<Lvol, StoreError> {
+    pub(crate) async fn open_lvol(self: &Rc<Self>, id: Uuid) -> Result<Lvol, StoreError> {
         let mut catalog = self.catalog.borrow_mut();
         if let Some(reason) = catalog.damage(id) {
             return Err(StoreError::LvolDamaged { uuid: id, reason });

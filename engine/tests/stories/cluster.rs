@@ -188,7 +188,7 @@ impl Cluster {
             let head = store.lvols().into_iter().find(|lvol| lvol.kind == lvol::LvolKind::Head).expect("one head").uuid;
             let mut contents = Vec::new();
             for lvol in [head].into_iter().chain(chain) {
-                let device = store.open_lvol(lvol).expect("it opens");
+                let device = store.open_lvol(lvol).await.expect("it opens");
                 contents
                     .push(execute(&*device, block_device::Request::read(0, SIZE)).await.expect("readable").to_vec());
             }

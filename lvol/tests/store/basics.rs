@@ -1,5 +1,7 @@
 //! One operation at a time: what it does, what it refuses, what it answers the second time.
 
+use std::rc::Rc;
+
 use block_device::{BlockDevice, ErrorKind, Request, execute};
 use lvol::{CreateLvol, Extent, ExtentKind, FormatOptions, LvolKind, LvolState, SnapshotSpec, Store, StoreError};
 use reactor::Disk;
@@ -103,7 +105,7 @@ fn a_snapshot_keeps_what_was_there_and_the_head_goes_on() {
     rig.run(async {
         let store = open().await;
         store.create(&lvol(1, 1 << 20)).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         write(&head, 0, stamped(1, 128 << 10)).await.expect("written");
         let found = store.snapshot(id(1), &snapshot(2)).await.expect("cut");
         assert_eq!((found.kind, found.parent, found.children), (LvolKind::Snapshot, None, vec![id(1)]));
@@ -111,7 +113,7 @@ fn a_snapshot_keeps_what_was_there_and_the_head_goes_on() {
         write(&head, 4096, stamped(2, 4096)).await.expect("written");
         unmap(&head, CLUSTER, CLUSTER).await.expect("unmapped");
 
-        let old = store.open_lvol(id(2)).expect("opened");
+        let old = store.open_lvol(id(2)).await.expect("opened");
         assert!(read(&old, 0, 128 << 10).await.expect("read") == stamped(1, 128 << 10)[..]);
         assert_eq!(kind(write(&old, 0, stamped(3, 4096)).await), Some(ErrorKind::ReadOnly));
         let now = read(&head, 0, 128 << 10).await.expect("read");
@@ -120,9 +122,9 @@ fn a_snapshot_keeps_what_was_there_and_the_head_goes_on() {
 
         let data = Extent { offset: 4096, length: 4096, kind: ExtentKind::Data };
         let zero = Extent { offset: CLUSTER, length: CLUSTER, kind: ExtentKind::Zero };
-        assert_eq!(store.extents(id(1), 0, 10).expect("extents"), [data, zero]);
+        assert_eq!(store.extents(id(1), 0, 10).await.expect("extents"), [data, zero]);
         let all = Extent { offset: 0, length: 2 * CLUSTER, kind: ExtentKind::Data };
-        assert_eq!(store.extents(id(2), 0, 10).expect("extents"), [all]);
+        assert_eq!(store.extents(id(2), 0, 10).await.expect("extents"), [all]);
 
         // The head reads through it: it is only marked.
         store.delete(id(2)).await.expect("marked");
@@ -146,9 +148,10 @@ fn a_snapshot_among_writes_in_flight_is_a_clean_cut() {
     rig.run(async {
         let store = open().await;
         store.create(&lvol(1, 4 << 20)).await.expect("created");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         let writers: Vec<_> = (0..8u64)
             .map(|writer| {
-                let head = store.open_lvol(id(1)).expect("opened");
+                let head = Rc::clone(&head);
                 reactor::spawn(async move {
                     for count in 1..60u64 {
                         write(&head, writer * 4096, stamped(count, 4096)).await.expect("written");
@@ -158,12 +161,12 @@ fn a_snapshot_among_writes_in_flight_is_a_clean_cut() {
             .collect();
         for number in 2..6 {
             reactor::sleep(std::time::Duration::from_millis(1)).await;
-            let head = store.open_lvol(id(1)).expect("opened");
+            let head = store.open_lvol(id(1)).await.expect("opened");
             let before = read(&head, 0, 8 * 4096).await.expect("read");
             store.snapshot(id(1), &snapshot(number)).await.expect("cut");
-            let cut = read_all(&store.open_lvol(id(number)).expect("opened")).await;
+            let cut = read_all(&store.open_lvol(id(number)).await.expect("opened")).await;
             reactor::sleep(std::time::Duration::from_millis(1)).await;
-            let later = read_all(&store.open_lvol(id(number)).expect("opened")).await;
+            let later = read_all(&store.open_lvol(id(number)).await.expect("opened")).await;
             assert!(cut == later, "a snapshot changed");
             for block in 0..8 {
                 let count =
@@ -208,9 +211,10 @@ fn small_writes_into_one_block_at_once_all_land() {
             let store = open().await;
             store.create(&CreateLvol { block_size: 512, ..lvol(1, 1 << 20) }).await.expect("created");
             for round in 1..4u64 {
+                let head = store.open_lvol(id(1)).await.expect("opened");
                 let writers: Vec<_> = (0..64u64)
                     .map(|sector| {
-                        let head = store.open_lvol(id(1)).expect("opened");
+                        let head = Rc::clone(&head);
                         reactor::spawn(async move {
                             write(&head, sector * 512, stamped(round * 100 + sector, 512)).await.expect("written");
                         })
@@ -219,7 +223,7 @@ fn small_writes_into_one_block_at_once_all_land() {
                 for writer in writers {
                     writer.await.expect("no writer panics");
                 }
-                let content = read_all(&store.open_lvol(id(1)).expect("opened")).await;
+                let content = read_all(&store.open_lvol(id(1)).await.expect("opened")).await;
                 for sector in 0..64u64 {
                     let bytes = &content[sector as usize * 512..][..512];
                     assert!(bytes == &stamped(round * 100 + sector, 512)[..], "sector {sector} of round {round}");
@@ -236,7 +240,7 @@ fn requests_beyond_the_end_are_refused_and_change_nothing() {
     rig.run(async {
         let store = open().await;
         store.create(&lvol(1, (1 << 20) + 4096)).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         assert_eq!(head.geometry().size(), (1 << 20) + 4096);
         assert_eq!(kind(write(&head, 1 << 20, stamped(1, 8192)).await), Some(ErrorKind::InvalidRange));
         assert_eq!(kind(write(&head, 512, stamped(1, 4096)).await), Some(ErrorKind::InvalidField));
@@ -253,7 +257,7 @@ fn a_disk_that_does_not_read_is_an_error_that_passes() {
     rig.run(async {
         let store = open().await;
         store.create(&lvol(1, 1 << 20)).await.expect("created");
-        write(&store.open_lvol(id(1)).expect("opened"), 0, stamped(1, 1 << 20)).await.expect("written");
+        write(&store.open_lvol(id(1)).await.expect("opened"), 0, stamped(1, 1 << 20)).await.expect("written");
     });
     for range in [0..u64::MAX, 4096..u64::MAX] {
         rig.world.add_disk_fault(rig.node, DISK, DiskFault::new(DiskFaultKind::FailReads).within(range));
@@ -262,7 +266,7 @@ fn a_disk_that_does_not_read_is_an_error_that_passes() {
     }
     rig.run(async {
         let store = open().await;
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         assert!(read(&head, 0, 1 << 20).await.expect("read") == stamped(1, 1 << 20)[..]);
     });
 }
@@ -280,13 +284,13 @@ fn a_failed_sync_stops_the_store_until_it_is_opened_again() {
     world.add_disk_fault(node, DISK, DiskFault::new(DiskFaultKind::FailSyncs));
     let same = store.clone();
     rig.run(async move {
-        let head = same.open_lvol(id(1)).expect("opened");
+        let head = same.open_lvol(id(1)).await.expect("opened");
         write(&head, 0, stamped(1, 4096)).await.expect("written");
         assert_eq!(kind(flush(&head).await), Some(ErrorKind::WriteFailed));
     });
     world.clear_disk_faults(node, DISK);
     rig.run(async move {
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         assert_eq!(kind(flush(&head).await), Some(ErrorKind::WriteFailed));
         assert_eq!(kind(write(&head, 8192, stamped(1, 4096)).await), Some(ErrorKind::WriteFailed));
         // What is held can be read and overwritten.
@@ -295,7 +299,7 @@ fn a_failed_sync_stops_the_store_until_it_is_opened_again() {
     });
     rig.run(async {
         let store = open().await;
-        flush(&store.open_lvol(id(1)).expect("opened")).await.expect("flushed");
+        flush(&store.open_lvol(id(1)).await.expect("opened")).await.expect("flushed");
     });
 }
 
@@ -305,13 +309,13 @@ fn a_closed_store_refuses_everything() {
     rig.run(async {
         let store = open().await;
         store.create(&lvol(1, 1 << 20)).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         let same = store.clone();
         store.close().await.expect("closed");
         assert_eq!(kind(read(&head, 0, 4096).await), Some(ErrorKind::Unavailable));
         assert_eq!(kind(write(&head, 0, stamped(1, 4096)).await), Some(ErrorKind::Unavailable));
         assert!(matches!(same.create(&lvol(2, 1 << 20)).await, Err(StoreError::Closed)));
-        assert!(matches!(same.open_lvol(id(1)), Err(StoreError::Closed)));
+        assert!(matches!(same.open_lvol(id(1)).await, Err(StoreError::Closed)));
     });
 }
 
@@ -322,7 +326,7 @@ fn nothing_is_left_behind() {
     rig.run(async {
         let store = open().await;
         store.create(&lvol(1, 1 << 20)).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         let before = (reactor::task_count(), reactor::buffer::lent());
         for round in 0..1000 {
             write(&head, 0, stamped(round, 8192)).await.expect("written");

@@ -33,7 +33,7 @@ fn clones_reverts_and_new_names() {
     rig.run(async {
         let store = open().await;
         store.create(&lvol(1, 1 << 20)).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         for number in [2u64, 3] {
             write(&head, 0, stamped(number, 8192)).await.expect("written");
             store.snapshot(id(1), &snapshot(u128::from(number))).await.expect("cut");
@@ -41,7 +41,7 @@ fn clones_reverts_and_new_names() {
         write(&head, 4096, stamped(4, 4096)).await.expect("written");
 
         store.clone_snapshot(id(2), &lvol(5, 2 << 20)).await.expect("cloned");
-        let copy = store.open_lvol(id(5)).expect("opened");
+        let copy = store.open_lvol(id(5)).await.expect("opened");
         write(&copy, 4096, stamped(5, 4096)).await.expect("written");
         let content = read_all(&copy).await;
         assert!(content[..4096] == stamped(2, 4096)[..] && content[4096..8192] == stamped(5, 4096)[..]);
@@ -75,7 +75,7 @@ fn a_snapshot_that_nobody_waits_for_does_not_hold_writes() {
         let mut dropped = 0;
         for attempt in 1..ATTEMPTS {
             store.create(&lvol(1, 1 << 20)).await.expect("created");
-            let head = store.open_lvol(id(1)).expect("opened");
+            let head = store.open_lvol(id(1)).await.expect("opened");
             write(&head, 0, stamped(1, 64 << 10)).await.expect("written");
             let (other, spec) = (head.clone(), snapshot(2));
             let writer = spawn(async move {
@@ -88,7 +88,7 @@ fn a_snapshot_that_nobody_waits_for_does_not_hold_writes() {
             writer.await.expect("all written");
 
             store.snapshot(id(1), &spec).await.expect("it was cut meanwhile");
-            let content = read(&store.open_lvol(spec.uuid).expect("opened"), 0, 64 << 10).await.expect("read");
+            let content = read(&store.open_lvol(spec.uuid).await.expect("opened"), 0, 64 << 10).await.expect("read");
             assert!([1, 2].map(|stamp| stamped(stamp, 64 << 10)).iter().any(|whole| content == whole[..]));
             assert!(read(&head, 0, 64 << 10).await.expect("read") == stamped(2, 64 << 10)[..]);
             store.delete(id(1)).await.expect("deleted");
@@ -107,7 +107,7 @@ fn a_deletion_that_nobody_waits_for_ends_and_answers_writes() {
         let mut dropped = 0;
         for attempt in 1..ATTEMPTS {
             store.create(&lvol(1, 1 << 20)).await.expect("created");
-            let head = store.open_lvol(id(1)).expect("opened");
+            let head = store.open_lvol(id(1)).await.expect("opened");
             let other = head.clone();
             let writer = spawn(async move { write(&other, 0, stamped(9, 64 << 10)).await });
             yield_now().await;
@@ -131,7 +131,7 @@ fn growing_next_to_an_erase_of_the_end_keeps_what_is_written_there() {
         // Far enough for an erase in two steps, of which the second has the end.
         let (old, new) = (3000 * CLUSTER + 4096, 4000 * CLUSTER);
         store.create(&CreateLvol { block_size: 512, ..lvol(1, old) }).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         write(&head, 0, stamped(1, 4096)).await.expect("written");
         write(&head, old - 4096, stamped(1, 4096)).await.expect("written");
         // Parts of blocks, which lock the first cluster one after the other.

@@ -98,7 +98,7 @@ impl Log {
 
 /// What one task does on its region.
 async fn work(log: Log, store: Store, task: u64, seed: u64, steps: u64) {
-    let head = store.open_lvol(id(HEAD)).expect("opened");
+    let head = store.open_lvol(id(HEAD)).await.expect("opened");
     let mut random = Random::new(seed * 100 + task);
     for step in 0..steps {
         let first = task * REGION + random.below(REGION);
@@ -219,7 +219,7 @@ fn check_rig(rig: &Rig, events: &[Event], at: usize) {
 async fn check_head(store: &Store, expectation: &Expectation<'_>) {
     let (created, maybe_created) = expectation.state(|what| matches!(what, What::Create));
     let (deleted, maybe_deleted) = expectation.state(|what| matches!(what, What::DeleteHead));
-    let Ok(head) = store.open_lvol(id(HEAD)) else {
+    let Ok(head) = store.open_lvol(id(HEAD)).await else {
         assert!(!created || maybe_deleted, "the head is gone");
         return;
     };
@@ -230,7 +230,7 @@ async fn check_head(store: &Store, expectation: &Expectation<'_>) {
 async fn check_snapshots(store: &Store, expectation: &Expectation<'_>) {
     for event in expectation.events {
         let What::Snapshot(uuid) = event.what else { continue };
-        let Ok(lvol) = store.open_lvol(uuid) else {
+        let Ok(lvol) = store.open_lvol(uuid).await else {
             assert!(event.end > expectation.at, "snapshot {uuid} is gone");
             continue;
         };
@@ -244,7 +244,7 @@ async fn check_snapshots(store: &Store, expectation: &Expectation<'_>) {
 /// The recovered store is a store like any other.
 async fn go_on(store: Store) {
     store.create(&lvol(99, 1 << 20)).await.expect("created");
-    let other = store.open_lvol(id(99)).expect("opened");
+    let other = store.open_lvol(id(99)).await.expect("opened");
     assert!(read_all(&other).await == vec![0; 1 << 20]);
     write(&other, 0, stamped(7, 100 << 10)).await.expect("written");
     assert!(read(&other, 0, 100 << 10).await.expect("read") == stamped(7, 100 << 10)[..]);
@@ -322,7 +322,7 @@ fn a_power_cut_around_a_reused_cluster_mixes_nothing_up() {
         for number in [1, 2] {
             store.create(&lvol(number, 64 << 20)).await.expect("created");
         }
-        let first = store.open_lvol(id(1)).expect("opened");
+        let first = store.open_lvol(id(1)).await.expect("opened");
         let free = store.info().free_clusters;
         write_clusters(&first, 0..free, 1).await;
         flush(&first).await.expect("flushed");
@@ -331,7 +331,8 @@ fn a_power_cut_around_a_reused_cluster_mixes_nothing_up() {
     rig.world.record_disk(rig.node, DISK);
     rig.run(async move {
         let store = open().await;
-        let (first, second) = (store.open_lvol(id(1)).expect("opened"), store.open_lvol(id(2)).expect("opened"));
+        let (first, second) =
+            (store.open_lvol(id(1)).await.expect("opened"), store.open_lvol(id(2)).await.expect("opened"));
         for round in 0..4 {
             unmap(&first, round * 4 * CLUSTER, 4 * CLUSTER).await.expect("unmapped");
             // There is no other space: these are the clusters just freed.
@@ -364,7 +365,7 @@ async fn write_clusters(lvol: &Rc<Lvol>, clusters: std::ops::Range<u64>, stamp: 
 
 /// Each sector of the first clusters, if the lvol is there, holds one of the stamps.
 async fn check_stamps(store: &Store, uuid: Uuid, clusters: u64, stamps: &[u64]) {
-    let Ok(lvol) = store.open_lvol(uuid) else { return };
+    let Ok(lvol) = store.open_lvol(uuid).await else { return };
     for cluster in 0..clusters {
         let content = read(&lvol, cluster * CLUSTER, CLUSTER).await.expect("read");
         for sector in content.chunks_exact(SECTOR as usize) {

@@ -34,7 +34,7 @@ fn prepared(closed: bool) -> (DiskImage, Contents) {
 async fn fill(store: &Store, numbers: std::ops::RangeInclusive<u128>) {
     for number in numbers {
         store.create(&lvol(number, LVOL)).await.expect("created");
-        let head = store.open_lvol(id(number)).expect("opened");
+        let head = store.open_lvol(id(number)).await.expect("opened");
         write(&head, 0, stamped(number as u64, 300 << 10)).await.expect("written");
     }
 }
@@ -43,15 +43,15 @@ async fn fill(store: &Store, numbers: std::ops::RangeInclusive<u128>) {
 async fn change(store: Store, closed: bool) -> Contents {
     for number in [1, 4] {
         store.snapshot(id(number), &snapshot(100 + number)).await.expect("cut");
-        let head = store.open_lvol(id(number)).expect("opened");
+        let head = store.open_lvol(id(number)).await.expect("opened");
         write(&head, 64 << 10, stamped(50 + number as u64, 100 << 10)).await.expect("written");
         unmap(&head, 0, 40 << 10).await.expect("unmapped");
         write_zeroes(&head, 200 << 10, 64 << 10).await.expect("zeroed");
     }
-    flush(&store.open_lvol(id(1)).expect("opened")).await.expect("flushed");
+    flush(&store.open_lvol(id(1)).await.expect("opened")).await.expect("flushed");
     let mut contents = Contents::new();
     for info in store.lvols() {
-        contents.insert(info.uuid, read_all(&store.open_lvol(info.uuid).expect("opened")).await);
+        contents.insert(info.uuid, read_all(&store.open_lvol(info.uuid).await.expect("opened")).await);
     }
     if closed {
         store.close().await.expect("closed");
@@ -95,7 +95,7 @@ async fn compare(store: &Store, contents: &Contents, what: &str) -> usize {
             damaged += 1;
             continue;
         };
-        match (info.state, store.open_lvol(*uuid)) {
+        match (info.state, store.open_lvol(*uuid).await) {
             (LvolState::Ready, Ok(lvol)) => {
                 assert!(read_all(&lvol).await == *content, "{what}: {uuid} reads wrong");
             }
@@ -206,7 +206,7 @@ fn the_space_of_a_damaged_lvol_is_not_given_away() {
             store.close().await.expect("closed");
             let store = open().await;
             store.create(&lvol(9, 64 << 20)).await.expect("created");
-            let other = store.open_lvol(id(9)).expect("opened");
+            let other = store.open_lvol(id(9)).await.expect("opened");
             let mut at = 0;
             while write(&other, at, stamped(77, 64 << 10)).await.is_ok() {
                 at += 64 << 10;
@@ -274,7 +274,7 @@ fn serve_or_lose_data(image: DiskImage, contents: &Contents) {
     rig.run(async move {
         let Ok(store) = Store::open(disk()).await else { return };
         for uuid in contents.keys() {
-            if let Ok(lvol) = store.open_lvol(*uuid) {
+            if let Ok(lvol) = store.open_lvol(*uuid).await {
                 read_all(&lvol).await;
             }
         }

@@ -1,5 +1,6 @@
 //! The same on a real file through the kernel.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::BlockDevice;
@@ -25,11 +26,11 @@ fn a_store_on_a_file_survives_being_dropped() {
         format(&disk).await.expect("formatted");
         let store = Store::open(disk).await.expect("opened");
         store.create(&lvol(1, 16 << 20)).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         assert_eq!(head.geometry().size(), 16 << 20);
         let writers: Vec<_> = (0..64u64)
             .map(|writer| {
-                let head = store.open_lvol(id(1)).expect("opened");
+                let head = Rc::clone(&head);
                 reactor::spawn(async move {
                     for piece in 0..16 {
                         let block = piece * 64 + writer;
@@ -52,10 +53,10 @@ fn a_store_on_a_file_survives_being_dropped() {
     Reactor::run(&reactor::Config::default(), async move {
         let store = Store::open(Disk::open(&path, &options()).expect("opened")).await.expect("recovered");
         assert!(!store.info().clean_open);
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         assert!(read(&head, 0, CLUSTER).await.expect("read") == vec![0; CLUSTER as usize]);
         assert!(read(&head, 8 * CLUSTER, CLUSTER).await.expect("read") == stamped(9999, CLUSTER as usize)[..]);
-        let old = read_all(&store.open_lvol(id(2)).expect("opened")).await;
+        let old = read_all(&store.open_lvol(id(2)).await.expect("opened")).await;
         for block in 0..1024u64 {
             assert!(old[block as usize * 4096..][..4096] == stamped(1 + block, 4096)[..], "block {block}");
         }

@@ -94,11 +94,11 @@ impl Model {
         let first = self.store().create(&spec).await.expect("created");
         assert_eq!(self.store().create(&spec).await.expect("the same again"), first, "I30");
         self.reference.create(uuid, size);
-        self.reopen_lvol(uuid);
+        self.reopen_lvol(uuid).await;
     }
 
-    fn reopen_lvol(&mut self, uuid: Uuid) {
-        let lvol = self.store().open_lvol(uuid).expect("opened");
+    async fn reopen_lvol(&mut self, uuid: Uuid) {
+        let lvol = self.store().open_lvol(uuid).await.expect("opened");
         self.open.insert(uuid, lvol);
     }
 
@@ -167,7 +167,7 @@ impl Model {
         let again = self.store().snapshot(head, &spec).await.expect("the same again");
         assert_eq!((again.uuid, again.created_at), (first.uuid, first.created_at), "I30");
         self.reference.snapshot(head, spec.uuid);
-        self.reopen_lvol(spec.uuid);
+        self.reopen_lvol(spec.uuid).await;
     }
 
     async fn clone_snapshot(&mut self) {
@@ -184,7 +184,7 @@ impl Model {
         let again = self.store().clone_snapshot(snapshot, &spec).await.expect("the same again");
         assert_eq!((again.uuid, again.created_at), (first.uuid, first.created_at), "I30");
         self.reference.clone_snapshot(snapshot, uuid, size);
-        self.reopen_lvol(uuid);
+        self.reopen_lvol(uuid).await;
     }
 
     async fn revert(&mut self, head: Uuid) {
@@ -229,7 +229,7 @@ impl Model {
         assert!(store.info().clean_open);
         self.store = Some(store);
         for uuid in self.reference.lvols.keys().copied().collect::<Vec<_>>() {
-            self.reopen_lvol(uuid);
+            self.reopen_lvol(uuid).await;
         }
     }
 

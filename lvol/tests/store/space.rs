@@ -1,5 +1,6 @@
 //! Full stores, and space that comes back.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::{ErrorKind, Request, execute};
@@ -20,7 +21,8 @@ fn a_full_store_says_so_and_goes_on() {
         let store = open().await;
         store.create(&lvol(1, 64 << 20)).await.expect("created");
         store.create(&lvol(2, 1 << 20)).await.expect("created");
-        let (head, other) = (store.open_lvol(id(1)).expect("opened"), store.open_lvol(id(2)).expect("opened"));
+        let (head, other) =
+            (store.open_lvol(id(1)).await.expect("opened"), store.open_lvol(id(2)).await.expect("opened"));
         write(&other, 0, stamped(9, 4096)).await.expect("written");
         let mut written = 0;
         let full = loop {
@@ -58,16 +60,16 @@ fn running_full_from_many_sides_loses_no_cluster() {
         let store = open().await;
         store.create(&lvol(1, 64 << 20)).await.expect("created");
         let free = store.info().free_clusters;
+        let head = store.open_lvol(id(1)).await.expect("opened");
         let writers: Vec<_> = (0..(free + 20) * 4)
             .map(|piece| {
-                let head = store.open_lvol(id(1)).expect("opened");
+                let head = Rc::clone(&head);
                 reactor::spawn(async move {
                     let result = write(&head, piece * CLUSTER / 4, stamped(piece + 1, CLUSTER as usize / 4)).await;
                     result.is_ok()
                 })
             })
             .collect();
-        let head = store.open_lvol(id(1)).expect("opened");
         let mut written = 0;
         for (piece, writer) in writers.into_iter().enumerate() {
             let found = read(&head, piece as u64 * CLUSTER / 4, 8).await;
@@ -91,13 +93,13 @@ fn unmapped_space_comes_back_to_the_disk() {
     let store = rig.run(async move {
         let store = open().await;
         store.create(&lvol(1, size)).await.expect("created");
-        write(&store.open_lvol(id(1)).expect("opened"), 0, stamped(1, size as usize)).await.expect("written");
+        write(&store.open_lvol(id(1)).await.expect("opened"), 0, stamped(1, size as usize)).await.expect("written");
         store
     });
     let full = rig.image().allocated();
     let same = store.clone();
     rig.run(async move {
-        let head = same.open_lvol(id(1)).expect("opened");
+        let head = same.open_lvol(id(1)).await.expect("opened");
         // 15 of 16 blocks of one cluster, and a whole one.
         unmap(&head, 4096, CLUSTER - 4096).await.expect("unmapped");
         unmap(&head, 2 * CLUSTER, CLUSTER).await.expect("unmapped");
@@ -122,7 +124,7 @@ fn zeroes_over_a_snapshot_take_no_space() {
     rig.run(async {
         let store = open().await;
         store.create(&lvol(1, 2 << 20)).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         write(&head, 0, stamped(1, 2 << 20)).await.expect("written");
         store.snapshot(id(1), &snapshot(2)).await.expect("cut");
         write_zeroes(&head, 0, 2 << 20).await.expect("zeroed");
@@ -132,7 +134,7 @@ fn zeroes_over_a_snapshot_take_no_space() {
         let content = read(&head, 0, CLUSTER).await.expect("read");
         assert!(content[8192..12288] == stamped(3, 4096)[..]);
         assert!(content[..8192] == vec![0; 8192] && content[12288..] == vec![0; CLUSTER as usize - 12288]);
-        assert!(read_all(&store.open_lvol(id(2)).expect("opened")).await == stamped(1, 2 << 20)[..]);
+        assert!(read_all(&store.open_lvol(id(2)).await.expect("opened")).await == stamped(1, 2 << 20)[..]);
         // Now with a cluster: unmapping part of it hides the parent still.
         unmap(&head, 8192, 4096).await.expect("unmapped");
         assert!(read(&head, 0, CLUSTER).await.expect("read") == vec![0; CLUSTER as usize]);
@@ -147,7 +149,8 @@ fn a_reused_cluster_shows_nothing_of_its_past() {
         let store = open().await;
         store.create(&lvol(1, 64 << 20)).await.expect("created");
         store.create(&lvol(2, 64 << 20)).await.expect("created");
-        let (first, second) = (store.open_lvol(id(1)).expect("opened"), store.open_lvol(id(2)).expect("opened"));
+        let (first, second) =
+            (store.open_lvol(id(1)).await.expect("opened"), store.open_lvol(id(2)).await.expect("opened"));
         let all = store.info().free_clusters;
         for round in 0..3u64 {
             for index in 0..all {
@@ -178,26 +181,30 @@ fn a_slow_read_never_sees_the_next_owner_of_its_cluster() {
         for number in [1, 2] {
             store.create(&lvol(number, 64 << 20)).await.expect("created");
         }
-        let first = store.open_lvol(id(1)).expect("opened");
+        let first = store.open_lvol(id(1)).await.expect("opened");
         for index in 0..store.info().free_clusters {
             write(&first, index * CLUSTER, stamped(1, CLUSTER as usize)).await.expect("written");
         }
     });
     // A checkpoint may still be on its way and hold the disk.
     rig.world.kill(rig.node);
-    let store = rig.run(async { open().await });
-    let same = store.clone();
+    let (same, first) = rig.run(async {
+        let store = open().await;
+        let first = store.open_lvol(id(1)).await.expect("opened");
+        (store, first)
+    });
     rig.world.add_disk_fault(rig.node, DISK, slow);
     let reads: Vec<_> = (0..8)
         .map(|index| {
-            let first = store.open_lvol(id(1)).expect("opened");
+            let first = Rc::clone(&first);
             rig.world.spawn(rig.node, async move { read(&first, index * CLUSTER, CLUSTER).await.expect("read") })
         })
         .collect();
     rig.world.run_for(Duration::from_millis(1));
     rig.world.clear_disk_faults(rig.node, DISK);
     rig.run(async move {
-        let (first, second) = (same.open_lvol(id(1)).expect("opened"), same.open_lvol(id(2)).expect("opened"));
+        let (first, second) =
+            (same.open_lvol(id(1)).await.expect("opened"), same.open_lvol(id(2)).await.expect("opened"));
         unmap(&first, 0, 8 * CLUSTER).await.expect("unmapped");
         for index in 0..8 {
             write(&second, index * CLUSTER, stamped(2, CLUSTER as usize)).await.expect("written");
@@ -245,12 +252,12 @@ fn a_full_backing_is_no_space_too() {
     let store = rig.run(async {
         let store = open().await;
         store.create(&lvol(1, 64 << 20)).await.expect("created");
-        write(&store.open_lvol(id(1)).expect("opened"), 0, stamped(1, 4096)).await.expect("written");
+        write(&store.open_lvol(id(1)).await.expect("opened"), 0, stamped(1, 4096)).await.expect("written");
         store
     });
     rig.world.limit_disk_space(rig.node, DISK, Some(rig.image().allocated() + CLUSTER));
     rig.run(async move {
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         let outcome = write(&head, CLUSTER, stamped(2, 4 << 20)).await;
         assert_eq!(kind(outcome), Some(ErrorKind::NoSpace));
         assert!(read(&head, 0, 4096).await.expect("read") == stamped(1, 4096)[..]);

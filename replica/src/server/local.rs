@@ -40,11 +40,11 @@ impl LocalReplica {
         }
     }
 
-    fn list_extents(&self, id: Uuid, from: u64, max: u32) -> Result<Extents, Error> {
+    async fn list_extents(&self, id: Uuid, from: u64, max: u32) -> Result<Extents, Error> {
         self.check()?;
         self.check_lvol(id)?;
         let max = max.clamp(1, replica_protocol::MAX_EXTENTS) as usize;
-        let own = self.server.store.extents(id, from, max).map_err(Error::from)?;
+        let own = self.server.store.extents(id, from, max).await.map_err(Error::from)?;
         let next = (own.len() == max).then(|| own.last().map(|last| last.offset + last.length)).flatten();
         let extent = |extent: &lvol::Extent| Extent {
             range: Range { offset: extent.offset, length: extent.length },
@@ -113,14 +113,14 @@ impl Replica for LocalReplica {
     }
 
     fn extents(&self, lvol: Uuid, from: u64, max: u32) -> LocalFuture<'_, Result<Extents, Error>> {
-        Box::pin(async move { self.list_extents(lvol, from, max) })
+        Box::pin(self.list_extents(lvol, from, max))
     }
 
     fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome> {
         Box::pin(async move {
             self.check()?;
             self.check_lvol(lvol)?;
-            let device = self.server.store.open_lvol(lvol).map_err(|error: StoreError| Error::from(error))?;
+            let device = self.server.store.open_lvol(lvol).await.map_err(|error: StoreError| Error::from(error))?;
             execute(&*device, Request::Read { range }).await
         })
     }

@@ -271,7 +271,7 @@ impl Inner {
         }
         entry.end(&superseded(same_engine, open.epoch)).await;
         self.delete_lvols(view::leftovers(&lvols, open.replica)).await.map_err(failed)?;
-        let device = self.store.open_lvol(head.uuid).map_err(failed)?;
+        let device = self.store.open_lvol(head.uuid).await.map_err(failed)?;
         let gate = Gate::new(device as Rc<dyn BlockDevice>);
         entry.gates.borrow_mut().push(Rc::clone(&gate));
         Ok(LocalReplica::new(Rc::clone(self), open, gate, attribute.state))
@@ -289,7 +289,7 @@ impl Inner {
         gate.drained().await;
         let new = Attribute { state: ReplicaState::Rebuilding, generation: attribute.generation + 1, ..attribute };
         let head = self.create_head(&new, &old.name, old.size, old.block_size).await?;
-        gate.replace(self.store.open_lvol(head.uuid)? as Rc<dyn BlockDevice>);
+        gate.replace(self.store.open_lvol(head.uuid).await? as Rc<dyn BlockDevice>);
         self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?;
         Ok(())
     }

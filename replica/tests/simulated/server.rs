@@ -252,7 +252,7 @@ fn a_snapshot_that_is_to_be_deleted_is_not_in_the_chain() {
             replica.snapshot(id, "s").await.expect("cut");
         }
         // It stays as long as someone reads it.
-        let mut reader = Some(store.open_lvol(middle).expect("opened"));
+        let mut reader = Some(store.open_lvol(middle).await.expect("opened"));
         store.delete(middle).await.expect("marked");
         for moved in [false, true] {
             if moved {
@@ -269,7 +269,7 @@ fn a_snapshot_that_is_to_be_deleted_is_not_in_the_chain() {
             assert_eq!(read(&*replica, 1).await.expect("read"), 7);
         }
 
-        let _reader = store.open_lvol(newest).expect("opened");
+        let _reader = store.open_lvol(newest).await.expect("opened");
         store.delete(newest).await.expect("marked");
         server.delete(REPLICA, Some(VOLUME)).await.expect("deleted");
         store.deleted(newest).await.expect("nobody reads through it any more");

@@ -88,13 +88,13 @@ fn a_snapshot_with_several_children_or_open_waits() {
         store.snapshot(id(1), &snapshot(10)).await.expect("cut");
         fill(&head, 4, 8, 2).await;
         store.snapshot(id(1), &snapshot(11)).await.expect("cut");
-        let reader = store.open_lvol(id(10)).expect("opened");
+        let reader = store.open_lvol(id(10)).await.expect("opened");
         store.delete(id(10)).await.expect("marked");
         store.delete(id(10)).await.expect("the same again");
         sleep(Duration::from_secs(2)).await;
         let deletion = store.lvol_info(id(10)).expect("there").deletion.expect("marked");
         assert_eq!((deletion.merging, deletion.waits_for), (false, Some(WaitsFor::Users)));
-        assert!(matches!(store.open_lvol(id(10)), Err(StoreError::Deleting { .. })));
+        assert!(matches!(store.open_lvol(id(10)).await, Err(StoreError::Deleting { .. })));
         assert!(matches!(store.snapshot(id(1), &snapshot(10)).await, Err(StoreError::Conflict { .. })));
         assert!(read_all(&reader).await == expected(&[(0, 8, 1)]));
         drop(reader);
@@ -111,7 +111,7 @@ fn a_mark_can_be_taken_back_until_blocks_move() {
         let (store, head) = with_head().await;
         fill(&head, 0, 8, 1).await;
         store.snapshot(id(1), &snapshot(10)).await.expect("cut");
-        let reader = store.open_lvol(id(10)).expect("opened");
+        let reader = store.open_lvol(id(10)).await.expect("opened");
         store.delete(id(10)).await.expect("marked");
         store.cancel_delete(id(10)).await.expect("taken back");
         store.cancel_delete(id(10)).await.expect("nothing to take back");
@@ -156,7 +156,7 @@ fn a_chain_of_250_is_merged_away_under_writes() {
         let store = open().await;
         let size = 64 * BLOCK;
         store.create(&lvol(1, size)).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         let mut stamps = vec![0; 64];
         for number in 0..250u64 {
             let block = number * 7 % 64;

@@ -66,7 +66,7 @@ fn record(seed: u64) -> Run {
     let (events, marked, gone) = rig.run(async move {
         let steps = move || observer.disk_steps(node, DISK);
         let store = open().await;
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         let events = Rc::new(RefCell::new(Vec::new()));
         let writer = spawn({
             let (events, steps, mut random) = (Rc::clone(&events), steps.clone(), Random::new(seed));
@@ -133,7 +133,7 @@ fn finish(rig: &Rig, run: &Run, at: usize) {
     rig.run(async move {
         let store = open().await;
         assert!(!store.info().damaged);
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         let before = read_all(&head).await;
         check_content(&before, &events, at);
         check_space(&store);

@@ -24,7 +24,7 @@ const SIZE: u64 = 2 << 20;
 async fn with_head() -> (Store, Rc<Lvol>) {
     let store = open().await;
     store.create(&lvol(1, SIZE)).await.expect("created");
-    let head = store.open_lvol(id(1)).expect("opened");
+    let head = store.open_lvol(id(1)).await.expect("opened");
     (store, head)
 }
 
@@ -45,7 +45,7 @@ fn expected(runs: &[(u64, u64, u64)]) -> Vec<u8> {
 
 /// The content of an lvol, opened for it.
 async fn content(store: &Store, uuid: Uuid) -> Vec<u8> {
-    read_all(&store.open_lvol(uuid).expect("opened")).await
+    read_all(&store.open_lvol(uuid).await.expect("opened")).await
 }
 
 /// Waits until every deletion that can end has ended.

@@ -128,7 +128,7 @@ impl Story {
         self.verify(&store).await;
         let heads: Vec<(Uuid, Host)> = self.heads(|lvol| lvol.permanent);
         for (uuid, host) in heads {
-            let Some(device) = self.open_lvol(&store, uuid) else { return };
+            let Some(device) = self.open_lvol(&store, uuid).await else { return };
             let (workers, requests) = (1 + random.below(4) as u32, random.below(100) as u32);
             spawn(async move { host.work(device, workers, requests).await });
         }
@@ -187,7 +187,7 @@ impl Story {
         self.learn_chains(&found);
         let lvols: Vec<(Uuid, Lvol)> = self.lvols.borrow().iter().map(|(uuid, lvol)| (*uuid, lvol.clone())).collect();
         for (uuid, lvol) in lvols {
-            let Some(device) = self.open_lvol(store, uuid) else { continue };
+            let Some(device) = self.open_lvol(store, uuid).await else { continue };
             match lvol.content {
                 Content::Head(host) => host.verify(&*device).await,
                 Content::Snapshot(frozen) => frozen.verify(&*device).await,
@@ -267,7 +267,7 @@ impl Story {
             return;
         }
         let (uuid, host) = heads[random.index(heads.len())].clone();
-        if let Some(device) = self.open_lvol(store, uuid) {
+        if let Some(device) = self.open_lvol(store, uuid).await {
             host.work(device, 2, 10).await;
         }
     }
@@ -313,8 +313,8 @@ impl Story {
         self.errors == Errors::Expected && matches!(error, StoreError::Io { .. } | StoreError::Stopped { .. })
     }
 
-    fn open_lvol(&self, store: &Store, uuid: Uuid) -> Option<Rc<dyn BlockDevice>> {
-        match store.open_lvol(uuid) {
+    async fn open_lvol(&self, store: &Store, uuid: Uuid) -> Option<Rc<dyn BlockDevice>> {
+        match store.open_lvol(uuid).await {
             Ok(lvol) => Some(lvol),
             Err(error) => {
                 assert!(self.errors == Errors::Expected, "{uuid} does not open: {error}");
