@@ -147,9 +147,14 @@ pub(crate) struct Opened {
 /// Writes both copies, the second only when the first is durable: at every moment one of them is whole.
 pub(crate) async fn write_superblocks(disk: &Disk, superblock: &Superblock) -> Result<(), StoreError> {
     for place in PLACES {
-        let bytes = Buffer::copy_of(&superblock.encode(place)).freeze();
-        disk.write(place, bytes).await.map_err(StoreError::io("writing the superblock"))?;
-        disk.sync().await.map_err(StoreError::io("flushing the superblock"))?;
+        write_superblock_copy(disk, superblock, place).await?;
     }
     Ok(())
+}
+
+/// Writes one copy, durably.
+pub(crate) async fn write_superblock_copy(disk: &Disk, superblock: &Superblock, place: u64) -> Result<(), StoreError> {
+    let bytes = Buffer::copy_of(&superblock.encode(place)).freeze();
+    disk.write(place, bytes).await.map_err(StoreError::io("writing the superblock"))?;
+    disk.sync().await.map_err(StoreError::io("flushing the superblock"))
 }

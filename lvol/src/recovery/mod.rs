@@ -1,6 +1,6 @@
 //! Opening: from the bytes on disk to a catalog that is right, whatever happened before.
 //!
-//! 1. Take the superblock of the higher generation.
+//! 1. Take the superblock of the higher generation. Before anything else is written the other copy becomes the same.
 //! 2. Read the checkpoint that it names. What is damaged of it damages lvols, not the store (I28).
 //! 3. Replay the journal from where the checkpoint says, up to the first batch that is not there. Newly valid blocks
 //!    that no durable marker covers are verified first if the machine has booted since.
@@ -14,12 +14,13 @@ mod load;
 mod replay;
 mod scan;
 
+use std::cmp::Ordering;
 use std::rc::Rc;
 
 use reactor::{Buffer, Disk};
 
 use crate::catalog::Catalog;
-use crate::core::{Core, Opened};
+use crate::core::{Core, Opened, write_superblock_copy};
 use crate::error::StoreError;
 use crate::format::superblock::{PLACES, Superblock};
 use crate::format::{BLOCK, Flaw};
@@ -33,7 +34,7 @@ const KNOWN_READ_ONLY: u64 = 0;
 pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
     // A killed process may have left what reads back but is not stable yet; what is decided here must rest on what stays.
     disk.sync().await.map_err(StoreError::io("flushing what was found"))?;
-    let superblock = read_superblock(&disk).await?;
+    let Copies { superblock, stale } = read_superblock(&disk).await?;
     check_usable(&superblock, &disk)?;
     let clean = superblock.clean;
     let mut catalog = Catalog::new(superblock.layout);
@@ -51,8 +52,18 @@ pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
     }
     let journal = Journal::new(superblock.layout.journal, superblock.session + 1, start);
     let core = Core::new(disk, superblock, catalog, journal, Opened { clean, damaged });
+    if let Some(place) = stale {
+        // It names what the next checkpoint overwrites, and may be all that can be read the next time.
+        write_superblock_copy(&core.disk, &core.superblock.borrow().clone(), place).await?;
+    }
     begin_session(&core, clean).await?;
     Ok(core)
+}
+
+/// The superblock that counts, and where the copy is that says something else or nothing.
+struct Copies {
+    superblock: Superblock,
+    stale: Option<u64>,
 }
 
 /// Makes what recovery found durable, and a new session with it. Until this is done the disk is as it was found, so a
@@ -92,13 +103,19 @@ pub(crate) async fn read_superblocks(disk: &Disk) -> Result<[Result<Superblock, 
     }
 }
 
-async fn read_superblock(disk: &Disk) -> Result<Superblock, StoreError> {
+async fn read_superblock(disk: &Disk) -> Result<Copies, StoreError> {
+    let unusable = |superblock: Superblock, flaw: Flaw, place: u64| {
+        tracing::warn!(store = %superblock.uuid, %flaw, "one superblock is unusable; the other one serves");
+        Ok(Copies { superblock, stale: Some(place) })
+    };
     match read_superblocks(disk).await? {
-        [Ok(first), Ok(second)] => Ok(if first.generation >= second.generation { first } else { second }),
-        [Ok(only), Err(flaw)] | [Err(flaw), Ok(only)] => {
-            tracing::warn!(store = %only.uuid, %flaw, "one superblock is unusable; the other one serves");
-            Ok(only)
-        }
+        [Ok(first), Ok(second)] => Ok(match first.generation.cmp(&second.generation) {
+            Ordering::Less => Copies { superblock: second, stale: Some(PLACES[0]) },
+            Ordering::Equal => Copies { superblock: first, stale: None },
+            Ordering::Greater => Copies { superblock: first, stale: Some(PLACES[1]) },
+        }),
+        [Ok(first), Err(flaw)] => unusable(first, flaw, PLACES[1]),
+        [Err(flaw), Ok(second)] => unusable(second, flaw, PLACES[0]),
         [Err(Flaw::Empty | Flaw::Magic), Err(Flaw::Empty | Flaw::Magic)] => {
             Err(StoreError::NotAStore { detail: "no superblock was found".to_owned() })
         }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lvol::{Lvol, Store};
-use reactor::simulated::{Cut, NodeId, Observer, Random, Survival};
+use reactor::simulated::{Cut, DiskFault, DiskFaultKind, NodeId, Observer, Random, Survival};
 use reactor::{sleep, spawn};
 use uuid::Uuid;
 
@@ -308,6 +308,43 @@ fn a_second_power_cut_during_recovery_loses_nothing_either() {
             for survival in [Survival::AllLost, Survival::AllKept, Survival::Random(step as u64)] {
                 check(&events, at, &cut, survival);
             }
+        }
+    }
+}
+
+/// Power cuts while a checkpoint's superblocks are written and again while that is recovered, and then the first copy does not
+/// read: the second one leads to everything, too.
+#[test]
+fn after_two_power_cuts_either_superblock_leads_to_everything() {
+    let rig = Rig::formatted(23);
+    rig.world.record_disk(rig.node, DISK);
+    let store = rig.run(async {
+        let store = open().await;
+        store.create(&lvol(HEAD, 1 << 20)).await.expect("created");
+        let head = store.open_lvol(id(HEAD)).expect("opened");
+        write(&head, 0, stamped(1, CLUSTER as usize)).await.expect("written");
+        drop(head);
+        store.close().await.expect("closed");
+        // What it has is in a checkpoint, which the next one does not touch, but the one after it does.
+        open().await
+    });
+    let begun = rig.world.disk_steps(rig.node, DISK);
+    rig.run(async move { store.close().await.expect("closed") });
+    let history = rig.world.disk_history(rig.node, DISK);
+    for first in (begun..history.len()).map(|at| history.cut(at).image(Survival::AllKept)) {
+        let rig = Rig::with_image(23, first);
+        rig.world.record_disk(rig.node, DISK);
+        rig.run(async { drop(open().await) });
+        for second in rig.world.disk_history(rig.node, DISK).cuts() {
+            let rig = Rig::with_image(24, second.image(Survival::AllKept));
+            let fault = DiskFault::new(DiskFaultKind::FailReads).within(0..BLOCK);
+            rig.world.add_disk_fault(rig.node, DISK, fault);
+            rig.run(async {
+                let store = open().await;
+                let head = store.open_lvol(id(HEAD)).expect("the lvol is there");
+                assert!(read(&head, 0, CLUSTER).await.expect("read") == stamped(1, CLUSTER as usize)[..]);
+                assert!(!store.info().damaged);
+            });
         }
     }
 }
