@@ -1,6 +1,6 @@
 //! Disks: files and block devices through the driver, or plain memory.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::buffer::{Buffer, Slice};
 use crate::core::Home;
 use crate::driver::{Completion, Operation, ResourceId};
-use crate::pages::Pages;
+use crate::memory::Memory;
 
 /// How to open a disk.
 #[derive(Clone, Debug, Default)]
@@ -36,12 +36,29 @@ struct Inner {
     backing: Backing,
     size: Cell<u64>,
     alignment: u32,
+    watcher: OnceCell<Box<dyn Fn(DiskAction)>>,
+}
+
+/// Something that a disk is asked to do, for [`Disk::watch`]. Offsets and lengths are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are what the type's own line says")]
+pub enum DiskAction {
+    /// Read.
+    Read { offset: u64, length: u64 },
+    /// Write.
+    Write { offset: u64, length: u64 },
+    /// Make a range read as zeroes.
+    WriteZeroes { offset: u64, length: u64 },
+    /// Give a range back.
+    Discard { offset: u64, length: u64 },
+    /// Make stable what was written.
+    Sync,
 }
 
 enum Backing {
     Driver(Home, ResourceId),
     /// Inline copies: a memory file would cost more through the kernel (docs/decisions).
-    Memory(RefCell<Pages>),
+    Memory(RefCell<Memory>),
 }
 
 impl Drop for Inner {
@@ -93,14 +110,30 @@ impl Disk {
         let home = Home::here();
         let opened = home.with_driver(|driver| driver.open_disk(path, options))?;
         let backing = Backing::Driver(home, opened.id);
-        let inner = Inner { backing, size: Cell::new(opened.size), alignment: opened.alignment };
-        Ok(Self { inner: Rc::new(inner) })
+        Ok(Self::new(backing, opened.size, opened.alignment))
     }
 
     /// A disk of plain memory, zeroes at first, gone with its last clone.
     pub fn memory(size: u64) -> io::Result<Self> {
-        let memory = Backing::Memory(RefCell::new(Pages::for_random_access(size)?));
-        Ok(Self { inner: Rc::new(Inner { backing: memory, size: Cell::new(size), alignment: 512 }) })
+        Ok(Self::new(Backing::Memory(RefCell::new(Memory::dense(size)?)), size, 512))
+    }
+
+    /// A disk of memory that keeps only what is not zero, so that it can be much larger than memory. Slower than
+    /// [`Disk::memory`].
+    pub fn sparse_memory(size: u64) -> Self {
+        Self::new(Backing::Memory(RefCell::new(Memory::sparse())), size, 512)
+    }
+
+    fn new(backing: Backing, size: u64, alignment: u32) -> Self {
+        let size = Cell::new(size);
+        Self { inner: Rc::new(Inner { backing, size, alignment, watcher: OnceCell::new() }) }
+    }
+
+    /// Tells `watcher` of everything that this disk, or a clone of it, is asked to do from now on, before it is done: for
+    /// measurements and tests. Only the first watcher of a disk counts.
+    pub fn watch(&self, watcher: impl Fn(DiskAction) + 'static) {
+        // Refused when there is one.
+        let _ = self.inner.watcher.set(Box::new(watcher));
     }
 
     /// Bytes.
@@ -117,13 +150,7 @@ impl Disk {
     pub fn resize(&self, size: u64) -> io::Result<()> {
         match &self.inner.backing {
             Backing::Driver(home, id) => home.with_driver(|driver| driver.resize_disk(*id, size))?,
-            Backing::Memory(memory) => {
-                let mut memory = memory.borrow_mut();
-                let mut resized = Pages::for_random_access(size)?;
-                let kept = resized.len().min(memory.len());
-                resized[..kept].copy_from_slice(&memory[..kept]);
-                *memory = resized;
-            }
+            Backing::Memory(memory) => memory.borrow_mut().resize(self.size(), size)?,
         }
         self.inner.size.set(size);
         Ok(())
@@ -134,6 +161,7 @@ impl Disk {
         if let Err(error) = self.check(offset, buffer.len() as u64) {
             return (Err(error), buffer);
         }
+        self.tell(DiskAction::Read { offset, length: buffer.len() as u64 });
         match &self.inner.backing {
             Backing::Memory(memory) => read_memory(&memory.borrow(), offset, buffer),
             Backing::Driver(home, disk) => {
@@ -156,6 +184,7 @@ impl Disk {
     pub async fn write_slices(&self, offset: u64, data: SmallVec<[Slice; 1]>) -> io::Result<()> {
         let length = data.iter().map(|slice| slice.len() as u64).sum();
         self.check(offset, length)?;
+        self.tell(DiskAction::Write { offset, length });
         match &self.inner.backing {
             Backing::Memory(memory) => {
                 write_memory(&mut memory.borrow_mut(), offset, &data);
@@ -169,15 +198,17 @@ impl Disk {
 
     /// Makes every write that was done before this call stable: a power cut loses none of them.
     pub async fn sync(&self) -> io::Result<()> {
+        self.tell(DiskAction::Sync);
         self.range_operation(|disk| Operation::DiskSync { disk }, |_| ()).await
     }
 
     /// Gives a range back to the backing (hole punch or discard). It reads as zeroes afterwards.
     pub async fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         self.check(offset, length)?;
+        self.tell(DiskAction::Discard { offset, length });
         self.range_operation(
             |disk| Operation::DiskDiscard { disk, offset, length },
-            |memory| memory[range(offset, length)].fill(0),
+            |memory| memory.zero(offset, length),
         )
         .await
     }
@@ -185,11 +216,9 @@ impl Disk {
     /// Makes a range read as zeroes, keeping it allocated where the backing can.
     pub async fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         self.check(offset, length)?;
-        self.range_operation(
-            |disk| Operation::DiskZero { disk, offset, length },
-            |memory| memory[range(offset, length)].fill(0),
-        )
-        .await
+        self.tell(DiskAction::WriteZeroes { offset, length });
+        self.range_operation(|disk| Operation::DiskZero { disk, offset, length }, |memory| memory.zero(offset, length))
+            .await
     }
 
     /// Like [`Disk::read`] without a future: the sink is told. Memory disks answer before this returns.
@@ -197,6 +226,7 @@ impl Disk {
         if let Err(error) = self.check(offset, buffer.len() as u64) {
             return reply.0.0.read_done(token, Err(error), buffer);
         }
+        self.tell(DiskAction::Read { offset, length: buffer.len() as u64 });
         match &self.inner.backing {
             Backing::Memory(memory) => {
                 let (result, buffer) = read_memory(&memory.borrow(), offset, buffer);
@@ -213,6 +243,7 @@ impl Disk {
         if let Err(error) = self.check(offset, data.len() as u64) {
             return reply.0.0.write_done(token, Err(error));
         }
+        self.tell(DiskAction::Write { offset, length: data.len() as u64 });
         match &self.inner.backing {
             Backing::Memory(memory) => {
                 write_memory(&mut memory.borrow_mut(), offset, &[data]);
@@ -229,14 +260,15 @@ impl Disk {
     pub fn read_now(&self, offset: u64, into: &mut [u8]) -> Option<io::Result<()>> {
         let Backing::Memory(memory) = &self.inner.backing else { return None };
         Some(self.check(offset, into.len() as u64).map(|()| {
-            into.copy_from_slice(&memory.borrow()[range(offset, into.len() as u64)]);
+            self.tell(DiskAction::Read { offset, length: into.len() as u64 });
+            memory.borrow().read(offset, into);
         }))
     }
 
     async fn range_operation(
         &self,
         operation: impl FnOnce(ResourceId) -> Operation,
-        in_memory: impl FnOnce(&mut [u8]),
+        in_memory: impl FnOnce(&mut Memory),
     ) -> io::Result<()> {
         match &self.inner.backing {
             Backing::Memory(memory) => {
@@ -244,6 +276,12 @@ impl Disk {
                 Ok(())
             }
             Backing::Driver(home, disk) => home.perform(operation(*disk)).await.0.map(drop),
+        }
+    }
+
+    fn tell(&self, action: DiskAction) {
+        if let Some(watcher) = self.inner.watcher.get() {
+            watcher(action);
         }
     }
 
@@ -259,21 +297,15 @@ impl Disk {
     }
 }
 
-fn range(offset: u64, length: u64) -> std::ops::Range<usize> {
-    // Checked against the size of the vector, whose length is a usize.
-    offset as usize..(offset + length) as usize
-}
-
-fn read_memory(memory: &[u8], offset: u64, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
-    let length = buffer.len() as u64;
-    buffer.copy_from_slice(&memory[range(offset, length)]);
+fn read_memory(memory: &Memory, offset: u64, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
+    memory.read(offset, &mut buffer);
     (Ok(()), buffer)
 }
 
-fn write_memory(memory: &mut [u8], offset: u64, data: &[Slice]) {
+fn write_memory(memory: &mut Memory, offset: u64, data: &[Slice]) {
     let mut at = offset;
     for slice in data {
-        memory[range(at, slice.len() as u64)].copy_from_slice(slice);
+        memory.write(at, slice);
         at += slice.len() as u64;
     }
 }

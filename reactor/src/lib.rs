@@ -12,6 +12,7 @@ mod driver;
 mod executor;
 pub mod files;
 mod mailbox;
+mod memory;
 pub mod net;
 mod pages;
 mod reactor;
@@ -22,7 +23,7 @@ mod timer;
 
 pub use crate::buffer::{Buffer, Slice};
 pub use crate::core::{boot_id, handle, now, random, random_bytes, task_count, wall_clock};
-pub use crate::disk::{Disk, DiskOptions, DiskReply, DiskSink};
+pub use crate::disk::{Disk, DiskAction, DiskOptions, DiskReply, DiskSink};
 pub use crate::executor::{JoinHandle, TaskEnded, spawn, yield_now};
 pub use crate::mailbox::{Handle, PostError};
 pub use crate::net::{DetachedStream, Received, TcpListener, TcpStream};

@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 
-use reactor::{Buffer, Config, Disk, DiskOptions, Reactor, Slice, files, spawn};
+use reactor::{Buffer, Config, Disk, DiskAction, DiskOptions, Reactor, Slice, files, spawn};
 use smallvec::SmallVec;
 
 use support::{pattern, patterned, poll_once, run};
@@ -241,6 +243,48 @@ fn memory_disks_behave_like_others() {
         assert!(buffer[..4096].iter().all(|&byte| byte == 0));
         assert!(buffer[4096..] == patterned(4096..8192)[..]);
         assert!(disk.read(1 << 20, Buffer::new(512)).await.0.is_err());
+    });
+}
+
+#[test]
+fn sparse_memory_holds_disks_larger_than_memory() {
+    run(async {
+        let disk = Disk::sparse_memory(1 << 50);
+        disk.write((1 << 50) - 8192, patterned(0..8192)).await.expect("written");
+        assert!(read(&disk, (1 << 50) - 8192, 8192).await[..] == patterned(0..8192)[..]);
+        disk.write_zeroes(1 << 20, 1 << 49).await.expect("zeroed");
+        disk.discard(0, 1 << 50).await.expect("discarded");
+        assert!(read(&disk, (1 << 50) - 8192, 8192).await.iter().all(|&byte| byte == 0));
+        assert!(disk.read(1 << 50, Buffer::new(512)).await.0.is_err());
+    });
+}
+
+#[test]
+fn a_watcher_is_told_of_everything_that_is_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("disk");
+    run(async move {
+        let options = DiskOptions { create: Some(1 << 20), buffered: true, ..DiskOptions::default() };
+        for disk in [Disk::memory(1 << 20).expect("memory"), Disk::open(&path, &options).expect("opened")] {
+            let told = Rc::new(RefCell::new(Vec::new()));
+            let watcher = Rc::clone(&told);
+            disk.watch(move |action| watcher.borrow_mut().push(action));
+            disk.watch(|_| unreachable!("there is one already"));
+            disk.write(4096, patterned(0..8192)).await.expect("written");
+            read(&disk.clone(), 0, 4096).await;
+            disk.write_zeroes(4096, 4096).await.expect("zeroed");
+            disk.discard(8192, 4096).await.expect("discarded");
+            disk.sync().await.expect("synced");
+            assert!(disk.read(1, Buffer::new(512)).await.0.is_err(), "not asked of the disk");
+            let expected = [
+                DiskAction::Write { offset: 4096, length: 8192 },
+                DiskAction::Read { offset: 0, length: 4096 },
+                DiskAction::WriteZeroes { offset: 4096, length: 4096 },
+                DiskAction::Discard { offset: 8192, length: 4096 },
+                DiskAction::Sync,
+            ];
+            assert_eq!(*told.borrow(), expected);
+        }
     });
 }
 
