@@ -6,6 +6,7 @@ mod contestant;
 mod device;
 mod echo;
 mod limit;
+mod store;
 mod thread;
 
 use std::process::ExitCode;
@@ -24,11 +25,18 @@ struct Arguments {
 enum Bench {
     /// The NVMe/TCP target beside an echo server on the same reactor: the share of the machine's limit that it reaches
     Limit(limit::LimitArguments),
+    /// The logical-volume store beside what it is to be compared with: overwrites, snapshots, chains, 1 TiB mapped
+    Store(store::StoreArguments),
+    /// Opens a store and tells what that took, for `store`
+    #[command(hide = true)]
+    StoreOpen(store::OpenArguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().bench {
         Bench::Limit(arguments) => limit::run(&arguments),
+        Bench::Store(arguments) => store::run(&arguments),
+        Bench::StoreOpen(arguments) => store::open_in_this_process(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

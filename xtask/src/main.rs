@@ -73,6 +73,11 @@ fn main() -> Result<ExitCode> {
         }
         Task::Demo { arguments } => programs::demo(&workspace, &arguments),
         Task::Simulate { arguments } => programs::simulate(&workspace, &arguments),
-        Task::Bench { arguments } => programs::bench(&workspace, &arguments),
+        Task::Bench { arguments } => {
+            if arguments.first().is_some_and(|bench| bench == "store") {
+                programs::provide_fio();
+            }
+            programs::bench(&workspace, &arguments)
+        }
     }
 }

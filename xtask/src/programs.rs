@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::debian::{self, Missing, Tool};
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -47,6 +48,15 @@ pub(crate) fn demo(workspace: &Workspace, arguments: &[OsString]) -> Result<Exit
     build_release(workspace, &["cli", "daemon"])?;
     let mut demo = Command::new(workspace.target.join("release/ashlar"));
     become_program(demo.arg("demo").args(arguments))
+}
+
+/// Installs what `bench store` compares with, where that is possible. Without it the report says what it left out.
+pub(crate) fn provide_fio() {
+    match debian::provide(&[Tool { program: "fio", package: "fio" }]) {
+        Ok(()) => {}
+        Err(Missing::LeftOut(reason)) => eprintln!("without fio: {reason}"),
+        Err(Missing::Failed(error)) => eprintln!("without fio: {error:#}"),
+    }
 }
 
 /// Builds the benchmarks in release and becomes them.

@@ -1,0 +1,169 @@
+//! Rows with a target each: as text while they come, as JSON at the end.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::Plan;
+
+/// What a row is to reach.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Target {
+    /// Ours over the baseline.
+    RatioAtLeast(f64),
+    /// Ours.
+    AtMost(f64),
+    /// Ours less the baseline.
+    MoreByAtMost(f64),
+    /// It is there to explain others.
+    None,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) case: String,
+    pub(super) unit: &'static str,
+    pub(super) ours: Option<f64>,
+    pub(super) baseline: Option<f64>,
+    pub(super) ratio: Option<f64>,
+    pub(super) target: Target,
+    /// None: not measured, or there is no target.
+    pub(super) met: Option<bool>,
+    /// What the baseline is, or why something was left out.
+    pub(super) note: String,
+}
+
+impl Row {
+    /// Something compared with something else.
+    pub(super) fn compared(case: impl Into<String>, unit: &'static str, ours: f64, baseline: f64) -> Self {
+        let ratio = Some(ours / baseline);
+        Self { baseline: Some(baseline), ratio, ..Self::alone(case, unit, ours) }
+    }
+
+    /// Something measured by itself.
+    pub(super) fn alone(case: impl Into<String>, unit: &'static str, ours: f64) -> Self {
+        Self {
+            case: case.into(),
+            unit,
+            ours: Some(ours),
+            baseline: None,
+            ratio: None,
+            target: Target::None,
+            met: None,
+            note: String::new(),
+        }
+    }
+
+    /// Something that could not be compared.
+    pub(super) fn left_out(case: impl Into<String>, unit: &'static str, ours: f64, reason: impl Into<String>) -> Self {
+        Self { note: reason.into(), ..Self::alone(case, unit, ours) }
+    }
+
+    pub(super) fn target(mut self, target: Target) -> Self {
+        self.target = target;
+        self.met = match target {
+            Target::RatioAtLeast(least) => self.ratio.map(|ratio| ratio >= least),
+            Target::AtMost(most) => self.ours.map(|ours| ours <= most),
+            Target::MoreByAtMost(most) => self.ours.zip(self.baseline).map(|(ours, base)| ours - base <= most),
+            Target::None => None,
+        };
+        self
+    }
+
+    pub(super) fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = note.into();
+        self
+    }
+
+    fn render(&self) -> String {
+        let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), readable);
+        let target = match self.target {
+            Target::RatioAtLeast(least) => format!("≥ {:.0} %", least * 100.0),
+            Target::AtMost(most) => format!("≤ {}", readable(most)),
+            Target::MoreByAtMost(most) => format!("≤ +{}", readable(most)),
+            Target::None => String::new(),
+        };
+        let met = self.met.map_or("", |met| if met { "met" } else { "MISSED" });
+        let ratio = self.ratio.map_or_else(String::new, |ratio| format!("{:.1} %", ratio * 100.0));
+        let note = if self.note.is_empty() { String::new() } else { format!("  ({})", self.note) };
+        format!(
+            "  {:<64} {:>9} {:>9} {:<9} {:>8} {:>8} {:<6}{note}",
+            self.case,
+            number(self.ours),
+            number(self.baseline),
+            self.unit,
+            ratio,
+            target,
+            met
+        )
+    }
+}
+
+/// Few digits, as many as say something.
+fn readable(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 || value == 0.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// All rows of a run.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    seconds: f64,
+    repeat: usize,
+    /// What sizes were divided by: figures of a quick run say nothing.
+    scale: u64,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    pub(super) fn new(plan: &Plan) -> Self {
+        println!("  {:<64} {:>9} {:>9} {:<9} {:>8} {:>8}", "", "ours", "baseline", "", "ratio", "target");
+        Self { seconds: plan.time.as_secs_f64(), repeat: plan.repeat, scale: plan.scale, rows: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, rows: Vec<Row>) {
+        rows.iter().for_each(|row| println!("{}", row.render()));
+        self.rows.extend(rows);
+    }
+
+    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        std::fs::write(path, serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// The middle of what was measured.
+pub(super) fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_met_or_missed() {
+        let row = || Row::compared("case", "IOPS", 95.0, 100.0);
+        assert_eq!(row().target(Target::RatioAtLeast(0.95)).met, Some(true));
+        assert_eq!(row().target(Target::RatioAtLeast(0.96)).met, Some(false));
+        assert_eq!(row().target(Target::AtMost(94.0)).met, Some(false));
+        assert_eq!(row().target(Target::MoreByAtMost(-5.0)).met, Some(true));
+        assert_eq!(row().target(Target::None).met, None);
+        let left_out = Row::left_out("case", "IOPS", 95.0, "no fio");
+        assert_eq!(left_out.target(Target::RatioAtLeast(0.95)).met, None, "nothing to compare with");
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_count() {
+        assert_eq!([0.0, 1.234, 12.34, 123.4, 61_234.5].map(readable), ["0", "1.23", "12.3", "123", "61234"]);
+    }
+}
