@@ -55,6 +55,12 @@ impl Geometry {
         self.blocks * self.block_size as u64
     }
 
+    /// The same with another size in bytes.
+    pub fn with_size(&self, size: u64) -> Result<Self, GeometryError> {
+        let blocks = Self::new(size, self.block_size)?.blocks;
+        Ok(Self { blocks, ..*self })
+    }
+
     /// Whether a request is one this device can carry out.
     pub fn check(&self, request: &Request) -> Result<(), Error> {
         if self.read_only && request.is_write() {

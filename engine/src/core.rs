@@ -349,15 +349,17 @@ impl Core {
 
     /// Answers a request and lets those that waited for it go.
     pub(crate) fn finish(&self, index: usize, outcome: Outcome) {
-        let (slot, waiting) = {
+        let (slot, waiting, awaited) = {
             let mut flight = self.flight.borrow_mut();
             let (slot, freed) = flight.remove(index);
-            (slot, freed && flight.has_waiting())
+            // Few wait for the end of writes, and nobody for that of reads but who has frozen all.
+            let awaited = slot.request.is_write() || flight.is_frozen() || !self.is_serving();
+            (slot, freed && flight.has_waiting(), awaited)
         };
         if waiting {
             self.signals.pump.notify_one();
         }
-        if slot.request.is_write() || !self.is_serving() {
+        if awaited {
             self.signals.ended.notify_waiters();
         }
         // I14: whatever came of it, an engine that has stopped acknowledges nothing.

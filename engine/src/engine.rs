@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use block_device::{BlockDevice, Error, ErrorKind, Geometry, Reply, Request};
 use reactor::now;
+use replica::ChainEntry;
 use uuid::Uuid;
 
 use crate::config::{EngineConfig, EngineError, EngineStatus, MIN_DEADLINE, ReplicaStatus};
@@ -102,7 +103,37 @@ impl Engine {
 
     /// Snapshots the volume on all replicas in sync at one point between acknowledged writes (I24). The same uuid again is no error.
     pub async fn snapshot(&self, id: Uuid, name: &str) -> Result<(), EngineError> {
-        self.core.snapshot(id, name).await
+        let (core, name) = (Rc::clone(&self.core), name.to_owned());
+        to_the_end(async move { core.snapshot(id, &name).await }).await
+    }
+
+    /// The volume's snapshots, oldest first.
+    pub async fn snapshots(&self) -> Result<Vec<ChainEntry>, EngineError> {
+        self.core.snapshots().await
+    }
+
+    /// Deletes a snapshot from all replicas. One that is not there is no error (I42). The space comes back in the
+    /// background.
+    pub async fn delete_snapshot(&self, id: Uuid) -> Result<(), EngineError> {
+        let core = Rc::clone(&self.core);
+        to_the_end(async move { core.delete_snapshot(id).await }).await
+    }
+
+    /// Makes the volume read as one of its snapshots did: what was written since is gone. No host should have it mounted.
+    /// Requests wait meanwhile. After an error it is as before, or it is done when the engine serves again.
+    ///
+    /// # Errors
+    /// When newer snapshots would be lost, unless `discard_newer` is set.
+    pub async fn revert(&self, snapshot: Uuid, discard_newer: bool) -> Result<(), EngineError> {
+        let core = Rc::clone(&self.core);
+        to_the_end(async move { core.revert(snapshot, discard_newer).await }).await
+    }
+
+    /// Makes the volume larger while it is in use; durable on every replica in sync when it returns (I39). A size that it
+    /// has already is fine (I30). Whoever shows the volume to hosts tells them afterwards.
+    pub async fn grow(&self, size: u64) -> Result<(), EngineError> {
+        let core = Rc::clone(&self.core);
+        to_the_end(async move { core.grow(size).await }).await
     }
 
     /// Ends in order: new requests are refused, those in flight end, everything is flushed, and the next start finds the
@@ -119,6 +150,15 @@ impl Engine {
         // The session's end lets go of the replicas.
         self.core.until(|| self.core.members.borrow().0.is_empty().then_some(())).await;
     }
+}
+
+/// Runs a change of all replicas in a task of its own: it goes on also when whoever asked stops waiting, since half of it on
+/// some replicas would be worse than either end.
+async fn to_the_end<T: 'static>(
+    change: impl Future<Output = Result<T, EngineError>> + 'static,
+) -> Result<T, EngineError> {
+    let ended = |_| EngineError::Unavailable("the change was ended".to_owned());
+    reactor::spawn(change).await.unwrap_or_else(|error| Err(ended(error)))
 }
 
 fn stopped() -> Phase {

@@ -72,6 +72,8 @@ pub(crate) struct Flight {
     sequence: u64,
     /// While above zero no write starts.
     holds: u32,
+    /// While set nothing starts.
+    frozen: bool,
 }
 
 impl Flight {
@@ -174,6 +176,21 @@ impl Flight {
         self.holds -= 1;
     }
 
+    /// Keeps everything from starting, or lets it start again.
+    pub(crate) fn freeze(&mut self, frozen: bool) {
+        self.frozen = frozen;
+    }
+
+    /// Whether nothing starts now.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Whether anything has started and not been answered.
+    pub(crate) fn is_active(&self) -> bool {
+        self.in_flight() > self.waiting.len()
+    }
+
     /// Claims a range for the copier; later writes to it wait. The number names the claim.
     pub(crate) fn claim_copy(&mut self, range: Range) -> u64 {
         self.sequence += 1;
@@ -197,7 +214,7 @@ impl Flight {
 
     fn must_wait(&self, slot: &Slot) -> bool {
         let is_write = slot.request.is_write();
-        if is_write && self.holds > 0 {
+        if self.frozen || (is_write && self.holds > 0) {
             return true;
         }
         self.claims.iter().any(|claim| {
@@ -294,6 +311,22 @@ mod tests {
         flight.release();
         assert_eq!(flight.next_ready(), Some(held));
         assert!(flight.has_active_writes());
+    }
+
+    #[test]
+    fn a_freeze_stops_everything_and_tells_when_all_is_quiet() {
+        let mut flight = Flight::default();
+        let (early, _) = insert(&mut flight, Request::read(0, 4096));
+        flight.freeze(true);
+        let (read, started) = insert(&mut flight, Request::read(4096, 4096));
+        assert!(!started && !insert(&mut flight, Request::Flush).1);
+        assert!(flight.is_active());
+        flight.remove(early);
+        assert!(!flight.is_active());
+        assert_eq!(flight.next_ready(), None);
+        flight.freeze(false);
+        assert_eq!(flight.next_ready(), Some(read));
+        assert!(flight.is_active());
     }
 
     #[test]

@@ -20,8 +20,11 @@ mod flight;
 mod members;
 mod recording;
 mod registry;
+mod resize;
+mod revert;
 mod session;
 mod snapshot;
+mod together;
 
 pub use crate::config::{
     CopyProgress, EngineConfig, EngineError, EngineState, EngineStatus, MIN_DEADLINE, ReplicaStatus,
@@ -29,5 +32,6 @@ pub use crate::config::{
 pub use crate::connector::Connector;
 pub use crate::engine::Engine;
 pub use crate::registry::{
-    FileRegistry, MAX_REPLICAS, MemberState, NewReplica, Registry, RegistryError, ReplicaRecord, VolumeRecord,
+    FileRegistry, MAX_REPLICAS, MemberState, NewReplica, PendingChange, Registry, RegistryError, ReplicaRecord,
+    VolumeRecord,
 };

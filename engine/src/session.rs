@@ -41,7 +41,7 @@ impl Pause {
 }
 
 /// Replicas opened for a session, by member.
-type Opened = Vec<Option<Rc<dyn Replica>>>;
+pub(crate) type Opened = Vec<Option<Rc<dyn Replica>>>;
 
 /// Ends tasks with their owner.
 #[derive(Default)]
@@ -76,6 +76,7 @@ impl Core {
     async fn session(self: &Rc<Self>) -> Result<(), SessionError> {
         let was_clean = self.raise_epoch().await?;
         let opened = self.open_in_sync().await?;
+        let opened = self.end_pending_change(opened).await?;
         self.admit(&opened, was_clean).await?;
         if let Some(error) = self.stopped() {
             return Err(SessionError::Stopped(error));
@@ -108,6 +109,10 @@ impl Core {
         let expected = record.version;
         (record.epoch, record.instance, record.clean) = (record.epoch + 1, self.instance, false);
         record.version = self.registry.store(Some(expected), &record).await?;
+        // A grow whose record was written, but whose end was not heard of.
+        if let Ok(geometry) = self.geometry.get().with_size(record.size) {
+            self.geometry.set(geometry);
+        }
         *self.record.borrow_mut() = record;
         Ok(was_clean)
     }
@@ -197,8 +202,8 @@ impl Core {
     /// Why a replica that opened cannot be used for this volume.
     pub(crate) fn unfit(&self, replica: &dyn Replica, in_sync: bool) -> Option<String> {
         let (own, volume) = (replica.granted(), self.geometry.get());
-        if own.geometry.size() != volume.size() || own.geometry.block_size != volume.block_size {
-            // I39: never one of another size.
+        if own.geometry.size() < volume.size() || own.geometry.block_size != volume.block_size {
+            // I39: never a smaller one. A larger one took part in a grow that did not come to its end.
             return Some(format!("it has {} bytes, not {}", own.geometry.size(), volume.size()));
         }
         let disagrees = in_sync && own.state != ReplicaState::Complete;
@@ -221,6 +226,7 @@ impl Core {
                     replica.state = MemberState::Settling;
                 }
             }
+            record.pending = None;
             true
         })
         .await?;
@@ -327,11 +333,13 @@ fn waiting_for(record: &VolumeRecord) -> String {
 
 /// Why a session did not begin.
 #[derive(Debug, thiserror::Error)]
-enum SessionError {
+pub(crate) enum SessionError {
     #[error("the volume is not in the registry any more")]
     NoVolume,
     #[error("another engine has the volume")]
     Fenced,
+    #[error("no replica could end the change that was under way: {0}")]
+    Change(Error),
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error("{0}")]

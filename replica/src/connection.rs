@@ -273,6 +273,9 @@ impl Connection {
             }
             Command::Reset => replica.reset().await.map(none),
             Command::SetState(state) => replica.set_state(state.into()).await.map(none),
+            Command::DeleteSnapshot { id } => replica.delete_snapshot(Uuid::from_bytes(id)).await.map(none),
+            Command::Revert { id } => replica.revert(Uuid::from_bytes(id)).await.map(none),
+            Command::Grow { size } => replica.grow(size).await.map(none),
             _ => Err(ErrorKind::Internal.into()),
         }
     }

@@ -47,6 +47,17 @@ pub trait Replica: BlockDevice {
     /// Cuts the head. No write may be in flight (the engine holds them). The same snapshot again is no error.
     fn snapshot(&self, id: Uuid, name: &str) -> LocalFuture<'_, Result<(), Error>>;
 
+    /// Deletes a snapshot of the chain: what it holds stays with whoever reads through it. One that is not there is no
+    /// error.
+    fn delete_snapshot(&self, id: Uuid) -> LocalFuture<'_, Result<(), Error>>;
+
+    /// Makes the head read as a snapshot of the chain does; snapshots after that one are deleted. No write may be in
+    /// flight (the engine holds them).
+    fn revert(&self, snapshot: Uuid) -> LocalFuture<'_, Result<(), Error>>;
+
+    /// Makes the head at least so large, durably (I39). Then [`Replica::granted`] tells the new size.
+    fn grow(&self, size: u64) -> LocalFuture<'_, Result<(), Error>>;
+
     /// Own blocks of an lvol of the chain from `from` on, at most `max` of them.
     fn extents(&self, lvol: Uuid, from: u64, max: u32) -> LocalFuture<'_, Result<Extents, Error>>;
 
@@ -104,6 +115,8 @@ pub struct ChainEntry {
     pub id: Uuid,
     /// When it was made, in seconds since the Unix epoch.
     pub created: u64,
+    /// Bytes.
+    pub size: u64,
     /// What it is.
     pub kind: LvolKind,
     /// Its name, a label.

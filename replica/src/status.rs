@@ -72,6 +72,7 @@ pub(crate) fn chain_to_wire(chain: &[ChainEntry]) -> wire::Chain {
     let entry = |entry: &ChainEntry| wire::ChainEntry {
         id: entry.id.into_bytes(),
         created: entry.created,
+        size: entry.size,
         kind: match entry.kind {
             LvolKind::Head => wire::LvolKind::Head,
             LvolKind::Snapshot => wire::LvolKind::Snapshot,
@@ -85,6 +86,7 @@ pub(crate) fn chain_from_wire(chain: wire::Chain) -> Vec<ChainEntry> {
     let entry = |entry: wire::ChainEntry| ChainEntry {
         id: Uuid::from_bytes(entry.id),
         created: entry.created,
+        size: entry.size,
         kind: match entry.kind {
             wire::LvolKind::Head => LvolKind::Head,
             wire::LvolKind::Snapshot => LvolKind::Snapshot,

@@ -75,6 +75,7 @@ impl Job<'_> {
         let _administration = self.core.administration.lock().await;
         let same = self.same_snapshots().await?;
         if same {
+            self.core.catch_up_size(&*self.target).await?;
             self.attach(Role::Rebuilding);
         }
         Ok(same)

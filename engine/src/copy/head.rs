@@ -78,7 +78,7 @@ impl Job<'_> {
     }
 
     fn size(&self) -> u64 {
-        self.target.granted().geometry.size()
+        self.core.geometry.get().size()
     }
 }
 

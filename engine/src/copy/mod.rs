@@ -91,6 +91,7 @@ impl Core {
                 }
             },
         };
+        self.catch_up_size(&*target).await?;
         if let Some(reason) = self.unfit(&*target, false) {
             return Err(Error::with_detail(ErrorKind::Internal, reason));
         }

@@ -29,6 +29,21 @@ pub struct VolumeRecord {
     pub block_size: u32,
     /// Its replicas; the order is theirs for good.
     pub replicas: Vec<ReplicaRecord>,
+    /// A change of all replicas that has begun. Whoever opens the volume next ends it before anything is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingChange>,
+}
+
+/// A change that is made on one replica after the other, and has to be on all of them or on none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum PendingChange {
+    /// The volume goes back to a snapshot.
+    Revert {
+        /// Which.
+        #[serde(with = "uuid_text")]
+        snapshot: Uuid,
+    },
 }
 
 /// One replica of a volume.
@@ -82,6 +97,7 @@ impl VolumeRecord {
             size,
             block_size,
             replicas: replicas.into_iter().map(replica).collect(),
+            pending: None,
         }
     }
 

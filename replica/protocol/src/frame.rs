@@ -36,12 +36,15 @@ pub enum Kind {
     ReadLvol = 35,
     Reset = 36,
     SetState = 37,
+    DeleteSnapshot = 48,
+    Revert = 49,
+    Grow = 50,
     Answer = 64,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Hello,
         Self::Welcome,
         Self::Open,
@@ -61,6 +64,9 @@ impl Kind {
         Self::ReadLvol,
         Self::Reset,
         Self::SetState,
+        Self::DeleteSnapshot,
+        Self::Revert,
+        Self::Grow,
         Self::Answer,
     ];
 
@@ -94,9 +100,9 @@ impl Kind {
             Self::Unmap => 16 * MAX_RANGES as u32,
             Self::Hello | Self::Welcome | Self::Open | Self::Grant | Self::Pong | Self::Snapshot => 512,
             Self::Refuse => crate::MAX_TEXT as u32,
-            Self::Extents | Self::ReadLvol => 16,
+            Self::Extents | Self::ReadLvol | Self::DeleteSnapshot | Self::Revert => 16,
             Self::Close | Self::Ping | Self::Read | Self::Flush | Self::WriteZeroes => 0,
-            Self::Chain | Self::Reset | Self::SetState => 0,
+            Self::Chain | Self::Reset | Self::SetState | Self::Grow => 0,
         }
     }
 }

@@ -117,6 +117,8 @@ pub struct ChainEntry {
     pub id: Id,
     /// When it was made, in seconds since the Unix epoch.
     pub created: u64,
+    /// Bytes.
+    pub size: u64,
     /// What it is.
     pub kind: LvolKind,
     /// Its name.
@@ -230,6 +232,21 @@ pub enum Command {
     Reset,
     /// Say whether the chain is whole.
     SetState(State),
+    /// Delete a snapshot of the chain; none there is no error.
+    DeleteSnapshot {
+        /// Which.
+        id: Id,
+    },
+    /// Make the head read as a snapshot of the chain; the snapshots after it go.
+    Revert {
+        /// Which.
+        id: Id,
+    },
+    /// Make the head so large; at least as large is no error.
+    Grow {
+        /// Bytes.
+        size: u64,
+    },
 }
 
 impl Command {
@@ -247,6 +264,9 @@ impl Command {
             Self::ReadLvol { .. } => Kind::ReadLvol,
             Self::Reset => Kind::Reset,
             Self::SetState(_) => Kind::SetState,
+            Self::DeleteSnapshot { .. } => Kind::DeleteSnapshot,
+            Self::Revert { .. } => Kind::Revert,
+            Self::Grow { .. } => Kind::Grow,
         }
     }
 
@@ -284,6 +304,8 @@ impl Command {
                 payload.extend_from_slice(lvol);
             }
             Self::SetState(state) => frame.offset = *state as u64,
+            Self::DeleteSnapshot { id } | Self::Revert { id } => payload.extend_from_slice(id),
+            Self::Grow { size } => frame.length = *size,
         }
         seal(&mut frame, &payload);
         (frame, payload)
@@ -307,6 +329,9 @@ impl Command {
             Kind::ReadLvol => Self::ReadLvol { lvol: fields.array()?, offset, length: transfer(length)? },
             Kind::Reset => Self::Reset,
             Kind::SetState => Self::SetState(State::from_code(offset)?),
+            Kind::DeleteSnapshot => Self::DeleteSnapshot { id: fields.array()? },
+            Kind::Revert => Self::Revert { id: fields.array()? },
+            Kind::Grow => Self::Grow { size: length },
             other => return Err(ProtocolError::Unexpected(other as u8)),
         };
         fields.end()?;
@@ -444,6 +469,7 @@ impl Chain {
         for entry in &self.0 {
             payload.extend_from_slice(&entry.id);
             payload.extend_from_slice(&entry.created.to_le_bytes());
+            payload.extend_from_slice(&entry.size.to_le_bytes());
             payload.push(entry.kind as u8);
             put_name(&mut payload, &entry.name);
         }
@@ -457,13 +483,13 @@ impl Chain {
         fields.zeroes(4)?;
         let mut entries = Vec::new();
         for _ in 0..count {
-            let (id, created) = (fields.array()?, fields.u64()?);
+            let (id, created, size) = (fields.array()?, fields.u64()?, fields.u64()?);
             let kind = match fields.u8()? {
                 0 => LvolKind::Head,
                 1 => LvolKind::Snapshot,
                 _ => return Err(ProtocolError::Malformed),
             };
-            entries.push(ChainEntry { id, created, kind, name: fields.name()? });
+            entries.push(ChainEntry { id, created, size, kind, name: fields.name()? });
         }
         fields.end()?;
         Ok(Self(entries))

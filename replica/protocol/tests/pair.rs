@@ -87,7 +87,7 @@ impl Replica {
 }
 
 fn chain() -> Chain {
-    let entry = |id: u8, kind| ChainEntry { id: [id; 16], created: 77, kind, name: "früh".into() };
+    let entry = |id: u8, kind| ChainEntry { id: [id; 16], created: 77, size: 1 << 30, kind, name: "früh".into() };
     Chain(vec![entry(4, LvolKind::Snapshot), entry(1, LvolKind::Head)])
 }
 
@@ -212,6 +212,9 @@ fn messages_and_errors_arrive_whole() {
         Command::Chain,
         Command::Extents { lvol: [4; 16], from: 0, max: 2 },
         Command::Snapshot { id: [5; 16], name: "vor dem Umbau".into() },
+        Command::DeleteSnapshot { id: [5; 16] },
+        Command::Revert { id: [6; 16] },
+        Command::Grow { size: 1 << 40 },
         Command::Unmap(vec![(0, 4096), (8192, 512)]),
     ];
     for (name, command) in (0..).zip(&commands) {

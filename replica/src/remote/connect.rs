@@ -35,7 +35,7 @@ impl RemoteReplica {
         };
         let replica = Rc::new(Self {
             id: open.replica,
-            granted: granted(&grant)?,
+            granted: Cell::new(granted(&grant)?),
             stream,
             state: RefCell::new(state),
             changed: Notify::new(),

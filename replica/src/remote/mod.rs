@@ -49,7 +49,7 @@ impl Default for RemoteOptions {
 /// flight ends with an error that says so; nothing is sent twice (I15).
 pub struct RemoteReplica {
     id: Uuid,
-    granted: Granted,
+    granted: Cell<Granted>,
     stream: TcpStream,
     state: RefCell<State>,
     /// Notified when it fails.
@@ -261,12 +261,12 @@ fn ended_by(answer: Answer<'_, Pending>) -> Ended {
 
 impl BlockDevice for RemoteReplica {
     fn geometry(&self) -> Geometry {
-        self.granted.geometry
+        self.granted.get().geometry
     }
 
     fn submit(&self, request: Request, reply: Reply) {
         // Also what keeps a frame within the protocol's limits.
-        if let Err(error) = self.granted.geometry.check(&request) {
+        if let Err(error) = self.granted.get().geometry.check(&request) {
             return reply.fail(error);
         }
         let mut buffer = None;
@@ -306,7 +306,7 @@ impl Replica for RemoteReplica {
     }
 
     fn granted(&self) -> Granted {
-        self.granted
+        self.granted.get()
     }
 
     fn is_local(&self) -> bool {
@@ -381,6 +381,27 @@ impl Replica for RemoteReplica {
 
     fn set_state(&self, state: ReplicaState) -> LocalFuture<'_, Result<(), Error>> {
         Box::pin(self.done(Command::SetState(state.into())))
+    }
+
+    fn delete_snapshot(&self, id: Uuid) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(self.done(Command::DeleteSnapshot { id: id.into_bytes() }))
+    }
+
+    fn revert(&self, snapshot: Uuid) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(self.done(Command::Revert { id: snapshot.into_bytes() }))
+    }
+
+    fn grow(&self, size: u64) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.done(Command::Grow { size }).await?;
+            let granted = self.granted.get();
+            if granted.geometry.size() < size {
+                let geometry = granted.geometry.with_size(size);
+                let geometry = geometry.map_err(|error| Error::with_detail(ErrorKind::InvalidField, error))?;
+                self.granted.set(Granted { geometry, ..granted });
+            }
+            Ok(())
+        })
     }
 
     fn close(&self) {

@@ -17,13 +17,12 @@ pub struct LocalReplica {
     server: Rc<Inner>,
     open: OpenReplica,
     gate: Rc<Gate>,
-    granted: Granted,
+    state: ReplicaState,
 }
 
 impl LocalReplica {
     pub(super) fn new(server: Rc<Inner>, open: OpenReplica, gate: Rc<Gate>, state: ReplicaState) -> Rc<Self> {
-        let granted = Granted { epoch: open.epoch, geometry: gate.device().geometry(), state };
-        Rc::new(Self { server, open, gate, granted })
+        Rc::new(Self { server, open, gate, state })
     }
 
     /// Refuses a control call of a grant that has ended.
@@ -59,7 +58,7 @@ impl LocalReplica {
 
 impl BlockDevice for LocalReplica {
     fn geometry(&self) -> Geometry {
-        self.granted.geometry
+        self.gate.device().geometry()
     }
 
     fn submit(&self, request: Request, reply: Reply) {
@@ -73,7 +72,8 @@ impl Replica for LocalReplica {
     }
 
     fn granted(&self) -> Granted {
-        self.granted
+        // The size is the head's now: it may have grown since.
+        Granted { epoch: self.open.epoch, geometry: self.geometry(), state: self.state }
     }
 
     fn is_local(&self) -> bool {
@@ -131,6 +131,18 @@ impl Replica for LocalReplica {
 
     fn set_state(&self, state: ReplicaState) -> LocalFuture<'_, Result<(), Error>> {
         Box::pin(self.server.set_state(self.open.replica, &self.gate, state))
+    }
+
+    fn delete_snapshot(&self, id: Uuid) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(self.server.delete_snapshot(self.open.replica, &self.gate, id))
+    }
+
+    fn revert(&self, snapshot: Uuid) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(self.server.revert(self.open.replica, &self.gate, snapshot))
+    }
+
+    fn grow(&self, size: u64) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(self.server.grow(self.open.replica, &self.gate, size))
     }
 
     fn close(&self) {

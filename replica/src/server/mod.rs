@@ -311,6 +311,45 @@ impl Inner {
         Ok(())
     }
 
+    /// Deletes a snapshot of the replica's chain; the store gives its blocks to whoever reads through it.
+    async fn delete_snapshot(&self, replica: Uuid, gate: &Gate, id: Uuid) -> Result<(), Error> {
+        let entry = self.entry(replica);
+        let _changing = entry.changing.lock().await;
+        let (head, _) = self.still_granted(replica, gate)?;
+        let lvols = self.store.lvols();
+        if !lvols.iter().any(|lvol| lvol.uuid == id && lvol.deletion.is_none()) {
+            return Ok(());
+        }
+        if id == head.uuid || !view::of_replica(&lvols, replica).contains(&id) {
+            return Err(Error::with_detail(ErrorKind::InvalidField, format_args!("{id} is no snapshot of {replica}")));
+        }
+        Ok(self.store.delete(id).await?)
+    }
+
+    /// The snapshots after the one that the head goes back to are not in its chain any more: they are deleted, here or,
+    /// after a crash, when the replica is opened next.
+    async fn revert(&self, replica: Uuid, gate: &Gate, snapshot: Uuid) -> Result<(), Error> {
+        let entry = self.entry(replica);
+        let _changing = entry.changing.lock().await;
+        let (head, _) = self.still_granted(replica, gate)?;
+        if !view::chain(&self.store.lvols(), replica).iter().any(|lvol| lvol.uuid == snapshot) {
+            let text = format_args!("no snapshot {snapshot} in the chain of {replica}");
+            return Err(Error::with_detail(ErrorKind::InvalidField, text));
+        }
+        self.store.revert(head.uuid, snapshot).await?;
+        Ok(self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?)
+    }
+
+    async fn grow(&self, replica: Uuid, gate: &Gate, size: u64) -> Result<(), Error> {
+        let entry = self.entry(replica);
+        let _changing = entry.changing.lock().await;
+        let (head, _) = self.still_granted(replica, gate)?;
+        if head.size < size {
+            self.store.grow(head.uuid, size).await?;
+        }
+        Ok(())
+    }
+
     /// Under the lock that a newer grant needs too: whether this one still counts (I12), and the head.
     fn still_granted(&self, replica: Uuid, gate: &Gate) -> Result<(LvolInfo, Attribute), Error> {
         gate.ended().map_or(Ok(()), Err)?;

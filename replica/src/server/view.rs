@@ -63,6 +63,7 @@ pub(super) fn entries(chain: &[LvolInfo]) -> Vec<ChainEntry> {
     let entry = |lvol: &LvolInfo| ChainEntry {
         id: lvol.uuid,
         created: lvol.created_at.as_secs(),
+        size: lvol.size,
         kind: match lvol.kind {
             lvol::LvolKind::Head => LvolKind::Head,
             lvol::LvolKind::Snapshot => LvolKind::Snapshot,

@@ -69,6 +69,45 @@ fn everything_a_local_replica_does_a_remote_one_does() {
 }
 
 #[test]
+fn a_chain_changes_through_a_connection_as_it_does_without_one() {
+    let (world, _, engine, _) = with_replica(11);
+    world.block_on(engine, async {
+        let replica = connect(&open(1, 1)).await.expect("granted");
+        let snapshot = |number: u8| Uuid::from_bytes([0x50 + number; 16]);
+        for number in 1..=3 {
+            write(&*replica, 0, number).await.expect("written");
+            write(&*replica, u64::from(number), number).await.expect("written");
+            replica.snapshot(snapshot(number), "s").await.expect("cut");
+        }
+        write(&*replica, 0, 9).await.expect("written");
+        replica.delete_snapshot(snapshot(1)).await.expect("deleted");
+        replica.delete_snapshot(snapshot(1)).await.expect("nothing to do (I42)");
+        let own_head = spec().replica;
+        assert_eq!(kind(replica.delete_snapshot(own_head).await), Some(ErrorKind::InvalidField), "no snapshot");
+        assert_eq!(read(&*replica, 1).await.expect("read"), 1);
+        assert_eq!(kind(replica.revert(snapshot(1)).await), Some(ErrorKind::InvalidField), "not in the chain");
+        replica.revert(snapshot(2)).await.expect("done");
+        let ids: Vec<_> = replica.chain().await.expect("listed").into_iter().map(|entry| entry.id).collect();
+        assert_eq!(ids, [snapshot(2), own_head]);
+        for (block, byte) in [(0, 2), (1, 1), (2, 2), (3, 0)] {
+            assert_eq!(read(&*replica, block).await.expect("read"), byte);
+        }
+        replica.grow(2 * SIZE).await.expect("grown");
+        replica.grow(SIZE).await.expect("it is larger already");
+        assert_eq!(replica.granted().geometry.size(), 2 * SIZE);
+        write(&*replica, SIZE / BLOCK, 5).await.expect("in the new part");
+        assert_eq!(replica.chain().await.expect("listed")[1].size, 2 * SIZE);
+        let again = connect(&open(2, 2)).await.expect("granted");
+        assert_eq!(again.granted().geometry.size(), 2 * SIZE);
+        // I12: what was granted before changes nothing any more.
+        for late in [replica.revert(snapshot(2)).await, replica.grow(4 * SIZE).await] {
+            assert!(late.is_err());
+        }
+        assert_eq!(again.chain().await.expect("listed")[1].size, 2 * SIZE);
+    });
+}
+
+#[test]
 fn a_request_the_device_cannot_do_does_not_cost_the_connection() {
     let (world, _, engine, _) = with_replica(2);
     world.block_on(engine, async {

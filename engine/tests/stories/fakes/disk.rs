@@ -117,13 +117,37 @@ impl FakeDisk {
     pub(crate) fn chain(&self) -> Vec<ChainEntry> {
         let snapshots = self.snapshots.iter().map(|(id, name, _)| (*id, name.clone(), LvolKind::Snapshot));
         let head = [(self.id, "head".to_owned(), LvolKind::Head)];
-        snapshots.chain(head).map(|(id, name, kind)| ChainEntry { id, created: 0, kind, name }).collect()
+        snapshots
+            .chain(head)
+            .map(|(id, name, kind)| ChainEntry { id, created: 0, size: self.size, kind, name })
+            .collect()
     }
 
     pub(crate) fn snapshot(&mut self, id: Uuid, name: String) {
         if self.snapshots.iter().all(|(snapshot, _, _)| *snapshot != id) {
             self.snapshots.push((id, name, std::mem::take(&mut self.head)));
         }
+    }
+
+    /// Its blocks go to the next of the chain, unless that has its own.
+    pub(crate) fn delete_snapshot(&mut self, id: Uuid) {
+        let Some(place) = self.snapshots.iter().position(|(snapshot, _, _)| *snapshot == id) else { return };
+        let (_, _, own) = self.snapshots.remove(place);
+        let child = self.snapshots.get_mut(place).map_or(&mut self.head, |(_, _, own)| own);
+        for (block, data) in own {
+            child.entry(block).or_insert(data);
+        }
+    }
+
+    pub(crate) fn revert(&mut self, id: Uuid) -> Result<(), ErrorKind> {
+        let place = self.snapshots.iter().position(|(snapshot, _, _)| *snapshot == id);
+        self.snapshots.truncate(place.ok_or(ErrorKind::InvalidField)? + 1);
+        self.head.clear();
+        Ok(())
+    }
+
+    pub(crate) fn grow(&mut self, size: u64) {
+        self.size = self.size.max(size);
     }
 
     pub(crate) fn extents(&self, lvol: Uuid, from: u64, max: u32) -> Extents {

@@ -195,6 +195,17 @@ impl FakeReplica {
         })
     }
 
+    /// A change of the chain, which may fail as snapshots do.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut FakeDisk) -> Result<(), ErrorKind> + 'static,
+    ) -> LocalFuture<'_, Result<(), Error>> {
+        self.control(move |node| match node.snapshot_error.get() {
+            Some(kind) => Err(kind.into()),
+            None => Ok(change(&mut node.disk.borrow_mut())?),
+        })
+    }
+
     async fn pass_time(&self) {
         let most = self.node.delay.get().as_nanos() as u64;
         if most > 0 {
@@ -237,7 +248,7 @@ impl Replica for FakeReplica {
     }
 
     fn granted(&self) -> Granted {
-        self.granted
+        Granted { geometry: self.node.disk.borrow().granted(0).geometry, ..self.granted }
     }
 
     fn is_local(&self) -> bool {
@@ -284,6 +295,24 @@ impl Replica for FakeReplica {
                 node.disk.borrow_mut().snapshot(id, name);
                 Ok(())
             }
+        })
+    }
+
+    fn delete_snapshot(&self, id: Uuid) -> LocalFuture<'_, Result<(), Error>> {
+        self.change(move |disk| {
+            disk.delete_snapshot(id);
+            Ok(())
+        })
+    }
+
+    fn revert(&self, snapshot: Uuid) -> LocalFuture<'_, Result<(), Error>> {
+        self.change(move |disk| disk.revert(snapshot))
+    }
+
+    fn grow(&self, size: u64) -> LocalFuture<'_, Result<(), Error>> {
+        self.change(move |disk| {
+            disk.grow(size);
+            Ok(())
         })
     }
 
