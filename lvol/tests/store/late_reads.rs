@@ -27,7 +27,7 @@ fn rig(seed: u64) -> (Rig, Store, Rc<Lvol>) {
         format(&disk()).await.expect("formatted");
         let store = open().await;
         store.create(&lvol(1, 1 << 20)).await.expect("created");
-        let head = store.open_lvol(id(1)).expect("opened");
+        let head = store.open_lvol(id(1)).await.expect("opened");
         (store, head)
     });
     (rig, store, head)
