@@ -59,7 +59,7 @@ pub(super) async fn open(store: &Store, number: u64) -> anyhow::Result<Rc<Lvol>>
 }
 
 pub(super) async fn open_id(store: &Store, id: Uuid) -> anyhow::Result<Rc<Lvol>> {
-    Ok(store.open_lvol(id)?)
+    Ok(store.open_lvol(id).await?)
 }
 
 pub(super) async fn snapshot(store: &Store, head: u64, number: u64) -> anyhow::Result<()> {
