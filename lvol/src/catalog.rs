@@ -171,6 +171,17 @@ impl Catalog {
         }
     }
 
+    /// An lvol that is not an internal one.
+    pub(crate) fn users_lvol(&self, uuid: Uuid) -> Option<&Node> {
+        self.lvols.get(&uuid).filter(|node| node.record.internal.is_none())
+    }
+
+    /// Bytes of an lvol's own clusters.
+    pub(crate) fn used_bytes(&self, node: &Node) -> u64 {
+        let clusters = self.maps.get(&node.record.map).map_or(0, |map| map.clusters());
+        clusters * u64::from(self.layout.cluster_size)
+    }
+
     /// Whether an lvol reads through `ancestor`.
     pub(crate) fn descends(&self, uuid: Uuid, ancestor: Uuid) -> bool {
         let parent = |uuid: &Uuid| self.lvols.get(uuid).and_then(|node| node.record.parent);

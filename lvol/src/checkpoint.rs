@@ -158,6 +158,7 @@ fn directory_entry(record: &LvolRecord, first_page: u32, pages: u32) -> Director
     DirectoryEntry {
         uuid: record.uuid,
         parent: record.parent,
+        internal: record.internal,
         size: record.size,
         block_size: record.block_size,
         snapshot: record.snapshot,

@@ -81,7 +81,7 @@ impl Store {
         let _one = self.core.control.lock().await;
         let record = {
             let catalog = self.core.catalog.borrow();
-            let Some(node) = catalog.lvols.get(&id) else { return Ok(()) };
+            let Some(node) = catalog.users_lvol(id) else { return Ok(()) };
             node.record.clone()
         };
         self.core.check_running()?;
@@ -109,7 +109,7 @@ impl Store {
 
     async fn keep(&self, id: Uuid) -> Result<(), StoreError> {
         let _one = self.core.control.lock().await;
-        let node = self.core.catalog.borrow().lvols.get(&id).map(|node| node.record.clone());
+        let node = self.core.catalog.borrow().users_lvol(id).map(|node| node.record.clone());
         let record = node.ok_or(StoreError::NotFound { uuid: id })?;
         match record.deletion {
             None => Ok(()),
@@ -131,7 +131,7 @@ impl Store {
     pub async fn deleted(&self, id: Uuid) -> Result<(), StoreError> {
         loop {
             let progress = self.core.merges.progress.notified();
-            match self.core.catalog.borrow().lvols.get(&id) {
+            match self.core.catalog.borrow().users_lvol(id) {
                 None => return Ok(()),
                 Some(node) if node.record.deletion.is_none() => {
                     return Err(StoreError::invalid(format!("nobody deletes {id}")));
@@ -233,7 +233,7 @@ impl Core {
     }
 
     /// Deletes an lvol that nobody reads through.
-    async fn drop_lvol(self: &Rc<Self>, id: Uuid) -> Result<(), StoreError> {
+    pub(crate) async fn drop_lvol(self: &Rc<Self>, id: Uuid) -> Result<(), StoreError> {
         let (map, volume) = {
             let catalog = self.catalog.borrow();
             let Some(node) = catalog.lvols.get(&id) else { return Ok(()) };
@@ -243,7 +243,7 @@ impl Core {
             // No write may land in a cluster that is another lvol's by then.
             volume.hold().await;
         }
-        let result = self.commit(vec![Record::LvolRemove { uuid: id }, Record::MapDrop { map }]).await;
+        let result = self.commit_removal(id, vec![Record::LvolRemove { uuid: id }, Record::MapDrop { map }]).await;
         if result.is_err()
             && let Some(volume) = volume
         {
@@ -334,10 +334,11 @@ impl Core {
         result
     }
 
-    /// The child is as given, and the parent and an empty map are gone, in one commit.
+    /// The child is as given, and the parent, all that belongs to it and an empty map are gone, in one commit.
     async fn finish_merge(self: &Rc<Self>, child: LvolRecord, parent: &LvolRecord, map: u32) -> Result<(), StoreError> {
         let put = Record::LvolPut(Box::new(child));
-        self.commit(vec![put, Record::LvolRemove { uuid: parent.uuid }, Record::MapDrop { map }]).await
+        let records = vec![put, Record::LvolRemove { uuid: parent.uuid }, Record::MapDrop { map }];
+        self.commit_removal(parent.uuid, records).await
     }
 
     async fn merge_batch(self: &Rc<Self>, child: &Lvol, pair: &Pair<'_>, start: u32) -> Result<(), StoreError> {

@@ -47,8 +47,12 @@ pub struct StoreInfo {
     pub size: u64,
     /// Bytes of free and pending clusters.
     pub free: u64,
-    /// How many lvols there are.
+    /// How many lvols there are, without internal ones.
     pub lvols: usize,
+    /// How many internal lvols there are.
+    pub internal_lvols: usize,
+    /// Bytes of the clusters of internal lvols.
+    pub internal_bytes: u64,
     /// The last user closed it in order: nothing was replayed.
     pub clean_open: bool,
     /// Some lvol is damaged; its space stays in use until the store is repaired.
@@ -105,6 +109,60 @@ pub struct LvolInfo {
     pub state: LvolState,
     /// How far its deletion is, if it was asked for while others read through it: it cannot be opened any more.
     pub deletion: Option<Deletion>,
+}
+
+/// What an internal lvol is for. An lvol has at most one of each role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Hashes of a snapshot's content.
+    Hashes,
+    /// Where writes of a replica may be in flight.
+    Activity,
+}
+
+impl Role {
+    /// As it is on disk: never zero.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Hashes => 1,
+            Self::Activity => 2,
+        }
+    }
+
+    pub(crate) const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Hashes),
+            2 => Some(Self::Activity),
+            _ => None,
+        }
+    }
+
+    /// The role in a word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hashes => "hashes",
+            Self::Activity => "activity",
+        }
+    }
+}
+
+/// An internal lvol now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InternalInfo {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// The lvol that it belongs to, and ends with.
+    pub owner: Uuid,
+    /// What it is for.
+    pub role: Role,
+    /// Bytes.
+    pub size: u64,
+    /// 512 or 4096.
+    pub block_size: u32,
+    /// Bytes of its own clusters.
+    pub used_bytes: u64,
+    /// Whether it can be used.
+    pub state: LvolState,
 }
 
 /// How far the deletion of a snapshot is.

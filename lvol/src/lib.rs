@@ -3,8 +3,8 @@
 //! `docs/on-disk-format.md` tells what is on disk and what a crash at each step leaves. The modules, from the bytes up:
 //! `format` (no I/O), `map`, `allocator` and `ring` (memory only), `catalog` (what records change), `journal`, `flush`,
 //! `checkpoint` and `reclaim` (how changes reach the disk and space comes back), `recovery` (the way back), `volume`, `lvol`,
-//! `write`, `erase`, `chain` and `io` (the data path), `store` and `operations` (what can be asked for), `merge` and `deletion`
-//! (what becomes of snapshots that others read through).
+//! `write`, `erase`, `chain` and `io` (the data path), `store` and `operations` (what can be asked for), `internal` (lvols that
+//! belong to others), `merge` and `deletion` (what becomes of snapshots that others read through).
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ mod flush;
 mod format;
 mod grace;
 mod info;
+mod internal;
 mod io;
 mod journal;
 mod locks;
@@ -37,8 +38,8 @@ mod write;
 
 pub use crate::error::StoreError;
 pub use crate::info::{
-    CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, LvolInfo, LvolKind, LvolState, SnapshotSpec, StoreInfo,
-    WaitsFor,
+    CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, InternalInfo, LvolInfo, LvolKind, LvolState, Role,
+    SnapshotSpec, StoreInfo, WaitsFor,
 };
 pub use crate::lvol::Lvol;
 pub use crate::store::Store;

@@ -104,6 +104,7 @@ impl Store {
         check_spec(&spec.name, &spec.attributes, spec.uuid)?;
         check_size(spec.size, spec.block_size, self.core.layout.cluster_size)?;
         let _one = self.core.control.lock().await;
+        self.check_not_internal(spec.uuid)?;
         if let Some(found) = self.lvol_info(spec.uuid) {
             let of_parent = parent.is_none_or(|parent| self.descends(spec.uuid, parent));
             let differences = [
@@ -121,6 +122,7 @@ impl Store {
         let record = LvolRecord {
             uuid: spec.uuid,
             parent,
+            internal: None,
             size: spec.size,
             block_size: spec.block_size,
             snapshot: false,
@@ -155,6 +157,7 @@ impl Store {
     async fn take_snapshot(&self, head: Uuid, spec: &SnapshotSpec) -> Result<LvolInfo, StoreError> {
         check_spec(&spec.name, &spec.attributes, spec.uuid)?;
         let _one = self.core.control.lock().await;
+        self.check_not_internal(spec.uuid)?;
         if let Some(found) = self.lvol_info(spec.uuid) {
             let differences = [
                 (found.kind == LvolKind::Head).then(|| "it is a head".to_owned()),
@@ -254,11 +257,11 @@ impl Store {
         if let Some(reason) = catalog.damage(id) {
             return Err(StoreError::LvolDamaged { uuid: id, reason });
         }
-        Ok(catalog.lvols.get(&id).ok_or(StoreError::NotFound { uuid: id })?.record.clone())
+        Ok(catalog.users_lvol(id).ok_or(StoreError::NotFound { uuid: id })?.record.clone())
     }
 
     /// A map id that was never used, if there is room for one more lvol.
-    fn new_map(&self) -> Result<u32, StoreError> {
+    pub(crate) fn new_map(&self) -> Result<u32, StoreError> {
         let catalog = self.core.catalog.borrow();
         if !catalog.has_metadata_room(0) || catalog.next_map == u32::MAX {
             return Err(StoreError::NoSpace { detail: "there is no room for the metadata of another lvol" });
@@ -283,7 +286,7 @@ pub(crate) async fn to_the_end<T: 'static>(
     spawn(operation).await.unwrap_or(Err(StoreError::Closed))
 }
 
-fn difference<T: PartialEq + std::fmt::Display>(what: &str, is: &T, asked: &T) -> Option<String> {
+pub(crate) fn difference<T: PartialEq + std::fmt::Display>(what: &str, is: &T, asked: &T) -> Option<String> {
     (is != asked).then(|| format!("{what} is {is}, not {asked}"))
 }
 
@@ -306,7 +309,7 @@ fn check_spec(name: &str, attributes: &BTreeMap<String, Vec<u8>>, uuid: Uuid) ->
     check_attributes(attributes)
 }
 
-fn check_size(size: u64, block_size: u32, cluster_size: u32) -> Result<(), StoreError> {
+pub(crate) fn check_size(size: u64, block_size: u32, cluster_size: u32) -> Result<(), StoreError> {
     Geometry::new(size, block_size).map_err(|error| StoreError::invalid(error.to_string()))?;
     match size.div_ceil(u64::from(cluster_size)) > u64::from(u32::MAX) {
         true => Err(StoreError::invalid("the size is beyond what one lvol can have with this cluster size")),

@@ -86,6 +86,7 @@ impl Store {
         let catalog = core.catalog.borrow();
         let (free, pending) = (catalog.allocator.free(), core.reclaim.pending());
         let cluster = u64::from(core.layout.cluster_size);
+        let internal: Vec<_> = catalog.lvols.values().filter(|node| node.record.internal.is_some()).collect();
         StoreInfo {
             uuid: superblock.uuid,
             name: superblock.name.clone(),
@@ -95,14 +96,16 @@ impl Store {
             pending_clusters: pending,
             size: core.layout.clusters * cluster,
             free: (free + pending) * cluster,
-            lvols: catalog.lvols.len(),
+            lvols: catalog.lvols.len() - internal.len(),
+            internal_lvols: internal.len(),
+            internal_bytes: internal.iter().map(|node| catalog.used_bytes(node)).sum(),
             clean_open: core.clean_open,
             damaged: core.damaged.get(),
             failure: core.failure(),
         }
     }
 
-    /// All lvols, by UUID, in one consistent view.
+    /// All lvols but internal ones, by UUID, in one consistent view.
     pub fn lvols(&self) -> Vec<LvolInfo> {
         let catalog = self.core.catalog.borrow();
         let mut children: BTreeMap<Uuid, Vec<Uuid>> = BTreeMap::new();
@@ -130,8 +133,10 @@ impl Store {
         if self.core.is_closed() {
             return Err(StoreError::Closed);
         }
-        if self.core.catalog.borrow().lvols.get(&id).is_some_and(|node| node.record.deletion.is_some()) {
-            return Err(StoreError::Deleting { uuid: id });
+        match self.core.catalog.borrow().users_lvol(id) {
+            None => return Err(StoreError::NotFound { uuid: id }),
+            Some(node) if node.record.deletion.is_some() => return Err(StoreError::Deleting { uuid: id }),
+            Some(_) => {}
         }
         self.core.open_lvol(id).await.map(Rc::new)
     }
@@ -141,7 +146,7 @@ impl Store {
     /// way into the lvol.
     pub async fn extents(&self, id: Uuid, from: u64, max: usize) -> Result<Vec<Extent>, StoreError> {
         let catalog = self.core.catalog.borrow();
-        let node = catalog.lvols.get(&id).ok_or(StoreError::NotFound { uuid: id })?;
+        let node = catalog.users_lvol(id).ok_or(StoreError::NotFound { uuid: id })?;
         if let Some(reason) = catalog.damage(id) {
             return Err(StoreError::LvolDamaged { uuid: id, reason });
         }
@@ -226,9 +231,9 @@ fn already_formatted(found: &Superblock, layout: &Layout, options: &FormatOption
 }
 
 fn info_of(catalog: &Catalog, id: Uuid, children: Vec<Uuid>) -> Option<LvolInfo> {
-    let record = &catalog.lvols.get(&id)?.record;
+    let node = catalog.users_lvol(id)?;
+    let record = &node.record;
     let deletion = deletion_of(catalog, id, children.len());
-    let clusters = catalog.maps.get(&record.map).map_or(0, |map| map.clusters());
     Some(LvolInfo {
         uuid: id,
         name: record.name.clone(),
@@ -238,7 +243,7 @@ fn info_of(catalog: &Catalog, id: Uuid, children: Vec<Uuid>) -> Option<LvolInfo>
         parent: record.parent,
         children,
         created_at: Duration::from_millis(record.created_at),
-        used_bytes: clusters * u64::from(catalog.layout().cluster_size),
+        used_bytes: catalog.used_bytes(node),
         attributes: record.attributes.clone(),
         state: match catalog.damage(id) {
             None => LvolState::Ready,

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::fields::{Reader, put_u16, put_u32, put_u64};
-use super::record::LvolRecord;
+use super::record::{Internal, LvolRecord};
 use super::{BLOCK, Flaw, HEADER, Header};
 
 const MAGIC: [u8; 8] = *b"ASHLPAGE";
@@ -69,6 +69,7 @@ pub(crate) struct Segment {
 pub(crate) struct DirectoryEntry {
     pub(crate) uuid: Uuid,
     pub(crate) parent: Option<Uuid>,
+    pub(crate) internal: Option<Internal>,
     pub(crate) size: u64,
     pub(crate) block_size: u32,
     pub(crate) snapshot: bool,
@@ -103,10 +104,11 @@ impl PageContext {
             let at = bytes.len();
             bytes.resize(at + DIRECTORY_ENTRY, 0);
             bytes[at..at + 16].copy_from_slice(entry.uuid.as_bytes());
-            bytes[at + 16..at + 32].copy_from_slice(entry.parent.unwrap_or_default().as_bytes());
+            let (link, role) = Internal::link(entry.parent, entry.internal);
+            bytes[at + 16..at + 32].copy_from_slice(link.as_bytes());
             put_u64(bytes, at + 32, entry.size);
             put_u32(bytes, at + 40, entry.block_size);
-            put_u32(bytes, at + 44, u32::from(entry.snapshot));
+            put_u32(bytes, at + 44, u32::from(entry.snapshot) | role);
             put_u32(bytes, at + 48, entry.map);
             put_u32(bytes, at + 52, entry.first_page);
             put_u32(bytes, at + 56, entry.pages);
@@ -259,12 +261,14 @@ fn decode_directory(body: &mut Reader<'_>) -> Result<Page, Flaw> {
     let mut entries = Vec::new();
     for _ in 0..count {
         let uuid = Uuid::from_bytes(body.array()?);
-        let parent = Some(Uuid::from_bytes(body.array()?)).filter(|parent| !parent.is_nil());
+        let link = Uuid::from_bytes(body.array()?);
         let (size, block_size, flags) = (body.u64()?, body.u32()?, body.u32()?);
         let (map, first_page, pages, _reserved) = (body.u32()?, body.u32()?, body.u32()?, body.u32()?);
+        let (parent, internal) = Internal::unlink(link, flags)?;
         entries.push(DirectoryEntry {
             uuid,
             parent,
+            internal,
             size,
             block_size,
             snapshot: flags & 1 != 0,
@@ -288,6 +292,7 @@ fn decode_bitmap(body: &mut Reader<'_>) -> Result<Page, Flaw> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::info::Role;
 
     const CONTEXT: PageContext = PageContext { format_id: [4; 16], checkpoint: 6 };
 
@@ -339,9 +344,10 @@ mod tests {
         let entry = DirectoryEntry {
             uuid: Uuid::from_u128(1),
             parent: None,
+            internal: Some(Internal { owner: Uuid::from_u128(7), role: Role::Hashes }),
             size: 2,
             block_size: 512,
-            snapshot: true,
+            snapshot: false,
             map: 3,
             first_page: 4,
             pages: 5,

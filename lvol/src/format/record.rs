@@ -10,6 +10,7 @@ use super::Flaw;
 use super::fields::Reader;
 use super::page::Segment;
 use super::superblock::MAX_NAME;
+use crate::info::Role;
 
 /// The most bytes that all attributes of an lvol may have, keys and values together.
 pub(crate) const MAX_ATTRIBUTE_BYTES: usize = 4096;
@@ -38,6 +39,10 @@ const FLAG_MAP_DAMAGED: u32 = 4;
 const FLAG_DELETED: u32 = 8;
 const FLAG_MERGING: u32 = 16;
 
+/// The role of an internal lvol is in the flags from this bit on.
+const ROLE_SHIFT: u32 = 24;
+const KNOWN_FLAGS: u32 = FLAG_SNAPSHOT | FLAG_RECORD_DAMAGED | FLAG_MAP_DAMAGED | FLAG_DELETED | FLAG_MERGING;
+
 /// The checksums of newly valid blocks in order.
 pub(crate) type BlockChecksums = SmallVec<[u32; 4]>;
 
@@ -47,6 +52,8 @@ pub(crate) struct LvolRecord {
     pub(crate) uuid: Uuid,
     /// The snapshot it reads through.
     pub(crate) parent: Option<Uuid>,
+    /// Set for an lvol that belongs to another one: then it has no parent.
+    pub(crate) internal: Option<Internal>,
     /// Bytes.
     pub(crate) size: u64,
     pub(crate) block_size: u32,
@@ -60,6 +67,37 @@ pub(crate) struct LvolRecord {
     pub(crate) map: u32,
     pub(crate) name: String,
     pub(crate) attributes: BTreeMap<String, Vec<u8>>,
+}
+
+/// Whose an internal lvol is, and what for. On disk the owner is where the parent of others is, and the role in the flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Internal {
+    pub(crate) owner: Uuid,
+    pub(crate) role: Role,
+}
+
+impl Internal {
+    /// The UUID and the flags that stand for a parent or an owner.
+    pub(crate) fn link(parent: Option<Uuid>, internal: Option<Self>) -> (Uuid, u32) {
+        match internal {
+            Some(Self { owner, role }) => (owner, u32::from(role.number()) << ROLE_SHIFT),
+            None => (parent.unwrap_or_default(), 0),
+        }
+    }
+
+    /// The parent or the owner that such a UUID and flags stand for.
+    pub(crate) fn unlink(uuid: Uuid, flags: u32) -> Result<(Option<Uuid>, Option<Self>), Flaw> {
+        let some = Some(uuid).filter(|uuid| !uuid.is_nil());
+        // Eight bits are left.
+        match ((flags >> ROLE_SHIFT) as u8, some) {
+            (0, parent) => Ok((parent, None)),
+            (number, Some(owner)) => match Role::from_number(number) {
+                Some(role) => Ok((None, Some(Self { owner, role }))),
+                None => Err(Flaw::Content("an internal lvol has an unknown role")),
+            },
+            (_, None) => Err(Flaw::Content("an internal lvol belongs to nobody")),
+        }
+    }
 }
 
 /// How far the deletion of an lvol is that others read through.
@@ -238,14 +276,15 @@ impl LvolRecord {
     /// Appends the encoded record.
     pub(crate) fn encode(&self, into: &mut Vec<u8>) {
         into.extend_from_slice(self.uuid.as_bytes());
-        into.extend_from_slice(self.parent.unwrap_or_default().as_bytes());
+        let (link, role) = Internal::link(self.parent, self.internal);
+        into.extend_from_slice(link.as_bytes());
         put64(into, self.size);
         put32(into, self.block_size);
         let flag = |set, flag| if set { flag } else { 0 };
         let damage = flag(self.damage.record, FLAG_RECORD_DAMAGED) | flag(self.damage.map, FLAG_MAP_DAMAGED);
         let deletion =
             flag(self.deletion.is_some(), FLAG_DELETED) | flag(self.deletion == Some(Stage::Merging), FLAG_MERGING);
-        put32(into, flag(self.snapshot, FLAG_SNAPSHOT) | damage | deletion);
+        put32(into, flag(self.snapshot, FLAG_SNAPSHOT) | damage | deletion | role);
         put64(into, self.created_at);
         put32(into, self.map);
         // Checked when they were set: MAX_NAME, MAX_ATTRIBUTES, MAX_ATTRIBUTE_BYTES.
@@ -263,11 +302,15 @@ impl LvolRecord {
     /// Reads a record; what cannot be true is a flaw.
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Flaw> {
         let uuid = Uuid::from_bytes(reader.array()?);
-        let parent = Some(Uuid::from_bytes(reader.array()?)).filter(|parent| !parent.is_nil());
+        let link = Uuid::from_bytes(reader.array()?);
         let (size, block_size, flags, created_at) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u64()?);
         let (map, name_length, attribute_count) = (reader.u32()?, reader.u16()?, reader.u16()?);
-        if flags & !(FLAG_SNAPSHOT | FLAG_RECORD_DAMAGED | FLAG_MAP_DAMAGED | FLAG_DELETED | FLAG_MERGING) != 0 {
+        if flags << (u32::BITS - ROLE_SHIFT) >> (u32::BITS - ROLE_SHIFT) & !KNOWN_FLAGS != 0 {
             return Err(Flaw::Content("an lvol has unknown flags"));
+        }
+        let (parent, internal) = Internal::unlink(link, flags)?;
+        if internal.is_some() && flags & (FLAG_SNAPSHOT | FLAG_DELETED) != 0 {
+            return Err(Flaw::Content("an internal lvol is a snapshot or to be deleted"));
         }
         let damage = Damage { record: flags & FLAG_RECORD_DAMAGED != 0, map: flags & FLAG_MAP_DAMAGED != 0 };
         let deletion = match flags & (FLAG_DELETED | FLAG_MERGING) {
@@ -279,7 +322,7 @@ impl LvolRecord {
         if usize::from(name_length) > MAX_NAME || usize::from(attribute_count) > MAX_ATTRIBUTES {
             return Err(Flaw::Content("an lvol has an impossible name or too many attributes"));
         }
-        if block_device::Geometry::new(size, block_size).is_err() || uuid.is_nil() || parent == Some(uuid) {
+        if block_device::Geometry::new(size, block_size).is_err() || uuid.is_nil() || link == uuid {
             return Err(Flaw::Content("an lvol has an impossible size, block size, id or parent"));
         }
         let name = text(reader.bytes(usize::from(name_length))?)?;
@@ -289,7 +332,20 @@ impl LvolRecord {
             attributes.insert(text(reader.bytes(key)?)?, reader.bytes(value)?.to_vec());
         }
         let snapshot = flags & FLAG_SNAPSHOT != 0;
-        Ok(Self { uuid, parent, size, block_size, snapshot, damage, deletion, created_at, map, name, attributes })
+        Ok(Self {
+            uuid,
+            parent,
+            internal,
+            size,
+            block_size,
+            snapshot,
+            damage,
+            deletion,
+            created_at,
+            map,
+            name,
+            attributes,
+        })
     }
 }
 
@@ -317,6 +373,7 @@ mod tests {
         LvolRecord {
             uuid: Uuid::from_u128(1),
             parent: Some(Uuid::from_u128(2)),
+            internal: None,
             size: 1 << 30,
             block_size: 4096,
             snapshot: true,
@@ -327,6 +384,11 @@ mod tests {
             name: "base".to_owned(),
             attributes: [("epoch".to_owned(), vec![7, 0])].into_iter().collect(),
         }
+    }
+
+    fn internal() -> LvolRecord {
+        let internal = Some(Internal { owner: Uuid::from_u128(9), role: Role::Activity });
+        LvolRecord { parent: None, snapshot: false, internal, ..lvol() }
     }
 
     fn merge() -> Record {
@@ -344,6 +406,7 @@ mod tests {
             Record::LvolRemove { uuid: Uuid::from_u128(8) },
             Record::LvolPut(Box::new(LvolRecord { deletion: Some(Stage::Marked), ..lvol() })),
             Record::LvolPut(Box::new(LvolRecord { deletion: Some(Stage::Merging), ..lvol() })),
+            Record::LvolPut(Box::new(internal())),
             merge(),
         ]
     }
@@ -392,6 +455,17 @@ mod tests {
         refused(|record| record.block_size = 1024);
         refused(|record| record.uuid = Uuid::nil());
         refused(|record| record.parent = Some(record.uuid));
+        refused(|record| *record = LvolRecord { snapshot: true, ..internal() });
+        refused(|record| *record = LvolRecord { deletion: Some(Stage::Marked), ..internal() });
+        let nobody = Some(Internal { owner: Uuid::nil(), role: Role::Hashes });
+        let mut bytes = Vec::new();
+        LvolRecord { internal: nobody, ..internal() }.encode(&mut bytes);
+        assert!(LvolRecord::decode(&mut Reader::new(&bytes)).is_err());
+        // A role that is none.
+        bytes.clear();
+        internal().encode(&mut bytes);
+        bytes[47] = 77;
+        assert!(LvolRecord::decode(&mut Reader::new(&bytes)).is_err());
     }
 
     /// Two versions must agree on these bytes: a change here is a format break.
@@ -419,6 +493,11 @@ mod tests {
         assert_eq!(bytes[32..40], (1u64 << 30).to_le_bytes());
         assert_eq!(bytes[40..48], [0, 16, 0, 0, 1, 0, 0, 0]);
         assert_eq!(bytes[48..64], [3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 4, 0, 1, 0]);
+        let plain = bytes.clone();
+        bytes.clear();
+        internal().encode(&mut bytes);
+        assert_eq!((bytes[31], bytes[44..48].to_vec()), (9, vec![0, 0, 0, 2]));
+        let bytes = plain;
         assert_eq!(&bytes[64..], b"base\x05\x00\x02\x00epoch\x07\x00");
     }
 }

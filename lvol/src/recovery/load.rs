@@ -149,6 +149,7 @@ impl Found {
             let record = LvolRecord {
                 uuid: entry.uuid,
                 parent: entry.parent,
+                internal: entry.internal,
                 size: entry.size,
                 block_size: entry.block_size,
                 snapshot: entry.snapshot,

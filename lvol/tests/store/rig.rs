@@ -144,5 +144,5 @@ pub(crate) fn kind<T>(result: Result<T, Error>) -> Option<ErrorKind> {
 pub(crate) fn check_space(store: &Store) {
     let info = store.info();
     let used: u64 = store.lvols().iter().map(|lvol| lvol.used_bytes).sum();
-    assert_eq!(used + info.free, info.size, "clusters are lost or used twice: {info:?}");
+    assert_eq!(used + info.internal_bytes + info.free, info.size, "clusters are lost or used twice: {info:?}");
 }
