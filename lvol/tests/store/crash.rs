@@ -321,7 +321,7 @@ fn after_two_power_cuts_either_superblock_leads_to_everything() {
     let store = rig.run(async {
         let store = open().await;
         store.create(&lvol(HEAD, 1 << 20)).await.expect("created");
-        let head = store.open_lvol(id(HEAD)).expect("opened");
+        let head = store.open_lvol(id(HEAD)).await.expect("opened");
         write(&head, 0, stamped(1, CLUSTER as usize)).await.expect("written");
         drop(head);
         store.close().await.expect("closed");
@@ -341,7 +341,7 @@ fn after_two_power_cuts_either_superblock_leads_to_everything() {
             rig.world.add_disk_fault(rig.node, DISK, fault);
             rig.run(async {
                 let store = open().await;
-                let head = store.open_lvol(id(HEAD)).expect("the lvol is there");
+                let head = store.open_lvol(id(HEAD)).await.expect("the lvol is there");
                 assert!(read(&head, 0, CLUSTER).await.expect("read") == stamped(1, CLUSTER as usize)[..]);
                 assert!(!store.info().damaged);
             });
