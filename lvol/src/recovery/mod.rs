@@ -54,7 +54,8 @@ pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
     let core = Core::new(disk, superblock, catalog, journal, Opened { clean, damaged });
     if let Some(place) = stale {
         // It names what the next checkpoint overwrites, and may be all that can be read the next time.
-        write_superblock_copy(&core.disk, &core.superblock.borrow().clone(), place).await?;
+        let superblock = core.superblock.borrow().clone();
+        write_superblock_copy(&core.disk, &superblock, place).await?;
     }
     begin_session(&core, clean).await?;
     Ok(core)
