@@ -51,6 +51,9 @@ pub(crate) enum DaemonCommand {
     /// Replicated volumes that hosts attach over NVMe/TCP
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Read-only cuts of volumes
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// This node's copies of volumes
     #[command(subcommand)]
     Replica(ReplicaCommand),
@@ -118,6 +121,24 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         uuid: Option<String>,
     },
+    /// Make the volume larger while it is in use; hosts are told
+    Grow {
+        /// Its name or UUID
+        volume: String,
+        /// The new size
+        #[arg(long)]
+        size: Size,
+    },
+    /// Make the volume read as one of its snapshots did: what was written since is gone. Unmount it first
+    Revert {
+        /// Its name or UUID
+        volume: String,
+        /// The snapshot's name or UUID
+        snapshot: String,
+        /// Delete the snapshots that are newer than that one
+        #[arg(long)]
+        discard_newer: bool,
+    },
     /// End the export, stop the engine and delete the replicas
     Delete {
         /// Its name or UUID
@@ -125,6 +146,33 @@ pub(crate) enum VolumeCommand {
         /// Delete it only if it has this UUID
         #[arg(long)]
         uuid: Option<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum SnapshotCommand {
+    /// Cut a volume, on all its replicas at the same point
+    Create {
+        /// The volume's name or UUID
+        volume: String,
+        /// The snapshot's name
+        #[arg(long)]
+        name: Option<String>,
+        /// The snapshot's UUID; the same one again is the same snapshot
+        #[arg(long)]
+        uuid: Option<String>,
+    },
+    /// List the snapshots of a volume, oldest first
+    List {
+        /// The volume's name or UUID
+        volume: String,
+    },
+    /// Delete a snapshot from all replicas; its space comes back in the background
+    Delete {
+        /// The volume's name or UUID
+        volume: String,
+        /// The snapshot's name or UUID
+        snapshot: String,
     },
 }
 

@@ -82,6 +82,8 @@ pub struct EngineStatus {
     pub volume: Uuid,
     /// The epoch it holds.
     pub epoch: u64,
+    /// Bytes.
+    pub size: u64,
     /// What it does.
     pub state: EngineState,
     /// Its replicas, in the record's order.

@@ -95,6 +95,7 @@ impl Engine {
         EngineStatus {
             volume: self.core.config.volume,
             epoch: record.epoch,
+            size: self.core.geometry.get().size(),
             state: self.core.phase.borrow().state(),
             replicas: replicas.collect(),
             in_flight: self.core.flight.borrow().in_flight(),
