@@ -141,6 +141,8 @@ pub struct CopyProgress {
     pub position: u64,
     /// Bytes of that lvol.
     pub size: u64,
-    /// Bytes written to the replica so far.
+    /// Bytes compared by their hashes so far.
+    pub compared: u64,
+    /// Bytes of data sent to the replica so far.
     pub written: u64,
 }

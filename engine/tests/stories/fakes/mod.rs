@@ -11,7 +11,7 @@ use std::time::Duration;
 use block_device::{BlockDevice, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, Segments};
 use engine::{Connector, EngineConfig, NewReplica, ReplicaRecord, VolumeRecord};
 use reactor::{Instant, sleep, spawn};
-use replica::{ChainEntry, Extents, Granted, LocalFuture, OpenError, OpenReplica, Replica, ReplicaState};
+use replica::{ChainEntry, Extents, Granted, LocalFuture, Note, OpenError, OpenReplica, Replica, ReplicaState};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -324,6 +324,25 @@ impl Replica for FakeReplica {
         self.control(move |node| {
             Ok(Segments::from(block_device::Slice::from(&node.disk.borrow().read(lvol, range)[..])))
         })
+    }
+
+    fn hashes(&self, lvol: Uuid, range: Range, granule: u32) -> LocalFuture<'_, Result<Vec<u128>, Error>> {
+        self.control(move |node| {
+            let data = node.disk.borrow().read(lvol, range);
+            Ok(data.chunks(granule as usize).map(replica::content_hash).collect())
+        })
+    }
+
+    fn set_note(&self, place: u8, content: &[u8], _durable: bool) -> LocalFuture<'_, Result<(), Error>> {
+        let content = content.to_vec();
+        self.control(move |node| {
+            node.disk.borrow_mut().set_note(place, content);
+            Ok(())
+        })
+    }
+
+    fn notes(&self) -> LocalFuture<'_, Result<Vec<Note>, Error>> {
+        self.control(|node| Ok(node.disk.borrow().notes()))
     }
 
     fn reset(&self) -> LocalFuture<'_, Result<(), Error>> {
