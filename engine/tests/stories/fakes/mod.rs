@@ -373,13 +373,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// `count` replicas of `size` bytes, equal and empty.
     pub(crate) fn new(count: usize, size: u64) -> Rc<Self> {
-        let id = |index: usize| Uuid::from_bytes([index as u8 + 1; 16]);
-        let nodes: Vec<_> = (0..count).map(|index| FakeNode::new(id(index), size, index == 0)).collect();
-        let replicas = (0..count).map(|index| NewReplica {
-            replica: id(index),
-            node: format!("n{index}"),
-            address: ([10, 0, 0, index as u8 + 1], 9601).into(),
-        });
+        Self::with_spares(count, 0, size)
+    }
+
+    /// The same, and nodes with replicas that do not belong to the volume yet.
+    pub(crate) fn with_spares(count: usize, spares: usize, size: u64) -> Rc<Self> {
+        let nodes = (0..count + spares).map(|index| FakeNode::new(new_replica(index).replica, size, index == 0));
+        let nodes: Vec<_> = nodes.collect();
+        let replicas = (0..count).map(new_replica);
         let registry = FakeRegistry::with(VolumeRecord::new(VOLUME, size, BLOCK as u32, replicas));
         Rc::new(Self { nodes, registry })
     }
@@ -395,6 +396,15 @@ impl Cluster {
         let engine = self.start().await;
         engine.ready().await.expect("it serves");
         engine
+    }
+}
+
+/// The replica of a node.
+pub(crate) fn new_replica(index: usize) -> NewReplica {
+    NewReplica {
+        replica: Uuid::from_bytes([index as u8 + 1; 16]),
+        node: format!("n{index}"),
+        address: ([10, 0, 0, index as u8 + 1], 9601).into(),
     }
 }
 
