@@ -15,7 +15,6 @@ use crate::connector::Connector;
 use crate::flight::{Flight, Slot, Stage};
 use crate::members::{Mask, Members, Role, bit};
 use crate::registry::{Registry, VolumeRecord};
-use crate::session::Tasks;
 
 /// How long a replica that is busy is left alone before a request is tried again (I33).
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
@@ -78,8 +77,6 @@ pub(crate) struct Core {
     pub(crate) administration: Mutex<()>,
     /// One rebuild or settling at a time.
     pub(crate) copying: Semaphore,
-    /// One for each member while a session lasts: [`Core::look_after`].
-    pub(crate) watchers: RefCell<Tasks>,
     pub(crate) signals: Signals,
 }
 
@@ -129,7 +126,6 @@ impl Core {
             recording: Mutex::new(()),
             administration: Mutex::new(()),
             copying: Semaphore::new(1),
-            watchers: RefCell::default(),
             signals: Signals::default(),
         })
     }
@@ -424,7 +420,9 @@ impl Core {
             loop {
                 let ready = self.flight.borrow_mut().next_ready();
                 let Some(index) = ready else { break };
-                match self.phase.borrow().refusal().filter(|_| !self.is_running()) {
+                // Taken out of the match: a start may find that the volume is lost, and change the phase.
+                let refusal = self.phase.borrow().refusal().filter(|_| !self.is_running());
+                match refusal {
                     Some(error) => self.finish(index, Err(error)),
                     None => self.start(index),
                 }

@@ -18,7 +18,6 @@ mod core;
 mod engine;
 mod flight;
 mod members;
-mod membership;
 mod recording;
 mod registry;
 mod resize;

@@ -24,7 +24,9 @@ impl Core {
     pub(crate) async fn revert(self: &Rc<Self>, snapshot: Uuid, discard_newer: bool) -> Result<(), EngineError> {
         let _administration = self.administration.lock().await;
         let _frozen = self.freeze().await;
-        self.check_serving()?;
+        if !self.is_serving() {
+            return Err(EngineError::Unavailable("the volume is not open".to_owned()));
+        }
         self.check_revert(snapshot, discard_newer).await?;
         self.end_copies();
         self.record_pending(Some(PendingChange::Revert { snapshot })).await?;
@@ -108,7 +110,7 @@ impl Core {
     }
 
     /// Keeps every request waiting, and waits until those in flight are answered.
-    pub(crate) async fn freeze(&self) -> Frozen<'_> {
+    async fn freeze(&self) -> Frozen<'_> {
         self.flight.borrow_mut().freeze(true);
         let frozen = Frozen(self);
         self.until_ended(|| (!self.flight.borrow().is_active() || !self.is_running()).then_some(())).await;
@@ -117,7 +119,7 @@ impl Core {
 }
 
 /// Nothing starts while it lives.
-pub(crate) struct Frozen<'a>(&'a Core);
+struct Frozen<'a>(&'a Core);
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {

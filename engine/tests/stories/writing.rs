@@ -434,3 +434,32 @@ fn requests_beyond_the_bound_are_busy_and_all_are_answered_once() {
         all_equal(&cluster).await;
     });
 }
+
+#[test]
+fn a_write_that_waited_ends_in_order_when_everything_is_lost_meanwhile() {
+    // I34: its start finds that nobody is left, and that changes what the engine does.
+    story(1, async {
+        let cluster = Cluster::new(3, SIZE);
+        let engine = cluster.serve().await;
+        // Nothing can be recorded for a while, so the engine still serves when its last replica has failed.
+        cluster.registry.refuses.set(true);
+        cluster.nodes[2].kill();
+        sleep(Duration::from_millis(20)).await;
+        for node in &cluster.nodes[..2] {
+            node.snapshot_error.set(Some(ErrorKind::Unavailable));
+            node.delay.set(Duration::from_millis(50));
+        }
+        let cutting = Rc::clone(&engine);
+        let cutting = spawn(async move { cutting.snapshot(uuid::Uuid::from_bytes([9; 16]), "s").await });
+        sleep(Duration::from_micros(100)).await;
+        let outcome = write(&engine, 0, 7).await;
+        assert_eq!(kind(outcome), Some(ErrorKind::Unavailable));
+        assert!(cutting.await.expect("it ends").is_err());
+        cluster.registry.refuses.set(false);
+        cluster.nodes[2].revive();
+        cluster.nodes[..2].iter().for_each(|node| node.snapshot_error.set(None));
+        until(|| engine.status().state == EngineState::Serving).await;
+        write(&engine, 0, 8).await.expect("acknowledged");
+        all_equal(&cluster).await;
+    });
+}
