@@ -310,6 +310,7 @@ impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking()
             && let Ok(state) = self.inner.state.try_borrow()
+            && state.trace.keeps_lines()
         {
             eprintln!("seed {}: the last events (times of the world, in seconds):", self.inner.seed);
             for line in state.trace.lines() {
@@ -332,6 +333,11 @@ impl Drop for World {
 pub struct Observer(Weak<Inner>);
 
 impl Observer {
+    /// Time since the world began.
+    pub fn now(&self) -> Duration {
+        self.0.upgrade().map_or(Duration::ZERO, |inner| Duration::from_nanos(inner.state.borrow().now))
+    }
+
     /// Adds a line to the event log.
     pub fn log(&self, text: impl Into<String>) {
         if let Some(inner) = self.0.upgrade() {

@@ -28,6 +28,11 @@ impl World {
         state.unblock(other.0, one.0);
     }
 
+    /// Lets packets pass again in one direction.
+    pub fn heal_one_way(&self, from: NodeId, to: NodeId) {
+        self.inner.state.borrow_mut().unblock(from.0, to.0);
+    }
+
     /// Ends all partitions.
     pub fn heal_all(&self) {
         let mut state = self.inner.state.borrow_mut();

@@ -2,6 +2,7 @@
 //! network with delay, loss of connections and partitions. [`crate::simulated`] is its public face, `docs/simulator.md`
 //! its description.
 
+mod clock;
 mod connection;
 mod crash;
 mod disk;

@@ -10,12 +10,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slab::Slab;
 
+use super::clock::Clock;
 use super::disk::{Disk, Request};
 use super::errno::{EBADF, error};
 use super::files::Files;
 use super::network::{EndId, Network};
 use super::queue::{Event, Queue, Turn};
-use super::random::{Random, nanoseconds};
+use super::random::Random;
 use super::trace::Trace;
 use crate::disk::DiskOptions;
 use crate::driver::{Completion, OpenDisk, Operation, OperationId, ResourceId};
@@ -49,8 +50,7 @@ pub(crate) struct Node {
     /// Whether its process is stopped (SIGSTOP). The kernel goes on.
     pub(crate) paused: bool,
     boot_id: [u8; 16],
-    /// How far its monotonic clock is from the world's, in nanoseconds.
-    clock_offset: u64,
+    clock: Clock,
     /// How far its wall clock is from the world's, in nanoseconds.
     pub(crate) wall_offset: i128,
     pub(crate) files: Files,
@@ -128,13 +128,14 @@ impl State {
 
     /// Adds a machine that is switched on and runs nothing.
     pub(crate) fn add_node(&mut self, address: IpAddr) -> usize {
+        let clock = Clock::start(&mut self.random);
         assert!(self.nodes.iter().all(|node| node.address != address), "two nodes with the address {address}");
         self.nodes.push(Node {
             address,
             on: true,
             paused: false,
             boot_id: [0; 16],
-            clock_offset: 0,
+            clock,
             wall_offset: 0,
             files: Files::default(),
             next_port: 0,
@@ -147,10 +148,9 @@ impl State {
     /// What each boot of a machine changes.
     fn start_machine(&mut self, node: usize) {
         let boot_id = u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64());
-        // Monotonic clocks of different boots have nothing to do with each other.
-        let clock_offset = self.random.below(nanoseconds(Duration::from_secs(1 << 20)));
+        let clock = Clock::start(&mut self.random);
         let node = &mut self.nodes[node];
-        (node.on, node.boot_id, node.clock_offset) = (true, boot_id.to_le_bytes(), clock_offset);
+        (node.on, node.boot_id, node.clock) = (true, boot_id.to_le_bytes(), clock);
     }
 
     /// Switches a machine on, if it is off.
@@ -252,12 +252,13 @@ impl State {
 
     /// A reactor's monotonic time, in nanoseconds.
     pub(crate) fn clock(&self, reactor: usize) -> u64 {
-        self.now + self.nodes[self.reactors[reactor].node].clock_offset
+        self.nodes[self.reactors[reactor].node].clock.show(self.now)
     }
 
     pub(crate) fn wall_clock(&self, reactor: usize) -> Duration {
         let node = &self.nodes[self.reactors[reactor].node];
-        let nanoseconds = WALL_CLOCK_START * 1_000_000_000 + i128::from(self.now) + node.wall_offset;
+        let now = i128::from(self.now) + i128::from(node.clock.gain(self.now));
+        let nanoseconds = WALL_CLOCK_START * 1_000_000_000 + now + node.wall_offset;
         Duration::from_nanos(u64::try_from(nanoseconds.max(0)).unwrap_or(u64::MAX))
     }
 
@@ -283,8 +284,8 @@ impl State {
 
     /// Plans a turn at a time of the reactor's own clock.
     pub(crate) fn plan_turn_at_clock(&mut self, reactor: usize, at: u64) {
-        let offset = self.nodes[self.reactors[reactor].node].clock_offset;
-        self.plan_turn(reactor, at.saturating_sub(offset).max(self.now));
+        let when = self.nodes[self.reactors[reactor].node].clock.when(at);
+        self.plan_turn(reactor, when.max(self.now));
     }
 
     fn plan_turn(&mut self, index: usize, at: u64) {

@@ -69,6 +69,11 @@ impl Trace {
         self.lines.truncate(lines);
     }
 
+    /// Whether there is a log at all.
+    pub(crate) fn keeps_lines(&self) -> bool {
+        self.keep > 0
+    }
+
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.iter().map(Line::to_string).collect()
     }
