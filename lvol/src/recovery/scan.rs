@@ -13,16 +13,13 @@ use crate::journal::ReplayStart;
 const WINDOW: u64 = 1 << 20;
 
 /// A batch of the journal.
-pub(crate) struct Found {
-    pub(crate) head: BatchHead,
-    pub(crate) records: Vec<Record>,
-    /// Where it is, from the start of the journal, and how long, in bytes.
-    pub(crate) place: u64,
-    pub(crate) length: u64,
+pub(super) struct Found {
+    pub(super) head: BatchHead,
+    pub(super) records: Vec<Record>,
 }
 
 /// Reads batches in order.
-pub(crate) struct Scan<'a> {
+pub(super) struct Scan<'a> {
     disk: &'a Disk,
     superblock: &'a Superblock,
     /// The batch that comes next, and where it should be.
@@ -33,21 +30,21 @@ pub(crate) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    pub(crate) fn new(disk: &'a Disk, superblock: &'a Superblock) -> Self {
+    pub(super) fn new(disk: &'a Disk, superblock: &'a Superblock) -> Self {
         let pointer = superblock.checkpoint;
         let next = ReplayStart { batch: pointer.start_batch, position: pointer.start_position };
         Self { disk, superblock, next, window: Buffer::new(0), window_at: 0 }
     }
 
     /// The batch after the last one found and its place.
-    pub(crate) const fn end(&self) -> ReplayStart {
+    pub(super) const fn end(&self) -> ReplayStart {
         self.next
     }
 
     /// The next batch; `None` where the journal ends.
-    pub(crate) async fn next(&mut self) -> Result<Option<Found>, StoreError> {
-        let ring = self.superblock.layout.journal.length;
-        let here = self.next.position % ring;
+    pub(super) async fn next(&mut self) -> Result<Option<Found>, StoreError> {
+        let length = self.superblock.layout.journal.length;
+        let here = self.next.position % length;
         // A batch that did not fit at the end of the ring went to its start.
         let places = if here == 0 { [Some(0), None] } else { [Some(here), Some(0)] };
         for place in places.into_iter().flatten() {
@@ -57,13 +54,12 @@ impl<'a> Scan<'a> {
                 continue;
             }
             let head = batch.head;
-            let length = batch.length;
-            let next = ReplayStart { batch: head.sequence + 1, position: (place + length) % ring };
+            let next = ReplayStart { batch: head.sequence + 1, position: (place + batch.length) % length };
             let records = batch.records().map_err(|flaw| {
                 StoreError::damaged(format!("journal batch {} is well sealed but wrong: {flaw}", head.sequence))
             })?;
             self.next = next;
-            return Ok(Some(Found { head, records, place, length }));
+            return Ok(Some(Found { head, records }));
         }
         Ok(None)
     }
@@ -71,7 +67,7 @@ impl<'a> Scan<'a> {
     /// Looks at the whole ring for a batch that was written when the missing one was already safe: durable, or, without a
     /// boot since, just written, as batches are written one after the other. Then it was not lost but damaged later, and
     /// leaving out what follows would break promises silently.
-    pub(crate) async fn check_end(&mut self, same_boot: bool) -> Result<(), StoreError> {
+    pub(super) async fn check_end(&mut self, same_boot: bool) -> Result<(), StoreError> {
         let mut place = 0;
         while place < self.superblock.layout.journal.length {
             self.fill(place).await?;
@@ -88,28 +84,6 @@ impl<'a> Scan<'a> {
             place += BLOCK;
         }
         Ok(())
-    }
-
-    /// Batches of this session anywhere in the ring whose number is that of the missing one or higher: what was written after
-    /// it was lost.
-    pub(crate) async fn later(&mut self) -> Result<Vec<Found>, StoreError> {
-        let mut found = Vec::new();
-        let mut place = 0;
-        while place < self.superblock.layout.journal.length {
-            self.fill(place).await?;
-            let mut step = BLOCK;
-            if let Ok(batch) = self.open(place)
-                && batch.head.session == self.superblock.session
-                && batch.head.sequence >= self.next.batch
-            {
-                let (head, length) = (batch.head, batch.length);
-                found.extend(batch.records().ok().map(|records| Found { head, records, place, length }));
-                step = length;
-            }
-            place += step;
-        }
-        found.sort_by_key(|batch| batch.head.sequence);
-        Ok(found)
     }
 
     fn open(&self, place: u64) -> Result<Batch<'_>, Flaw> {

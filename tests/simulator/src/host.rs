@@ -9,7 +9,7 @@ use block_device::{BlockDevice, Outcome, Range, Request, Slice, execute};
 use reactor::simulated::{Observer, Random};
 use smallvec::smallvec;
 
-use crate::model::{Crash, Model, Reading, Value, Writing};
+use crate::model::{Crash, Failures, Model, Reading, Value, Writing};
 
 /// The longest request, in blocks.
 const LONGEST: u64 = 8;
@@ -94,7 +94,7 @@ impl Host {
         let Shape { size, block, unit } = shape;
         assert!(block.is_multiple_of(unit), "units lie within blocks");
         // The size of a simulated volume is small.
-        let model = Model::new((size / unit) as usize);
+        let model = Model::new((size / unit) as usize, Failures::Open);
         Self {
             name: name.into(),
             model: Rc::new(RefCell::new(model)),

@@ -17,6 +17,7 @@ usage: simulator [--seed S | --seeds N] [--scenario NAME] [--log LINES]
 
   --seed S         one seed, and its trace hash
   --seeds N        N fresh seeds for each scenario, on all cores (the default: 100)
+  --from S         not fresh ones: those from S on
   --scenario NAME  only this one
   --log LINES      how many lines of the event log a failure prints (200)
   --list           the scenarios";
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
         }
         Seeds::One(seed) => arguments.scenarios.iter().all(|scenario| run_one(scenario, seed, arguments.log_lines)),
         Seeds::Fresh(count) => {
-            arguments.scenarios.iter().all(|scenario| run_many(scenario, count, arguments.log_lines))
+            let first = arguments.from.unwrap_or_else(fresh_seed);
+            arguments.scenarios.iter().all(|scenario| run_many(scenario, first, count, arguments.log_lines))
         }
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
 
 struct Arguments {
     seeds: Seeds,
+    from: Option<u64>,
     scenarios: Vec<&'static Scenario>,
     log_lines: usize,
 }
@@ -56,13 +59,14 @@ enum Seeds {
 
 impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut parsed = Self { seeds: Seeds::Fresh(100), scenarios: ALL.iter().collect(), log_lines: 200 };
+        let mut parsed = Self { seeds: Seeds::Fresh(100), from: None, scenarios: ALL.iter().collect(), log_lines: 200 };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
             match argument.as_str() {
                 "--list" => parsed.seeds = Seeds::List,
                 "--seed" => parsed.seeds = Seeds::One(number(&value()?)?),
                 "--seeds" => parsed.seeds = Seeds::Fresh(number(&value()?)?),
+                "--from" => parsed.from = Some(number(&value()?)?),
                 "--log" => parsed.log_lines = number(&value()?)? as usize,
                 "--scenario" => {
                     let name = value()?;
@@ -80,7 +84,7 @@ fn number(text: &str) -> Result<u64, String> {
 }
 
 fn run_one(scenario: &Scenario, seed: u64, log_lines: usize) -> bool {
-    let report = catch_unwind(|| (scenario.run)(Options { seed, log_lines }));
+    let report = catch_unwind(|| (scenario.run)(Options { log_lines, ..Options::seed(seed) }));
     match report {
         Ok(report) => {
             let (hash, events) = (report.trace_hash, report.events);
@@ -91,9 +95,8 @@ fn run_one(scenario: &Scenario, seed: u64, log_lines: usize) -> bool {
     report.is_ok()
 }
 
-fn run_many(scenario: &Scenario, count: u64, log_lines: usize) -> bool {
+fn run_many(scenario: &Scenario, first: u64, count: u64, log_lines: usize) -> bool {
     let started = Instant::now();
-    let first = fresh_seed();
     let (next, events) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed = AtomicBool::new(false);
     let worker = || {
@@ -103,7 +106,7 @@ fn run_many(scenario: &Scenario, count: u64, log_lines: usize) -> bool {
                 return;
             }
             let seed = first.wrapping_add(number);
-            match catch_unwind(|| (scenario.run)(Options { seed, log_lines })) {
+            match catch_unwind(|| (scenario.run)(Options { log_lines, ..Options::seed(seed) })) {
                 Ok(report) => drop(events.fetch_add(report.events, Ordering::Relaxed)),
                 Err(_) => {
                     failed.store(true, Ordering::Relaxed);

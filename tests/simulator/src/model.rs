@@ -30,6 +30,16 @@ pub struct Model {
     units: Vec<Unit>,
     /// The starts of reads on their way.
     reading: BTreeSet<Moment>,
+    failures: Failures,
+}
+
+/// When a write that failed is settled: from then on it has happened or never will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failures {
+    /// By the first read after it (I10).
+    Settled,
+    /// By the first read after the next crash: a store whose journal failed finds out when it opens.
+    Open,
 }
 
 /// A write on its way.
@@ -78,8 +88,8 @@ impl std::fmt::Display for Violation {
 #[derive(Debug)]
 struct Unit {
     writes: Vec<Write>,
-    /// When a crash happened of which no read has told yet what it left here.
-    unsettled: Option<(Moment, Crash)>,
+    /// When a power cut happened of which no read has told yet what it left here.
+    power_cut: Option<Moment>,
 }
 
 /// One write to one unit.
@@ -91,6 +101,8 @@ struct Write {
     /// Acknowledged, failed, or cut off by a crash.
     end: Option<Moment>,
     acknowledged: bool,
+    /// It failed, and nothing has settled yet whether it happened.
+    open: bool,
     /// The end of the first read that saw it.
     seen: Option<Moment>,
     gone: Option<Gone>,
@@ -104,8 +116,8 @@ struct Write {
 #[derive(Clone, Copy, Debug)]
 struct Gone {
     since: Moment,
-    /// The start of the later one.
-    later: Moment,
+    /// The start of the later one; none if it was one of several writes of zeroes.
+    later: Option<Moment>,
 }
 
 impl Write {
@@ -115,6 +127,7 @@ impl Write {
             start,
             end: None,
             acknowledged: false,
+            open: false,
             seen: None,
             gone: None,
             flushed: false,
@@ -147,10 +160,10 @@ impl Write {
 
 impl Model {
     /// A volume of this many units, all zeroes.
-    pub fn new(units: usize) -> Self {
+    pub fn new(units: usize, failures: Failures) -> Self {
         let zeroes = Write { end: Some(0), acknowledged: true, flushed: true, ..Write::new(0, 0) };
-        let unit = || Unit { writes: vec![zeroes], unsettled: None };
-        Self { now: 0, next_value: 0, units: (0..units).map(|_| unit()).collect(), reading: BTreeSet::new() }
+        let unit = || Unit { writes: vec![zeroes], power_cut: None };
+        Self { now: 0, next_value: 0, units: (0..units).map(|_| unit()).collect(), reading: BTreeSet::new(), failures }
     }
 
     /// How many units there are.
@@ -180,6 +193,7 @@ impl Model {
             if let Some(write) = unit.writes.iter_mut().find(|write| write.start == writing.start) {
                 write.end.get_or_insert(now);
                 write.acknowledged |= acknowledged;
+                write.open = !acknowledged && self.failures == Failures::Open;
             }
         }
     }
@@ -276,20 +290,22 @@ impl Unit {
     fn see(&mut self, value: Value, start: Moment, now: Moment) {
         let fits = |write: &Write| write.value == value && self.is_allowed(write, start);
         let places: Vec<usize> = (0..self.writes.len()).filter(|&place| fits(&self.writes[place])).collect();
-        // Of several writes of zeroes nobody can tell which was seen: nothing is learnt.
-        let &[place] = &places[..] else { return };
-        self.writes[place].seen.get_or_insert(now);
-        let later = self.writes[place].start;
-        let crash = self.unsettled.take();
-        for (other, write) in self.writes.iter_mut().enumerate() {
-            // I9: what an earlier read saw is older than this. I7: after a crash the first read settles it.
-            let older = write.seen.is_some_and(|earlier| earlier < start);
-            let cut_off = crash.is_some_and(|(moment, _)| write.start <= moment);
-            if other != place && (older || cut_off) {
+        // Of several writes of zeroes nobody can tell which was seen.
+        let seen = if let &[place] = &places[..] { Some(place) } else { None };
+        let later = seen.map(|place| self.writes[place].start);
+        if let Some(place) = seen {
+            self.writes[place].seen.get_or_insert(now);
+        }
+        for (place, write) in self.writes.iter_mut().enumerate() {
+            let other = if seen.is_some() { Some(place) != seen } else { write.value != value };
+            // I9: what an earlier read saw is older than this. I7, I10: a write that had ended before the read began has
+            // happened by then, or never will: acknowledged, failed, or cut off by a crash.
+            if other && (write.seen.is_some_and(|earlier| earlier < start) || write.ended_by(start) && !write.open) {
                 write.gone.get_or_insert(Gone { since: now, later });
             }
         }
-        if let Some((moment, Crash::PowerCut)) = crash
+        let power_cut = self.power_cut.take();
+        if let (Some(place), Some(moment), Some(later)) = (seen, power_cut, later)
             && later <= moment
         {
             // What is found after a power cut is on the medium, and nothing else of that time is.
@@ -305,7 +321,7 @@ impl Unit {
         // What a read had ruled out, and what took its place is stable.
         let flushed: BTreeSet<Moment> =
             self.writes.iter().filter(|write| write.flushed).map(|write| write.start).collect();
-        let lost = |gone: Gone| gone.since < start && flushed.contains(&gone.later);
+        let lost = |gone: Gone| gone.since < start && gone.later.is_some_and(|later| flushed.contains(&later));
         for write in &mut self.writes {
             write.overwritten |= write.gone.is_some_and(lost);
         }
@@ -330,6 +346,7 @@ impl Unit {
     fn crash(&mut self, crash: Crash, now: &mut Moment) {
         for write in &mut self.writes {
             write.end.get_or_insert(*now);
+            write.open = false;
         }
         if crash == Crash::PowerCut {
             self.mark_overwritten();
@@ -345,7 +362,9 @@ impl Unit {
                 write.end = Some(*now);
             }
         }
-        self.unsettled = (self.writes.len() > 1).then_some((*now, crash));
+        if crash == Crash::PowerCut {
+            self.power_cut = (self.writes.len() > 1).then_some(*now);
+        }
     }
 }
 
@@ -376,7 +395,7 @@ mod tests {
 
     #[test]
     fn the_last_acknowledged_write_is_read_and_nothing_else() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         assert_eq!(allowed(&model, 0..5), [0]);
         write(&mut model, 1);
         write(&mut model, 2);
@@ -387,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_write_in_flight_may_be_seen_and_then_stays_seen() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         write(&mut model, 1);
         let writing = model.start_write(0..1, 2);
         assert_eq!(allowed(&model, 0..5), [1, 2]);
@@ -402,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_read_beside_a_write_may_see_either_and_rules_out_nothing_for_reads_beside_it() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         write(&mut model, 1);
         let (early, late) = (model.start_read(), model.start_read());
         let writing = model.start_write(0..1, 2);
@@ -414,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_read_that_began_long_ago_may_see_what_was_overwritten_and_flushed_since() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         write(&mut model, 1);
         let reading = model.start_read();
         write(&mut model, 2);
@@ -426,19 +445,33 @@ mod tests {
 
     #[test]
     fn overlapping_writes_end_in_any_order_but_in_one() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         let (first, second) = (model.start_write(0..1, 1), model.start_write(0..1, 2));
         model.end_write(second, true);
         model.end_write(first, true);
         assert_eq!(allowed(&model, 0..5), [1, 2]);
-        read(&mut model, 2).unwrap();
+        // Both are over: what the first read sees came last.
         read(&mut model, 1).unwrap();
         assert_eq!(allowed(&model, 0..5), [1]);
     }
 
     #[test]
+    fn a_failed_write_is_settled_by_the_first_read_after_it() {
+        // I10
+        for seen in [1, 2] {
+            let mut model = Model::new(1, Failures::Settled);
+            write(&mut model, 1);
+            let failing = model.start_write(0..1, 2);
+            model.end_write(failing, false);
+            assert_eq!(allowed(&model, 0..5), [1, 2]);
+            read(&mut model, seen).unwrap();
+            assert_eq!(allowed(&model, 0..5), [seen]);
+        }
+    }
+
+    #[test]
     fn a_kill_keeps_what_was_acknowledged_and_settles_the_rest_at_the_first_read() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         write(&mut model, 1);
         let _cut_off = model.start_write(0..1, 2);
         model.crash(Crash::Kill);
@@ -451,7 +484,7 @@ mod tests {
 
     #[test]
     fn a_power_cut_takes_back_what_was_not_flushed() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         write(&mut model, 1);
         write(&mut model, 2);
         flush(&mut model);
@@ -468,7 +501,7 @@ mod tests {
 
     #[test]
     fn a_flush_covers_only_what_was_acknowledged_before_it() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         write(&mut model, 1);
         let writing = model.start_write(0..1, 2);
         let flushing = model.start_flush();
@@ -480,7 +513,7 @@ mod tests {
 
     #[test]
     fn a_flush_keeps_what_is_seen_but_not_acknowledged_out_of_its_promise() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         write(&mut model, 1);
         flush(&mut model);
         let _in_flight = model.start_write(0..1, 2);
@@ -492,7 +525,7 @@ mod tests {
 
     #[test]
     fn a_write_through_is_stable_by_itself() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         write(&mut model, 1);
         let writing = model.start_write(0..1, 2);
         model.end_durable_write(writing);
@@ -502,7 +535,7 @@ mod tests {
 
     #[test]
     fn after_a_kill_older_data_still_needs_a_flush() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         write(&mut model, 1);
         flush(&mut model);
         write(&mut model, 2);
@@ -516,7 +549,7 @@ mod tests {
 
     #[test]
     fn a_failed_write_counts_as_over_so_that_a_ghost_of_it_is_found() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         let writing = model.start_write(0..1, 1);
         model.end_write(writing, false);
         assert_eq!(allowed(&model, 0..5), [0, 1]);
@@ -527,7 +560,7 @@ mod tests {
 
     #[test]
     fn writes_of_zeroes_are_not_told_apart() {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, Failures::Settled);
         let writing = model.start_write(0..1, 1);
         let zeroing = model.start_write(0..1, 0);
         for seen in [0, 1, 0] {

@@ -84,7 +84,7 @@ mod tests {
 
     /// How many of 20 seeds end badly on a disk that is prepared like this.
     fn found(prepare: fn(&World, NodeId)) -> usize {
-        let run = |seed| catch_unwind(|| on_disk(Options { seed, log_lines: 0 }, open_file, prepare));
+        let run = |seed| catch_unwind(|| on_disk(Options { log_lines: 0, ..Options::seed(seed) }, open_file, prepare));
         (0..20).filter(|&seed| run(seed).is_err()).count()
     }
 

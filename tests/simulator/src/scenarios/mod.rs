@@ -3,7 +3,7 @@
 mod device;
 mod store;
 
-use crate::Scenario;
+use crate::{Scenario, cluster};
 
 /// All of them.
 pub const ALL: &[Scenario] = &[
@@ -18,6 +18,11 @@ pub const ALL: &[Scenario] = &[
         run: store::sound,
     },
     Scenario { name: "store-faulty-disk", about: "the same on a disk that fails now and then", run: store::faulty },
+    Scenario {
+        name: "cluster",
+        about: "engines, replicas and hosts under everything that goes wrong: I1 to I25",
+        run: cluster::run,
+    },
 ];
 
 /// The scenario with this name.

@@ -1,0 +1,350 @@
+//! The course of a plan: what begins at its time, and what ends when its own time is over.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::MemberState;
+use reactor::simulated::{DiskFault, DiskFaultKind, DiskLatency, Link};
+use uuid::Uuid;
+
+use super::Cluster;
+use super::node::{DISK, Node};
+use super::plan::{Act, Step, Trouble};
+
+/// How long the course looks away at most: a process that ended by itself is found dead after this.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How long a process that ended by itself stays down.
+const RESTART: Duration = Duration::from_millis(100);
+
+/// How likely an operation of a failing disk fails.
+const FAILURES: f64 = 0.2;
+
+/// What is due at some time.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    Boot(usize),
+    Resume(usize),
+    Unblock { from: usize, to: usize },
+    Relink { one: usize, other: usize },
+    RegistryBack(usize),
+    RegistrySpeaks,
+    Repair(usize),
+    StartEngine { volume: usize, node: usize },
+}
+
+/// A plan on its way.
+pub(super) struct Course<'a> {
+    cluster: &'a Cluster,
+    /// By time in nanoseconds and then in order.
+    due: BTreeMap<(u64, u64), Due>,
+    /// Partitions in force, by direction: each ends by itself.
+    blocked: BTreeMap<(usize, usize), u32>,
+    order: u64,
+    /// Counts snapshots, whose uuids are made of it.
+    snapshots: u8,
+}
+
+impl<'a> Course<'a> {
+    pub(super) fn new(cluster: &'a Cluster) -> Self {
+        Self { cluster, due: BTreeMap::new(), blocked: BTreeMap::new(), order: 0, snapshots: 0 }
+    }
+
+    /// All steps of the plan.
+    pub(super) fn run(&mut self) {
+        for step in self.cluster.plan.steps.clone() {
+            self.step(&step);
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.cluster.volumes.values().for_each(|volume| volume.add_work(step.work));
+        self.pass(step.after);
+        self.cluster.world.log(format!("step {}: {}", step.number, step.act));
+        self.act(&step.act);
+    }
+
+    /// Lets time pass, and whatever is due in it happen.
+    pub(super) fn pass(&mut self, duration: Duration) {
+        let end = self.now() + nanoseconds(duration);
+        while self.now() < end {
+            let next = self.due.keys().next().map_or(u64::MAX, |(at, _)| *at);
+            let until = next.min(end).min(self.now() + nanoseconds(LOOK));
+            self.cluster.world.run_for(Duration::from_nanos(until.saturating_sub(self.now())));
+            let now = self.now();
+            while let Some(entry) = self.due.first_entry().filter(|entry| entry.key().0 <= now) {
+                let due = entry.remove();
+                self.happen(due);
+            }
+            self.find_dead();
+        }
+    }
+
+    /// Ends every fault now, starts whatever is down, and gives each volume an engine.
+    pub(super) fn end_all(&mut self) {
+        let cluster = self.cluster;
+        cluster.world.log("every fault ends");
+        for due in std::mem::take(&mut self.due).into_values() {
+            self.happen(due);
+        }
+        cluster.world.heal_all();
+        cluster.registry.everyone_reaches_it();
+        let nodes: Vec<usize> = cluster.nodes.keys().copied().collect();
+        nodes.iter().for_each(|&node| self.happen(Due::Repair(node)));
+        nodes.iter().for_each(|&node| self.happen(Due::Resume(node)));
+        cluster.nodes.values().for_each(|node| cluster.boot(node));
+    }
+
+    fn now(&self) -> u64 {
+        self.cluster.world.now().as_nanos()
+    }
+
+    fn later(&mut self, after: Duration, due: Due) {
+        self.order += 1;
+        self.due.insert((self.now() + nanoseconds(after), self.order), due);
+    }
+
+    fn node(&self, node: usize) -> &'a Rc<Node> {
+        &self.cluster.nodes[&node]
+    }
+
+    fn find_dead(&mut self) {
+        for (&index, node) in &self.cluster.nodes {
+            let awaited = self.due.values().any(|due| matches!(due, Due::Boot(node) if *node == index));
+            if !awaited && !self.cluster.world.is_running(node.id) {
+                self.cluster.forget(index);
+                self.later(RESTART, Due::Boot(index));
+            }
+        }
+    }
+
+    fn act(&mut self, act: &Act) {
+        let cluster = self.cluster;
+        match *act {
+            Act::Nothing => {}
+            Act::Kill { node, down } => {
+                cluster.kill(node);
+                self.later(down, Due::Boot(node));
+            }
+            Act::PowerCut { node, down } => {
+                self.power_cut(node);
+                self.later(down, Due::Boot(node));
+            }
+            Act::Blackout { down } => self.blackout(down),
+            Act::Pause { node, lasts } => {
+                cluster.world.pause(self.node(node).id);
+                self.later(lasts, Due::Resume(node));
+            }
+            Act::Partition { from, to, both, lasts } => {
+                self.block(from, to, lasts);
+                if both {
+                    self.block(to, from, lasts);
+                }
+            }
+            Act::Isolate { node, inbound, outbound, lasts } => self.isolate(node, inbound, outbound, lasts),
+            Act::Reset { one, other } => cluster.world.reset_connections(self.node(one).id, self.node(other).id),
+            Act::Delay { one, other, delay, lasts } => {
+                self.link(one, other, Link { delay: Duration::ZERO..=delay, ..Link::default() });
+                self.later(lasts, Due::Relink { one, other });
+            }
+            Act::RegistryAway { node, lasts } => {
+                cluster.registry.set_away(node, true);
+                self.later(lasts, Due::RegistryBack(node));
+            }
+            Act::RegistryMute { lasts } => {
+                cluster.registry.mute.set(true);
+                self.later(lasts, Due::RegistrySpeaks);
+            }
+            Act::Disk { node, trouble, lasts } => {
+                self.trouble(node, trouble);
+                self.later(lasts, Due::Repair(node));
+            }
+            Act::ClockJump { node, seconds } => cluster.world.jump_clock(self.node(node).id, seconds),
+            Act::Snapshot { volume, count } => (0..count).for_each(|_| self.snapshot(volume)),
+            Act::Move { volume, to, off } => self.move_engine(volume, to, off),
+            Act::TakeOver { volume, to } => cluster.start_engine(&cluster.volumes[&volume], to),
+        }
+    }
+
+    fn happen(&mut self, due: Due) {
+        let cluster = self.cluster;
+        cluster.world.log(format!("due: {due:?}"));
+        match due {
+            Due::Boot(node) => cluster.boot(self.node(node)),
+            Due::Resume(node) => cluster.world.resume(self.node(node).id),
+            Due::Unblock { from, to } => self.unblock(from, to),
+            Due::Relink { one, other } => self.link(one, other, Link::default()),
+            Due::RegistryBack(node) => cluster.registry.set_away(node, false),
+            Due::RegistrySpeaks => cluster.registry.mute.set(false),
+            Due::Repair(node) => {
+                let id = self.node(node).id;
+                cluster.world.clear_disk_faults(id, DISK);
+                cluster.world.limit_disk_space(id, DISK, None);
+                cluster.world.set_disk_latency(id, DISK, DiskLatency::default());
+            }
+            Due::StartEngine { volume, node } => {
+                let volume = &cluster.volumes[&volume];
+                if volume.place.get().is_none() {
+                    cluster.start_engine(volume, node);
+                }
+            }
+        }
+    }
+
+    fn block(&mut self, from: usize, to: usize, lasts: Duration) {
+        *self.blocked.entry((from, to)).or_default() += 1;
+        self.cluster.world.partition_one_way(self.node(from).id, self.node(to).id);
+        self.later(lasts, Due::Unblock { from, to });
+    }
+
+    fn unblock(&mut self, from: usize, to: usize) {
+        let count = self.blocked.entry((from, to)).or_insert(1);
+        *count -= 1;
+        if *count == 0 {
+            self.cluster.world.heal_one_way(self.node(from).id, self.node(to).id);
+        }
+    }
+
+    fn isolate(&mut self, node: usize, inbound: bool, outbound: bool, lasts: Duration) {
+        let others: Vec<usize> = self.cluster.nodes.keys().copied().filter(|other| *other != node).collect();
+        for other in others {
+            if inbound {
+                self.block(other, node, lasts);
+            }
+            if outbound {
+                self.block(node, other, lasts);
+            }
+        }
+        self.cluster.registry.set_away(node, true);
+        self.later(lasts, Due::RegistryBack(node));
+    }
+
+    fn link(&self, one: usize, other: usize, link: Link) {
+        let (one, other) = (self.node(one).id, self.node(other).id);
+        self.cluster.world.set_link(one, other, link.clone());
+        self.cluster.world.set_link(other, one, link);
+    }
+
+    fn blackout(&mut self, down: Duration) {
+        let nodes: Vec<usize> = self.cluster.nodes.keys().copied().collect();
+        for node in nodes {
+            if self.cluster.liars.borrow().contains(&node) {
+                self.cluster.kill(node);
+            } else {
+                self.cluster.power_cut(node);
+            }
+            let down = self.cluster.random.borrow_mut().duration(&(Duration::ZERO..=down));
+            self.later(down, Due::Boot(node));
+        }
+    }
+
+    /// The fault atlas: a disk that has lied may lose its power only when nothing else is wrong and another replica in sync is there,
+    /// and nothing else happens until everyone knows that its replicas are out of sync. Until then they would be taken for good.
+    fn power_cut(&mut self, node: usize) {
+        let cluster = self.cluster;
+        if !cluster.liars.borrow().contains(&node) {
+            return cluster.power_cut(node);
+        }
+        if !self.may_lose_a_copy(node) {
+            return cluster.kill(node);
+        }
+        cluster.liars.borrow_mut().remove(&node);
+        cluster.power_cut(node);
+        self.happen(Due::Repair(node));
+        let with_replica = || cluster.volumes.values().filter(|volume| volume.plan.replicas.contains(&node));
+        // What it granted may be lost with the rest.
+        {
+            let mut grants = self.node(node).grants.borrow_mut();
+            with_replica().for_each(|volume| _ = grants.remove(&volume.replica_on(node)));
+        }
+        self.node(node).distrusted.set(true);
+        let in_sync = || with_replica().any(|volume| self.is_in_sync(volume.id, &volume.replica_on(node)));
+        let known = cluster.world.run_until(|| !in_sync(), Duration::from_secs(30));
+        assert!(known, "liveness broken: a machine is gone, and is not recorded out of sync");
+    }
+
+    fn may_lose_a_copy(&self, node: usize) -> bool {
+        let repairs_only = |due: &Due| matches!(due, Due::Repair(other) if *other == node);
+        let quiet = self.due.values().all(repairs_only);
+        let running = self.cluster.nodes.values().all(|node| self.cluster.world.is_running(node.id));
+        let mut volumes = self.cluster.volumes.values();
+        quiet
+            && running
+            && volumes.all(|volume| {
+                let concerned = volume.plan.replicas.contains(&node);
+                let others = || volume.plan.replicas.iter().filter(|other| **other != node);
+                let spare = others().any(|&other| self.is_in_sync(volume.id, &volume.replica_on(other)));
+                !concerned
+                    || (spare
+                        && volume.place.get().is_some_and(|place| place != node)
+                        && volume.engine.borrow().is_some())
+            })
+    }
+
+    fn is_in_sync(&self, volume: Uuid, replica: &Uuid) -> bool {
+        let record = self.cluster.registry.record(volume);
+        record.replicas.iter().any(|member| member.replica == *replica && member.state == MemberState::InSync)
+    }
+
+    fn trouble(&mut self, node: usize, trouble: Trouble) {
+        let (world, id) = (&self.cluster.world, self.node(node).id);
+        let fault = match trouble {
+            Trouble::FailReads => DiskFault::new(DiskFaultKind::FailReads).with_probability(FAILURES),
+            Trouble::FailWrites => DiskFault::new(DiskFaultKind::FailWrites).with_probability(FAILURES),
+            Trouble::FailSyncs => DiskFault::new(DiskFaultKind::FailSyncs).with_probability(FAILURES),
+            Trouble::Hang => DiskFault::new(DiskFaultKind::Hang),
+            Trouble::Slow(more) => DiskFault::new(DiskFaultKind::Slow(more)),
+            Trouble::SlowWrites(limit) => {
+                let usual = DiskLatency::default();
+                return world.set_disk_latency(id, DISK, DiskLatency { write: *usual.write.start()..=limit, ..usual });
+            }
+            Trouble::LoseSyncs => {
+                self.cluster.liars.borrow_mut().insert(node);
+                DiskFault::new(DiskFaultKind::LoseSyncs)
+            }
+            Trouble::Full => {
+                let allocated = world.disk_image(id, DISK).allocated();
+                return world.limit_disk_space(id, DISK, Some(allocated));
+            }
+        };
+        world.add_disk_fault(id, DISK, fault);
+    }
+
+    fn snapshot(&mut self, volume: usize) {
+        let cluster = self.cluster;
+        let volume = &cluster.volumes[&volume];
+        let Some(engine) = volume.engine.borrow().clone() else { return };
+        let Some(place) = volume.place.get().filter(|place| cluster.world.is_running(self.node(*place).id)) else {
+            return;
+        };
+        self.snapshots += 1;
+        let mut id = [0x50; 16];
+        (id[0], id[1]) = (self.snapshots, volume.plan.number as u8);
+        let taking = Rc::clone(volume);
+        cluster.world.spawn(self.node(place).id, async move { taking.snapshot(&engine, Uuid::from_bytes(id)).await });
+    }
+
+    /// Stops an engine in order, and starts another later, whether the first has ended by then or not.
+    fn move_engine(&mut self, volume: usize, to: usize, off: Duration) {
+        let cluster = self.cluster;
+        let number = volume;
+        let volume = &cluster.volumes[&volume];
+        let place = volume.place.take().filter(|place| cluster.world.is_running(self.node(*place).id));
+        let engine = volume.engine.borrow().clone();
+        cluster.leave(volume);
+        if let (Some(place), Some(engine)) = (place, engine) {
+            let log = Rc::clone(volume);
+            cluster.world.spawn(self.node(place).id, async move {
+                engine.stop().await;
+                log.note("the engine was stopped in order".to_owned());
+            });
+        }
+        self.later(off, Due::StartEngine { volume: number, node: to });
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    // A course takes seconds.
+    duration.as_nanos() as u64
+}

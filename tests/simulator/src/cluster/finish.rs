@@ -1,0 +1,157 @@
+//! When the last fault is over: everything serves again, and everything is right.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::{Engine, EngineState, EngineStatus, MemberState};
+
+use super::Cluster;
+use super::course::Course;
+use super::volume::{Snapshot, Volume, short};
+
+/// How long it may take until all volumes are served by all their replicas. Attempts to reach a replica that was away are up to
+/// 45 s apart.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Requests of each volume after the last fault.
+const LAST_WORK: u32 = 24;
+
+pub(super) fn check(cluster: &Cluster, course: &mut Course) {
+    cluster.volumes.values().for_each(|volume| volume.add_work(LAST_WORK));
+    // Whoever died at last is missed by now.
+    course.pass(2 * cluster.plan.timing.silence + Duration::from_millis(500));
+    for volume in cluster.volumes.values() {
+        come_back(cluster, course, volume);
+    }
+    for volume in cluster.volumes.values() {
+        end_work(cluster, course, volume);
+        read_and_stop(cluster, volume);
+    }
+    for volume in cluster.volumes.values() {
+        compare(cluster, volume);
+    }
+}
+
+/// Waits until a volume is served with all replicas in sync. An engine that lost its volume is started again, as whoever
+/// manages the cluster would.
+fn come_back(cluster: &Cluster, course: &mut Course, volume: &Rc<Volume>) {
+    let limit = cluster.world.now() + LIMIT;
+    let all_there = Rc::new(Cell::new(false));
+    let mut watched = 0;
+    let mut status = None;
+    while !all_there.get() {
+        let place = volume.place.get().unwrap_or(volume.plan.engine);
+        volume.place.set(Some(place));
+        let engine = volume.engine.borrow().clone();
+        let path = volume.path();
+        let running = cluster.world.is_running(cluster.nodes[&place].id);
+        match engine {
+            Some(engine) if running && watched != path => {
+                watched = path;
+                let told = Rc::new(std::cell::RefCell::new(None));
+                status = Some(Rc::clone(&told));
+                let watching = watch(Rc::clone(volume), engine, path, Rc::clone(&all_there), told);
+                cluster.world.spawn(cluster.nodes[&place].id, watching);
+            }
+            None if running && watched != path && volume.path() != u64::MAX => {
+                // It starts, or nobody has started it.
+                course.pass(Duration::from_millis(500));
+                if volume.engine.borrow().is_none() && volume.path() == path {
+                    cluster.start_engine(volume, place);
+                }
+            }
+            _ => {}
+        }
+        course.pass(Duration::from_millis(50));
+        let lost = status.as_ref().and_then(|told| told.borrow().clone());
+        if lost.as_ref().is_some_and(|status: &EngineStatus| matches!(status.state, EngineState::Stopped { .. })) {
+            status = None;
+            cluster.start_engine(volume, place);
+        }
+        if cluster.world.now() > limit {
+            let record = cluster.registry.record(volume.id);
+            panic!(
+                "liveness broken: v{} is not whole {LIMIT:?} after the last fault: {lost:?}, record {record:?}",
+                volume.plan.number
+            );
+        }
+    }
+    volume.note("all replicas are in sync".to_owned());
+}
+
+async fn watch(
+    volume: Rc<Volume>,
+    engine: Rc<Engine>,
+    path: u64,
+    all_there: Rc<Cell<bool>>,
+    told: Rc<std::cell::RefCell<Option<EngineStatus>>>,
+) {
+    while volume.is_on(path) {
+        let status = engine.status();
+        let whole = status.replicas.iter().all(|replica| replica.state == MemberState::InSync && replica.connected);
+        all_there.set(whole && status.state == EngineState::Serving);
+        *told.borrow_mut() = Some(status);
+        if all_there.get() {
+            return;
+        }
+        reactor::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The host's last requests end.
+fn end_work(cluster: &Cluster, course: &mut Course, volume: &Rc<Volume>) {
+    let limit = cluster.world.now() + LIMIT;
+    while volume.has_work() {
+        course.pass(Duration::from_millis(20));
+        let late = cluster.world.now() > limit;
+        assert!(!late, "liveness broken: v{}: requests do not end although nothing is wrong", volume.plan.number);
+    }
+    course.pass(Duration::from_millis(100));
+}
+
+fn read_and_stop(cluster: &Cluster, volume: &Rc<Volume>) {
+    let place = volume.place.get().unwrap_or_default();
+    let engine = volume.engine.borrow().clone().expect("it serves");
+    let reading = Rc::clone(volume);
+    cluster.world.block_on(cluster.nodes[&place].id, async move {
+        reading.read_all(&engine).await;
+        engine.stop().await;
+    });
+    let record = cluster.registry.record(volume.id);
+    assert!(
+        record.clean,
+        "liveness broken: v{}: an engine stopped in order and left its volume unclean",
+        volume.plan.number
+    );
+    volume.leave_path();
+}
+
+/// I24, I25 and the equality of replicas, from what the stores hold.
+fn compare(cluster: &Cluster, volume: &Rc<Volume>) {
+    let epoch = cluster.registry.record(volume.id).epoch + 1;
+    let mut heads = Vec::new();
+    let mut chains = Vec::new();
+    for &place in &volume.plan.replicas {
+        let node = &cluster.nodes[&place];
+        let content = cluster.world.block_on(node.id, Rc::clone(node).content(Rc::clone(volume), epoch));
+        heads.push((place, content.head));
+        chains.push((place, content.snapshots));
+    }
+    volume.check_content(&heads);
+    let number = volume.plan.number;
+    let ids = |chain: &[(uuid::Uuid, Vec<u8>)]| chain.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+    let wanted = ids(&chains[0].1);
+    for (node, chain) in &chains {
+        let same = ids(chain) == wanted;
+        assert!(same, "I25 broken: v{number}: n{node} has other snapshots than n{}", chains[0].0);
+    }
+    for (id, snapshot) in volume.snapshots.borrow().iter() {
+        let there = wanted.contains(id) || matches!(snapshot, Snapshot::Unknown);
+        assert!(there, "I24 broken: v{number}: snapshot {} was acknowledged and is gone", short(*id));
+    }
+    for (place, id) in wanted.iter().enumerate() {
+        let contents: Vec<_> = chains.iter().map(|(node, chain)| (*node, chain[place].1.clone())).collect();
+        volume.check_snapshot(*id, &contents);
+    }
+}

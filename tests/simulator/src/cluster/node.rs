@@ -1,0 +1,299 @@
+//! What the process of a node does: a store, its replicas, a listener, and engines when it is told to.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::{Connector, Engine, EngineConfig, EngineError, ReplicaRecord};
+use lvol::{FormatOptions, Store, StoreError};
+use reactor::simulated::{NodeId, Observer, Random};
+use reactor::{Disk, DiskOptions, sleep, spawn};
+use replica::{
+    Directory, LocalFuture, OpenError, OpenReplica, RemoteOptions, RemoteReplica, Replica, ReplicaListener,
+    ReplicaServer, ReplicaSpec,
+};
+use uuid::Uuid;
+
+use super::plan::Timing;
+use super::registry::{NodeRegistry, SharedRegistry};
+use super::volume::Volume;
+
+pub(super) const DISK: &str = "/disk";
+
+/// Bytes of each node's disk.
+pub(super) const DISK_SIZE: u64 = 64 << 20;
+
+/// How long a process whose store has stopped goes on before it is started again.
+const SUPERVISION: Duration = Duration::from_millis(400);
+
+/// A node, as the test sees it. It outlives its processes.
+pub(super) struct Node {
+    pub(super) index: usize,
+    pub(super) id: NodeId,
+    pub(super) address: SocketAddr,
+    pub(super) observer: Observer,
+    pub(super) registry: Rc<SharedRegistry>,
+    pub(super) timing: Timing,
+    /// The highest epoch that each replica was seen to grant, on any node.
+    pub(super) grants: Rc<RefCell<BTreeMap<Uuid, u64>>>,
+    pub(super) volumes: Vec<Rc<Volume>>,
+    /// Its disk has lied and lost its power: nobody counts on what is there.
+    pub(super) distrusted: Cell<bool>,
+    /// The replicas of the process that runs.
+    server: RefCell<Option<ReplicaServer>>,
+    /// The process that runs now is this one.
+    process: Cell<u64>,
+}
+
+/// What every node knows.
+#[derive(Clone)]
+pub(super) struct Around {
+    pub(super) observer: Observer,
+    pub(super) registry: Rc<SharedRegistry>,
+    pub(super) timing: Timing,
+    pub(super) volumes: Vec<Rc<Volume>>,
+    /// The highest epoch that each replica was seen to grant, on any node.
+    pub(super) grants: Rc<RefCell<BTreeMap<Uuid, u64>>>,
+}
+
+pub(super) fn address(index: usize) -> SocketAddr {
+    ([10, 0, 0, index as u8 + 1], 9601).into()
+}
+
+impl Node {
+    /// A node that the registry and its volumes know of already.
+    pub(super) fn new(index: usize, id: NodeId, around: &Around) -> Rc<Self> {
+        let Around { observer, registry, timing, volumes, grants } = around.clone();
+        Rc::new(Self {
+            index,
+            id,
+            address: address(index),
+            observer,
+            registry,
+            timing,
+            volumes,
+            grants,
+            distrusted: Cell::new(false),
+            server: RefCell::new(None),
+            process: Cell::new(0),
+        })
+    }
+
+    /// Formats the disk, whatever is there, and makes the replicas: before the first fault, or as a replacement.
+    pub(super) async fn install(self: Rc<Self>) {
+        let disk = open_disk();
+        let uuid = Uuid::from_bytes([0x50 + self.index as u8; 16]);
+        let options = FormatOptions { force: true, ..FormatOptions::new(uuid, "simulated") };
+        Store::format(&disk, &options).await.expect("the disk is sound");
+        let store = Store::open(disk).await.expect("it was just formatted");
+        let server = ReplicaServer::new(store, &Directory::new());
+        for volume in self.volumes.iter().filter(|volume| volume.plan.replicas.contains(&self.index)) {
+            let spec = ReplicaSpec {
+                replica: volume.replica_on(self.index),
+                volume: volume.id,
+                name: format!("v{}", volume.plan.number),
+                size: volume.plan.size,
+                block_size: volume.plan.block,
+            };
+            server.create(&spec).await.expect("the disk is sound");
+        }
+        server.store().flush().await.expect("the disk is sound");
+    }
+
+    /// A process, from its start on.
+    pub(super) async fn run(self: Rc<Self>) {
+        let process = self.process.get() + 1;
+        self.process.set(process);
+        let store = self.open_store().await;
+        self.distrusted.set(false);
+        let directory = Directory::new();
+        let server = ReplicaServer::new(store.clone(), &directory);
+        for info in server.list() {
+            let granted = self.grants.borrow().get(&info.spec.replica).copied().unwrap_or(0);
+            let (replica, epoch) = (info.spec.replica, info.epoch);
+            assert!(epoch >= granted, "I12 broken: replica {replica} granted epoch {granted} and knows of {epoch}");
+        }
+        let _listener = ReplicaListener::bind(self.address, &directory, "n").expect("the port is free");
+        *self.server.borrow_mut() = Some(server);
+        let _guard = Guard { node: Rc::clone(&self), process };
+        self.observer.log(format!("n{} is ready", self.index));
+        while store.info().failure.is_none() {
+            sleep(SUPERVISION / 2).await;
+        }
+        // What a supervisor does with a daemon whose store has stopped.
+        sleep(SUPERVISION).await;
+        self.observer.log(format!("n{}: the store has stopped, the process is started again", self.index));
+        self.observer.kill(self.id);
+        pending::<()>().await;
+    }
+
+    async fn open_store(self: &Rc<Self>) -> Store {
+        loop {
+            match Store::open(open_disk()).await {
+                Ok(store) if !self.distrusted.get() || self.has_all_replicas(&store) => return store,
+                Ok(store) => {
+                    drop(store);
+                    self.observer.log(format!("n{}: made anew after its disk had lied: replicas are gone", self.index));
+                    Rc::clone(self).install().await;
+                }
+                Err(error @ (StoreError::Io { .. } | StoreError::Stopped { .. })) => {
+                    self.observer.log(format!("n{}: {error}", self.index))
+                }
+                Err(error) if self.distrusted.get() => {
+                    self.observer.log(format!("n{}: made anew after its disk had lied: {error}", self.index));
+                    Rc::clone(self).install().await;
+                }
+                Err(error) => panic!("I27 broken: the store of n{} does not open: {error}", self.index),
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn has_all_replicas(&self, store: &Store) -> bool {
+        let found: Vec<Uuid> =
+            ReplicaServer::new(store.clone(), &Directory::new()).list().iter().map(|info| info.spec.replica).collect();
+        let mut wanted = self.volumes.iter().filter(|volume| volume.plan.replicas.contains(&self.index));
+        wanted.all(|volume| found.contains(&volume.replica_on(self.index)))
+    }
+
+    /// The replicas, once the process has opened its store.
+    async fn server(&self) -> ReplicaServer {
+        loop {
+            if let Some(server) = &*self.server.borrow() {
+                return server.clone();
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Starts an engine and lets the volume's host use it until the host goes elsewhere.
+    pub(super) async fn run_engine(self: Rc<Self>, volume: Rc<Volume>, path: u64) {
+        let server = self.server().await;
+        let registry = Rc::new(NodeRegistry {
+            shared: Rc::clone(&self.registry),
+            node: self.index,
+            random: RefCell::new(Random::new(reactor::random())),
+        });
+        let remote = RemoteOptions {
+            open_limit: self.timing.open_limit,
+            ping_interval: self.timing.ping,
+            silence_limit: self.timing.silence,
+            node: format!("n{}", self.index),
+        };
+        let config = EngineConfig {
+            replica_deadline: self.timing.deadline,
+            open_wait: self.timing.open_wait,
+            remote: remote.clone(),
+            ..EngineConfig::new(volume.id)
+        };
+        let local = volume.plan.replicas.contains(&self.index).then(|| (volume.replica_on(self.index), server));
+        let connector = Rc::new(Watched { node: Rc::clone(&self), local, remote });
+        let engine = loop {
+            if !volume.is_on(path) {
+                return;
+            }
+            match Engine::start_with(config.clone(), registry.clone(), connector.clone()).await {
+                Ok(engine) => break engine,
+                Err(EngineError::Registry(_)) => sleep(Duration::from_millis(20)).await,
+                Err(error) => panic!("an engine of v{} does not start: {error}", volume.plan.number),
+            }
+        };
+        if !volume.is_on(path) {
+            return;
+        }
+        volume.note(format!("an engine has started on n{}: path {path}", self.index));
+        *volume.engine.borrow_mut() = Some(Rc::clone(&engine));
+        for _ in 0..volume.plan.workers {
+            spawn(Rc::clone(&volume).work_on(Rc::clone(&engine), path));
+        }
+        let error = engine.stopped().await;
+        volume.log(&format!("the engine of path {path} has stopped: {error}"));
+    }
+}
+
+/// Lets go of what the process had, with the process.
+struct Guard {
+    node: Rc<Node>,
+    process: u64,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.node.process.get() == self.process {
+            self.node.server.borrow_mut().take();
+        }
+    }
+}
+
+/// Opens replicas as an engine does by itself, and looks at what is granted.
+struct Watched {
+    node: Rc<Node>,
+    local: Option<(Uuid, ReplicaServer)>,
+    remote: RemoteOptions,
+}
+
+impl Connector for Watched {
+    fn open(&self, record: &ReplicaRecord, open: OpenReplica) -> LocalFuture<'_, Result<Rc<dyn Replica>, OpenError>> {
+        let address = record.address;
+        Box::pin(async move {
+            let known = self.node.grants.borrow().get(&open.replica).copied().unwrap_or(0);
+            let replica = match &self.local {
+                Some((local, server)) if *local == open.replica => server.open_local(open).await? as Rc<dyn Replica>,
+                _ => RemoteReplica::connect(address, &open, &self.remote).await? as Rc<dyn Replica>,
+            };
+            let epoch = open.epoch;
+            let replica_id = open.replica;
+            assert!(
+                epoch >= known,
+                "I12 broken: replica {replica_id} granted {epoch} although it had granted {known} before"
+            );
+            self.node.observer.log(format!("n{}: replica {replica_id} granted epoch {epoch}", self.node.index));
+            let mut grants = self.node.grants.borrow_mut();
+            let highest = grants.entry(replica_id).or_default();
+            *highest = epoch.max(*highest);
+            Ok(replica)
+        })
+    }
+}
+
+pub(super) fn open_disk() -> Disk {
+    Disk::open(DISK.as_ref(), &DiskOptions::default()).expect("the disk is there and free")
+}
+
+/// What a replica holds: its head, then each snapshot with its uuid.
+pub(super) struct Content {
+    pub(super) head: Vec<u8>,
+    pub(super) snapshots: Vec<(Uuid, Vec<u8>)>,
+}
+
+impl Node {
+    /// Reads all that a replica holds, at a new epoch.
+    pub(super) async fn content(self: Rc<Self>, volume: Rc<Volume>, epoch: u64) -> Content {
+        let server = self.server().await;
+        let open = OpenReplica {
+            replica: volume.replica_on(self.index),
+            volume: volume.id,
+            epoch,
+            instance: Uuid::from_bytes([0xee; 16]),
+        };
+        let replica = server.open_local(open).await.expect("nothing is wrong any more, and the epoch is higher");
+        let chain = replica.chain().await.expect("nothing is wrong any more");
+        let mut content = Content { head: Vec::new(), snapshots: Vec::new() };
+        for entry in chain {
+            let mut bytes = Vec::new();
+            for offset in (0..volume.plan.size).step_by(1 << 20) {
+                let range = block_device::Range { offset, length: (1 << 20).min(volume.plan.size - offset) };
+                let data = replica.read_lvol(entry.id, range).await.expect("nothing is wrong any more");
+                bytes.extend(data.to_vec());
+            }
+            match entry.kind {
+                replica::LvolKind::Head => content.head = bytes,
+                replica::LvolKind::Snapshot => content.snapshots.push((entry.id, bytes)),
+            }
+        }
+        content
+    }
+}

@@ -1,0 +1,378 @@
+//! Plans from seeds. Faults come alone and in the combinations that have lost data elsewhere.
+
+use std::time::Duration;
+
+use reactor::simulated::Random;
+
+use super::{Act, Plan, Step, Timing, Trouble, VolumePlan};
+
+/// Steps after which no story begins any more.
+const STEPS: u64 = 14;
+
+/// Makes the plan of a seed.
+pub(crate) fn generate(seed: u64) -> Plan {
+    let mut random = Random::new(seed ^ 0x0000_91A2_B3C4_D5E6);
+    let nodes = 3 + random.index(3);
+    let sectors = (0..nodes).map(|_| if random.one_in(3) { 512 } else { 4096 }).collect();
+    let count = 1 + random.index(3);
+    let volumes: Vec<_> = (0..count).map(|number| volume(number, nodes, &mut random)).collect();
+    let timing = timing(&mut random);
+    let mut course = Course {
+        engines: volumes.iter().map(|volume| volume.engine).collect(),
+        volumes,
+        nodes,
+        random,
+        steps: Vec::new(),
+    };
+    let length = 3 + course.random.below(STEPS - 3);
+    while (course.steps.len() as u64) < length {
+        course.story();
+    }
+    let Course { volumes, steps, .. } = course;
+    Plan { sectors, volumes, timing, steps }
+}
+
+fn volume(number: usize, nodes: usize, random: &mut Random) -> VolumePlan {
+    // Three replicas have the most to go wrong.
+    let count = [1, 2, 2, 3, 3, 3][random.index(6)];
+    let mut all: Vec<usize> = (0..nodes).collect();
+    let replicas: Vec<usize> = (0..count).map(|_| all.swap_remove(random.index(all.len()))).collect();
+    let engine = if random.one_in(4) { random.index(nodes) } else { replicas[0] };
+    let block = if random.one_in(3) { 512 } else { 4096 };
+    let size = if block == 512 { 768 << 10 } else { [1 << 20, 2 << 20, 5 << 19][random.index(3)] };
+    VolumePlan {
+        number,
+        replicas,
+        engine,
+        block,
+        size,
+        workers: 1 + random.below(6) as u32,
+        hot: 4 + random.below(28),
+        seed: random.next_u64(),
+    }
+}
+
+fn timing(random: &mut Random) -> Timing {
+    let milliseconds = Duration::from_millis;
+    let slow = random.one_in(8);
+    Timing {
+        deadline: milliseconds(if slow { 4000 } else { 500 + random.below(700) }),
+        open_wait: milliseconds(if slow { 5000 } else { 100 + random.below(1000) }),
+        open_limit: milliseconds(if slow { 3000 } else { 300 + random.below(700) }),
+        ping: milliseconds(if slow { 1000 } else { 100 + random.below(200) }),
+        silence: milliseconds(if slow { 4000 } else { 500 + random.below(500) }),
+    }
+}
+
+/// A course while it is made.
+struct Course {
+    volumes: Vec<VolumePlan>,
+    /// Where each volume's engine runs by now.
+    engines: Vec<usize>,
+    nodes: usize,
+    random: Random,
+    steps: Vec<Step>,
+}
+
+impl Course {
+    /// One fault, or several that belong together.
+    fn story(&mut self) {
+        match self.random.below(20) {
+            0..5 => self.anything(),
+            5 | 6 => self.replica_then_engine(),
+            7..10 => self.second_engine(),
+            10 => self.blackout(),
+            11 => self.stopped_and_blackout(),
+            12 | 13 => self.rebuild_under_work(),
+            14 => self.rebuild_behind_a_slow_write(),
+            15 => self.rebuild_and_blackout(),
+            16 => self.snapshots(),
+            17 => self.liar(),
+            18 => self.crash_and_fail_over(),
+            _ => self.unmap_under_a_snapshot(),
+        }
+    }
+
+    fn push(&mut self, work: u64, after: Duration, act: Act) {
+        let number = self.steps.len();
+        match act {
+            Act::Move { volume, to, .. } | Act::TakeOver { volume, to } => self.engines[volume] = to,
+            _ => {}
+        }
+        // A number of requests that a person could count.
+        self.steps.push(Step { number, work: work as u32, after, act });
+    }
+
+    /// Moments, or so long that limits pass; few are in between.
+    fn pause(&mut self) -> Duration {
+        let limit = Duration::from_micros(100) * (1 << self.random.below(9));
+        match self.random.below(6) {
+            0 => self.random.duration(&(Duration::from_millis(100)..=Duration::from_millis(2500))),
+            _ => self.random.duration(&(Duration::ZERO..=limit)),
+        }
+    }
+
+    fn moment(&mut self) -> Duration {
+        let limit = Duration::from_micros(50) * (1 << self.random.below(9));
+        self.random.duration(&(Duration::ZERO..=limit))
+    }
+
+    fn between(&mut self, low: u64, high: u64) -> Duration {
+        self.random.duration(&(Duration::from_millis(low)..=Duration::from_millis(high)))
+    }
+
+    fn work(&mut self) -> u64 {
+        let limit = 1 << (2 + self.random.below(6));
+        self.random.below(limit)
+    }
+
+    fn node(&mut self) -> usize {
+        self.random.index(self.nodes)
+    }
+
+    fn other(&mut self, node: usize) -> usize {
+        (node + 1 + self.random.index(self.nodes - 1)) % self.nodes
+    }
+
+    /// A volume, with several replicas if there is one.
+    fn replicated(&mut self) -> usize {
+        let several: Vec<usize> =
+            self.volumes.iter().filter(|volume| volume.replicas.len() > 1).map(|volume| volume.number).collect();
+        if several.is_empty() {
+            self.random.index(self.volumes.len())
+        } else {
+            several[self.random.index(several.len())]
+        }
+    }
+
+    /// The node of a replica of the volume, another one than that of the engine if there is one.
+    fn replica(&mut self, volume: usize) -> usize {
+        let engine = self.engines[volume];
+        let mut nodes = self.volumes[volume].replicas.clone();
+        if nodes.len() > 1 {
+            nodes.retain(|node| *node != engine);
+        }
+        nodes[self.random.index(nodes.len())]
+    }
+
+    fn end(&mut self, node: usize, low: u64, high: u64) -> Act {
+        let down = self.between(low, high);
+        if self.random.one_in(2) { Act::Kill { node, down } } else { Act::PowerCut { node, down } }
+    }
+
+    fn anything(&mut self) {
+        let (work, after) = (self.work(), self.pause());
+        let (node, lasts) = (self.node(), self.between(1, 3000));
+        let other = self.other(node);
+        let volume = self.random.index(self.volumes.len());
+        let act = match self.random.below(14) {
+            0 => Act::Kill { node, down: lasts },
+            1 => Act::PowerCut { node, down: lasts },
+            2 => Act::Pause { node, lasts },
+            3 => Act::Partition { from: node, to: other, both: self.random.one_in(2), lasts },
+            4 => self.isolation(node, lasts),
+            5 => Act::Reset { one: node, other },
+            6 => Act::Delay { one: node, other, delay: self.between(1, 200), lasts },
+            7 => Act::RegistryAway { node, lasts },
+            8 => Act::RegistryMute { lasts },
+            9 | 10 => Act::Disk { node, trouble: self.trouble(), lasts },
+            11 => Act::ClockJump { node, seconds: self.random.below(200_000) as i64 - 100_000 },
+            12 => Act::Move { volume, to: other, off: self.between(1, 300) },
+            _ => Act::Snapshot { volume, count: 1 },
+        };
+        self.push(work, after, act);
+    }
+
+    fn isolation(&mut self, node: usize, lasts: Duration) -> Act {
+        let ways = self.random.below(4);
+        Act::Isolate { node, inbound: ways != 1, outbound: ways != 2, lasts }
+    }
+
+    fn trouble(&mut self) -> Trouble {
+        match self.random.below(8) {
+            0 => Trouble::FailReads,
+            1 => Trouble::FailWrites,
+            2 => Trouble::FailSyncs,
+            3 => Trouble::Hang,
+            4 => Trouble::Slow(self.between(1, 700)),
+            5 => Trouble::SlowWrites(self.between(1, 400)),
+            6 => Trouble::Full,
+            _ => Trouble::LoseSyncs,
+        }
+    }
+
+    /// I1: a replica is lost, the engine soon after it, and the replica is the first to be back.
+    fn replica_then_engine(&mut self) {
+        let volume = self.replicated();
+        let (replica, engine) = (self.replica(volume), self.engines[volume]);
+        let (work, after, lasts) = (self.work() + 8, self.pause(), self.between(5, 80));
+        let act = match self.random.below(5) {
+            0 => Act::Pause { node: replica, lasts },
+            1 => self.isolation(replica, lasts),
+            2 => Act::Reset { one: engine, other: replica },
+            _ => self.end(replica, 1, 40),
+        };
+        self.push(work, after, act);
+        let (after, act) = (self.moment(), self.end(engine, 20, 1500));
+        self.push(8, after, act);
+        let after = self.moment();
+        self.push(4, after, Act::TakeOver { volume, to: replica });
+    }
+
+    /// I14, I15: an engine is slow or cut off, another takes over, and the first comes back.
+    fn second_engine(&mut self) {
+        let volume = self.replicated();
+        let engine = self.engines[volume];
+        let to = if self.random.one_in(3) { self.other(engine) } else { self.replica(volume) };
+        let (work, after, lasts) = (self.work() + 8, self.pause(), self.between(5, 1500));
+        let slow = self.replica(volume);
+        let act = match self.random.below(7) {
+            0 | 1 => Act::Pause { node: engine, lasts },
+            2 => self.isolation(engine, lasts),
+            3 => Act::Disk { node: slow, trouble: Trouble::Hang, lasts },
+            4 => Act::Disk { node: slow, trouble: Trouble::SlowWrites(self.between(5, 400)), lasts },
+            5 => Act::RegistryAway { node: engine, lasts },
+            _ => Act::Nothing,
+        };
+        self.push(work, after, act);
+        let after = self.moment();
+        self.push(8, after, Act::TakeOver { volume, to });
+        if self.random.one_in(3) {
+            let (after, node) = (self.pause(), self.replica(volume));
+            let act = self.end(node, 1, 100);
+            self.push(8, after, act);
+        }
+        if self.random.one_in(3) {
+            let (after, to) = (self.moment(), self.replica(volume));
+            self.push(8, after, Act::TakeOver { volume, to });
+        }
+    }
+
+    /// I4: everything loses its power, and an engine starts anywhere.
+    fn blackout(&mut self) {
+        let (work, after, down) = (self.work() + 8, self.pause(), self.between(1, 400));
+        self.push(work, after, Act::Blackout { down });
+        self.start_anywhere();
+    }
+
+    fn start_anywhere(&mut self) {
+        for volume in 0..self.volumes.len() {
+            let (after, to) = (self.moment(), self.replica(volume));
+            self.push(2, after, Act::TakeOver { volume, to });
+        }
+    }
+
+    /// An engine that stopped in order says that nothing has to be settled: also after a power cut.
+    fn stopped_and_blackout(&mut self) {
+        let volume = self.replicated();
+        let (to, work, after) = (self.replica(volume), self.work() + 8, self.pause());
+        self.push(work, after, Act::Move { volume, to, off: Duration::from_millis(600) });
+        let (after, down) = (self.between(20, 550), self.between(1, 100));
+        self.push(0, after, Act::Blackout { down });
+        self.push(8, Duration::from_millis(700), Act::Nothing);
+    }
+
+    /// I17: writes beside the copy of a rebuild, which faults end now and then.
+    fn rebuild_under_work(&mut self) {
+        let volume = self.replicated();
+        let (node, work, after) = (self.replica(volume), self.work() + 8, self.pause());
+        let act = self.end(node, 1, 200);
+        self.push(work, after, act);
+        for _ in 0..2 + self.random.below(4) {
+            let after = self.between(20, 400);
+            self.push(24, after, Act::Nothing);
+        }
+        let victim = if self.random.one_in(2) { self.engines[volume] } else { self.replica(volume) };
+        let after = self.moment();
+        let act = match self.random.below(6) {
+            0 => self.end(victim, 1, 300),
+            1 => Act::Snapshot { volume, count: 1 },
+            2 => Act::TakeOver { volume, to: node },
+            3 => Act::Disk { node: victim, trouble: Trouble::FailWrites, lasts: self.between(1, 500) },
+            _ => Act::Nothing,
+        };
+        self.push(16, after, act);
+    }
+
+    /// I17: writes that take long are in flight when the copy begins.
+    fn rebuild_behind_a_slow_write(&mut self) {
+        let volume = self.replicated();
+        let (node, engine) = (self.replica(volume), self.engines[volume]);
+        let (work, after) = (self.work(), self.pause());
+        let act = self.end(node, 1, 50);
+        self.push(work, after, act);
+        let trouble = Trouble::SlowWrites(self.between(20, 300));
+        let lasts = self.between(1000, 3000);
+        let source = if self.volumes[volume].replicas.contains(&engine) { engine } else { self.replica(volume) };
+        self.push(4, Duration::from_millis(20), Act::Disk { node: source, trouble, lasts });
+        for _ in 0..6 {
+            let after = self.between(50, 300);
+            self.push(6, after, Act::Nothing);
+        }
+    }
+
+    /// I21: a replica is just in sync again when the power fails.
+    fn rebuild_and_blackout(&mut self) {
+        let volume = self.replicated();
+        let node = self.replica(volume);
+        let (work, after) = (self.work() + 8, self.pause());
+        let act = self.end(node, 1, 20);
+        self.push(work, after, act);
+        let after = self.between(250, 1200);
+        self.push(16, after, Act::Nothing);
+        let (after, down) = (self.pause(), self.between(1, 100));
+        self.push(4, after, Act::Blackout { down });
+        let after = self.moment();
+        self.push(2, after, Act::TakeOver { volume, to: node });
+    }
+
+    /// I24, I25: snapshots beside writes and crashes.
+    fn snapshots(&mut self) {
+        let volume = self.replicated();
+        for _ in 0..1 + self.random.below(3) {
+            let (work, after, count) = (self.work() + 8, self.moment(), 1 + self.random.below(2) as u32);
+            self.push(work, after, Act::Snapshot { volume, count });
+        }
+        if self.random.one_in(2) {
+            let node = if self.random.one_in(2) { self.engines[volume] } else { self.replica(volume) };
+            let (after, act) = (self.moment(), self.end(node, 1, 800));
+            self.push(8, after, act);
+        }
+    }
+
+    /// A disk whose cache lies, and a power cut of it: what its replica has is not to be trusted.
+    fn liar(&mut self) {
+        let volume = self.replicated();
+        let node = self.replica(volume);
+        let (work, after, lasts) = (self.work(), self.pause(), self.between(500, 2000));
+        self.push(work, after, Act::Disk { node, trouble: Trouble::LoseSyncs, lasts });
+        let (work, after, down) = (self.work() + 8, self.between(10, 400), self.between(1, 200));
+        self.push(work, after, Act::PowerCut { node, down });
+    }
+
+    /// I7: an engine dies with writes in flight; reads of the next one settle them.
+    fn crash_and_fail_over(&mut self) {
+        let volume = self.replicated();
+        let engine = self.engines[volume];
+        let (work, after) = (self.work() + 8, self.moment());
+        let act = self.end(engine, 100, 1500);
+        self.push(work, after, act);
+        for _ in 0..1 + self.random.below(2) {
+            let (after, to) = (self.pause(), self.replica(volume));
+            self.push(16, after, Act::TakeOver { volume, to });
+        }
+    }
+
+    /// I18: what was unmapped since a snapshot stays so on a replica made anew.
+    fn unmap_under_a_snapshot(&mut self) {
+        let volume = self.replicated();
+        let work = self.work() + 16;
+        let after = self.pause();
+        self.push(work, after, Act::Snapshot { volume, count: 1 });
+        let (node, after) = (self.replica(volume), self.between(5, 60));
+        let act = self.end(node, 1, 50);
+        self.push(40, after, act);
+        let after = self.between(300, 1500);
+        self.push(8, after, Act::Nothing);
+    }
+}

@@ -1,0 +1,235 @@
+//! What a run does, made from its seed before it begins: the cluster, the work of its hosts, and a course of faults and
+//! administrative acts. A plan is a list, so that a failure shrinks by leaving parts of it out.
+
+mod generate;
+
+use std::fmt;
+use std::time::Duration;
+
+pub(crate) use self::generate::generate;
+use crate::Without;
+
+/// A whole run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// By node: the unit in bytes that its disk never tears.
+    pub(crate) sectors: Vec<u32>,
+    pub(crate) volumes: Vec<VolumePlan>,
+    pub(crate) timing: Timing,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// A volume and the work of its host.
+#[derive(Clone, Debug)]
+pub(crate) struct VolumePlan {
+    /// What the run calls it.
+    pub(crate) number: usize,
+    /// The nodes of its replicas.
+    pub(crate) replicas: Vec<usize>,
+    /// Where its engine runs first.
+    pub(crate) engine: usize,
+    /// 512 or 4096.
+    pub(crate) block: u32,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Requests in flight at once.
+    pub(crate) workers: u32,
+    /// Most requests go to this many blocks from its first on.
+    pub(crate) hot: u64,
+    /// What its requests follow from.
+    pub(crate) seed: u64,
+}
+
+/// The time limits of engines.
+#[derive(Clone, Debug)]
+pub(crate) struct Timing {
+    pub(crate) deadline: Duration,
+    pub(crate) open_wait: Duration,
+    pub(crate) open_limit: Duration,
+    pub(crate) ping: Duration,
+    pub(crate) silence: Duration,
+}
+
+/// One step of the course: hosts get work, time passes, then something happens.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) number: usize,
+    /// Requests that each volume's host begins with.
+    pub(crate) work: u32,
+    pub(crate) after: Duration,
+    pub(crate) act: Act,
+}
+
+/// What happens. Durations are those until it is over.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Act {
+    /// Only the work.
+    Nothing,
+    /// A process is killed, and started again.
+    Kill { node: usize, down: Duration },
+    /// A machine loses its power, and gets it back.
+    PowerCut { node: usize, down: Duration },
+    /// All machines lose their power at once; each gets it back within this time.
+    Blackout { down: Duration },
+    /// A process is stopped and goes on (SIGSTOP, SIGCONT).
+    Pause { node: usize, lasts: Duration },
+    /// Nothing passes between two nodes, in one direction or both.
+    Partition { from: usize, to: usize, both: bool, lasts: Duration },
+    /// Nothing passes between a node and the others, in one direction or both; the registry is out of its reach too.
+    Isolate { node: usize, inbound: bool, outbound: bool, lasts: Duration },
+    /// All connections between two nodes end.
+    Reset { one: usize, other: usize },
+    /// What passes between two nodes is late, by up to this much.
+    Delay { one: usize, other: usize, delay: Duration, lasts: Duration },
+    /// A node does not reach the registry.
+    RegistryAway { node: usize, lasts: Duration },
+    /// The registry does what it is asked, and its answers are lost now and then.
+    RegistryMute { lasts: Duration },
+    /// Something is wrong with a node's disk.
+    Disk { node: usize, trouble: Trouble, lasts: Duration },
+    /// A node's wall clock jumps.
+    ClockJump { node: usize, seconds: i64 },
+    /// This many snapshots of a volume at once.
+    Snapshot { volume: usize, count: u32 },
+    /// A volume's engine is stopped in order; later one is started on another node.
+    Move { volume: usize, to: usize, off: Duration },
+    /// An engine is started on a node, whatever there was before: a fail-over, or a second engine.
+    TakeOver { volume: usize, to: usize },
+}
+
+/// What is wrong with a disk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Trouble {
+    FailReads,
+    FailWrites,
+    FailSyncs,
+    Hang,
+    /// Every operation takes this much longer.
+    Slow(Duration),
+    /// Writes do.
+    SlowWrites(Duration),
+    /// Syncs end well and do nothing.
+    LoseSyncs,
+    /// No block more can be allocated.
+    Full,
+}
+
+impl Plan {
+    /// The same without parts of it.
+    pub(crate) fn without(mut self, without: &Without) -> Self {
+        self.steps.retain(|step| !without.step(step.number));
+        self.volumes.retain(|volume| !without.volume(volume.number));
+        if self.volumes.is_empty() {
+            // A cluster without volumes is none.
+            self.steps.clear();
+        }
+        for step in &mut self.steps {
+            step.work >>= without.halvings;
+        }
+        let volumes: Vec<usize> = self.volumes.iter().map(|volume| volume.number).collect();
+        self.steps.retain(|step| step.act.volume().is_none_or(|volume| volumes.contains(&volume)));
+        self
+    }
+
+    /// The numbers of its steps.
+    pub(crate) fn step_numbers(&self) -> Vec<usize> {
+        self.steps.iter().map(|step| step.number).collect()
+    }
+
+    /// Whether anything happens on a node.
+    pub(crate) fn uses(&self, node: usize) -> bool {
+        let volume = |volume: &VolumePlan| volume.replicas.contains(&node) || volume.engine == node;
+        self.volumes.iter().any(volume) || self.steps.iter().any(|step| step.act.nodes().contains(&node))
+    }
+}
+
+impl Act {
+    fn volume(&self) -> Option<usize> {
+        match self {
+            Self::Snapshot { volume, .. } | Self::Move { volume, .. } | Self::TakeOver { volume, .. } => Some(*volume),
+            _ => None,
+        }
+    }
+
+    fn nodes(&self) -> Vec<usize> {
+        match *self {
+            Self::Kill { node, .. }
+            | Self::PowerCut { node, .. }
+            | Self::Pause { node, .. }
+            | Self::Isolate { node, .. }
+            | Self::RegistryAway { node, .. }
+            | Self::Disk { node, .. }
+            | Self::ClockJump { node, .. } => vec![node],
+            Self::Partition { from: one, to: other, .. }
+            | Self::Reset { one, other }
+            | Self::Delay { one, other, .. } => vec![one, other],
+            Self::Move { to, .. } | Self::TakeOver { to, .. } => vec![to],
+            Self::Nothing | Self::Blackout { .. } | Self::RegistryMute { .. } | Self::Snapshot { .. } => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let used = (0..self.sectors.len()).filter(|&node| self.uses(node));
+        let nodes: Vec<_> = used.map(|node| format!("n{node} ({} B sectors)", self.sectors[node])).collect();
+        writeln!(f, "nodes: {}", nodes.join(", "))?;
+        for volume in &self.volumes {
+            let replicas: Vec<_> = volume.replicas.iter().map(|node| format!("n{node}")).collect();
+            writeln!(
+                f,
+                "volume v{}: replicas on {}, engine on n{}, {} KiB in blocks of {}, {} workers, {} hot blocks",
+                volume.number,
+                replicas.join(" "),
+                volume.engine,
+                volume.size >> 10,
+                volume.block,
+                volume.workers,
+                volume.hot
+            )?;
+        }
+        let Timing { deadline, open_wait, silence, .. } = self.timing;
+        writeln!(f, "limits: deadline {deadline:?}, open wait {open_wait:?}, silence {silence:?}")?;
+        for step in &self.steps {
+            writeln!(f, "step {:>2}: {:>3} requests, {:>9.3?}, {}", step.number, step.work, step.after, step.act)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => write!(f, "nothing"),
+            Self::Kill { node, down } => write!(f, "kill n{node}, back after {down:.3?}"),
+            Self::PowerCut { node, down } => write!(f, "power cut of n{node}, back after {down:.3?}"),
+            Self::Blackout { down } => write!(f, "power cut of all nodes, each back within {down:.3?}"),
+            Self::Pause { node, lasts } => write!(f, "n{node} is stopped for {lasts:.3?}"),
+            Self::Partition { from, to, both, lasts } => {
+                let arrow = if *both { "<->" } else { "->" };
+                write!(f, "partition n{from} {arrow} n{to} for {lasts:.3?}")
+            }
+            Self::Isolate { node, inbound, outbound, lasts } => {
+                let ways = match (inbound, outbound) {
+                    (true, false) => "inbound",
+                    (false, true) => "outbound",
+                    _ => "both ways",
+                };
+                write!(f, "n{node} is cut off ({ways}) for {lasts:.3?}")
+            }
+            Self::Reset { one, other } => write!(f, "connections n{one} - n{other} are reset"),
+            Self::Delay { one, other, delay, lasts } => {
+                write!(f, "n{one} - n{other} is late by up to {delay:.3?} for {lasts:.3?}")
+            }
+            Self::RegistryAway { node, lasts } => write!(f, "n{node} does not reach the registry for {lasts:.3?}"),
+            Self::RegistryMute { lasts } => write!(f, "the registry's answers are lost now and then for {lasts:.3?}"),
+            Self::Disk { node, trouble, lasts } => write!(f, "disk of n{node}: {trouble:?} for {lasts:.3?}"),
+            Self::ClockJump { node, seconds } => write!(f, "the wall clock of n{node} jumps by {seconds} s"),
+            Self::Snapshot { volume, count } => write!(f, "{count} snapshot(s) of v{volume}"),
+            Self::Move { volume, to, off } => {
+                write!(f, "engine of v{volume} is stopped in order, and started on n{to} after {off:.3?}")
+            }
+            Self::TakeOver { volume, to } => write!(f, "an engine of v{volume} is started on n{to}"),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The cluster's registry: one strict compare-and-swap store that every node reaches over a network of its own. It also
+//! checks what each change of a record may be.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::{MemberState, Registry, RegistryError, VolumeRecord};
+use reactor::simulated::{Observer, Random};
+use reactor::sleep;
+use replica::LocalFuture;
+use uuid::Uuid;
+
+/// How long a call travels, at most, in one direction.
+const TRAVEL: u64 = 2_000;
+
+/// What is told of a volume that lost what was not flushed.
+type OnLoss = Box<dyn Fn(Uuid)>;
+
+/// The registry. It never loses anything; that is what etcd is for.
+pub(super) struct SharedRegistry {
+    observer: Observer,
+    records: RefCell<BTreeMap<Uuid, VolumeRecord>>,
+    /// Nodes that do not reach it.
+    away: RefCell<BTreeSet<usize>>,
+    /// Its answers are lost now and then.
+    pub(super) mute: Cell<bool>,
+    /// By volume: members recorded in sync whose machine lost power since, with what was not flushed.
+    lost_power: RefCell<BTreeMap<Uuid, BTreeSet<usize>>>,
+    /// Told of volumes that lost what was not flushed, because their record names nobody any more who kept its power.
+    on_loss: RefCell<Option<OnLoss>>,
+}
+
+impl SharedRegistry {
+    pub(super) fn new(observer: Observer) -> Rc<Self> {
+        Rc::new(Self {
+            observer,
+            records: RefCell::default(),
+            away: RefCell::default(),
+            mute: Cell::new(false),
+            lost_power: RefCell::default(),
+            on_loss: RefCell::default(),
+        })
+    }
+
+    pub(super) fn on_loss(&self, told: impl Fn(Uuid) + 'static) {
+        *self.on_loss.borrow_mut() = Some(Box::new(told));
+    }
+
+    pub(super) fn insert(&self, record: VolumeRecord) {
+        self.records.borrow_mut().insert(record.volume, VolumeRecord { version: 1, ..record });
+    }
+
+    pub(super) fn record(&self, volume: Uuid) -> VolumeRecord {
+        self.records.borrow()[&volume].clone()
+    }
+
+    pub(super) fn set_away(&self, node: usize, away: bool) {
+        match away {
+            true => self.away.borrow_mut().insert(node),
+            false => self.away.borrow_mut().remove(&node),
+        };
+    }
+
+    pub(super) fn everyone_reaches_it(&self) {
+        self.away.borrow_mut().clear();
+        self.mute.set(false);
+    }
+
+    /// A member's machine lost its power. What is not flushed is on all replicas in sync: as long as one of them kept its power
+    /// nothing is lost.
+    pub(super) fn lost_power(&self, volume: Uuid, member: usize) {
+        let record = self.record(volume);
+        self.lost_power.borrow_mut().entry(volume).or_default().insert(member);
+        self.look_for_loss(&record);
+    }
+
+    fn look_for_loss(&self, record: &VolumeRecord) {
+        let lost = {
+            let mut lost = self.lost_power.borrow_mut();
+            let lost = lost.entry(record.volume).or_default();
+            // Whoever is not in sync is made so again from another one.
+            lost.retain(|member| in_sync(record).contains(member));
+            let all = in_sync(record).is_subset(lost);
+            if all {
+                lost.clear();
+            }
+            all
+        };
+        if let Some(told) = self.on_loss.borrow().as_ref().filter(|_| lost) {
+            told(record.volume);
+        }
+    }
+
+    fn change(&self, expected: Option<u64>, mut record: VolumeRecord) -> Result<u64, RegistryError> {
+        let volume = record.volume;
+        let mut records = self.records.borrow_mut();
+        let found = records.get(&volume).map(|record| record.version);
+        if found != expected {
+            return Err(RegistryError::Conflict { volume, found });
+        }
+        record.version = expected.unwrap_or(0) + 1;
+        if let Some(before) = records.get(&volume) {
+            self.observer.log(format!("record of {}: {}", &volume.to_string()[..8], summary(&record)));
+            check_change(before, &record);
+        }
+        self.look_for_loss(&record);
+        let version = record.version;
+        records.insert(volume, record);
+        Ok(version)
+    }
+}
+
+fn in_sync(record: &VolumeRecord) -> BTreeSet<usize> {
+    let members = record.replicas.iter().enumerate();
+    members.filter(|(_, replica)| replica.state == MemberState::InSync).map(|(member, _)| member).collect()
+}
+
+fn check_change(before: &VolumeRecord, after: &VolumeRecord) {
+    assert!(!in_sync(after).is_empty(), "I3 broken: nothing is recorded in sync any more");
+    assert!(after.epoch >= before.epoch, "I12 broken: epoch {} after {}", after.epoch, before.epoch);
+    let taken_over = after.instance != before.instance;
+    assert!(!taken_over || after.epoch > before.epoch, "I14 broken: two engines with epoch {}", after.epoch);
+    for (old, new) in before.replicas.iter().zip(&after.replicas) {
+        let stale = matches!(old.state, MemberState::OutOfSync { .. });
+        let jumps = stale && new.state == MemberState::InSync;
+        assert!(!jumps, "I5 broken: replica {} was out of sync and is in sync without a rebuild", new.replica);
+    }
+}
+
+fn summary(record: &VolumeRecord) -> String {
+    let state = |state: &MemberState| match state {
+        MemberState::InSync => "in-sync".to_owned(),
+        MemberState::Settling => "settling".to_owned(),
+        MemberState::Rebuilding => "rebuilding".to_owned(),
+        MemberState::OutOfSync { reason, .. } => format!("out-of-sync ({reason})"),
+    };
+    let members: Vec<_> =
+        record.replicas.iter().map(|replica| format!("{} {}", replica.node, state(&replica.state))).collect();
+    format!("version {}, epoch {}, clean {}, {}", record.version, record.epoch, record.clean, members.join(", "))
+}
+
+/// The registry as one node reaches it.
+pub(super) struct NodeRegistry {
+    pub(super) shared: Rc<SharedRegistry>,
+    pub(super) node: usize,
+    pub(super) random: RefCell<Random>,
+}
+
+impl NodeRegistry {
+    /// One way to the registry or back.
+    async fn travel(&self) -> Result<(), RegistryError> {
+        let microseconds = self.random.borrow_mut().below(TRAVEL);
+        sleep(Duration::from_micros(microseconds)).await;
+        match self.shared.away.borrow().contains(&self.node) {
+            true => Err(io::Error::other("the simulated registry is out of reach").into()),
+            false => Ok(()),
+        }
+    }
+
+    async fn answer<T>(&self, answer: Result<T, RegistryError>) -> Result<T, RegistryError> {
+        self.travel().await?;
+        match self.shared.mute.get() && self.random.borrow_mut().one_in(3) {
+            true => Err(io::Error::other("the simulated registry's answer was lost").into()),
+            false => answer,
+        }
+    }
+}
+
+impl Registry for NodeRegistry {
+    fn load(&self, volume: Uuid) -> LocalFuture<'_, Result<Option<VolumeRecord>, RegistryError>> {
+        Box::pin(async move {
+            self.travel().await?;
+            let record = self.shared.records.borrow().get(&volume).cloned();
+            self.answer(Ok(record)).await
+        })
+    }
+
+    fn store(&self, expected: Option<u64>, record: &VolumeRecord) -> LocalFuture<'_, Result<u64, RegistryError>> {
+        let record = record.clone();
+        Box::pin(async move {
+            self.travel().await?;
+            let changed = self.shared.change(expected, record);
+            self.answer(changed).await
+        })
+    }
+
+    fn remove(&self, volume: Uuid) -> LocalFuture<'_, Result<(), RegistryError>> {
+        Box::pin(async move {
+            self.travel().await?;
+            self.shared.records.borrow_mut().remove(&volume);
+            self.answer(Ok(())).await
+        })
+    }
+
+    fn list(&self) -> LocalFuture<'_, Result<Vec<Uuid>, RegistryError>> {
+        Box::pin(async move {
+            self.travel().await?;
+            let volumes = self.shared.records.borrow().keys().copied().collect();
+            self.answer(Ok(volumes)).await
+        })
+    }
+}

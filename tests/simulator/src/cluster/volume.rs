@@ -1,0 +1,433 @@
+//! A volume as its host knows it: one path at a time to an engine, requests in flight, and what reads may bring.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use block_device::{BlockDevice, ErrorKind, Outcome as IoOutcome, Range, Request, Slice, execute};
+use engine::Engine;
+use reactor::simulated::{Observer, Random};
+use reactor::sleep;
+use smallvec::smallvec;
+use uuid::Uuid;
+
+use super::history::{EntryId, GHOSTS, History, Outcome};
+use super::plan::VolumePlan;
+use crate::model::{Crash, Failures, Model, Value, Writing};
+
+/// Bytes read at once when everything is read.
+const STRETCH: u64 = 1 << 19;
+
+/// A volume and its host. Both outlive engines and machines.
+pub(super) struct Volume {
+    pub(super) plan: VolumePlan,
+    pub(super) id: Uuid,
+    observer: Observer,
+    /// Bytes that a power cut leaves whole.
+    unit: u64,
+    model: RefCell<Model>,
+    history: RefCell<History>,
+    /// Counts the paths to the volume. What comes back on an older one counts for nothing.
+    path: Cell<u64>,
+    /// The newest path on which a write was acknowledged.
+    acknowledged_on: Cell<u64>,
+    /// The engine of the newest path, once it has started.
+    pub(super) engine: RefCell<Option<Rc<Engine>>>,
+    /// Where the engine is to run; none while it is moved.
+    pub(super) place: Cell<Option<usize>>,
+    /// Requests that the host may still make.
+    work: Cell<u32>,
+    drawn: Cell<u64>,
+    pub(super) snapshots: RefCell<BTreeMap<Uuid, Snapshot>>,
+}
+
+/// What a snapshot holds, as far as the host knows.
+#[derive(Clone)]
+pub(super) enum Snapshot {
+    /// It was asked for, and nobody knows whether it is there.
+    Unknown,
+    /// By unit.
+    Taken(Rc<Vec<BTreeSet<Value>>>),
+}
+
+/// One request of a host.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Read,
+    Write { fua: bool },
+    Zero { unmap: bool },
+    Unmap,
+    Flush,
+}
+
+impl Volume {
+    pub(super) fn new(plan: VolumePlan, observer: Observer, sector: u32) -> Rc<Self> {
+        let unit = u64::from(sector.min(plan.block));
+        // The size of a simulated volume is small.
+        let model = Model::new((plan.size / unit) as usize, Failures::Settled);
+        Rc::new(Self {
+            id: Uuid::from_bytes([0xa0 + plan.number as u8; 16]),
+            place: Cell::new(Some(plan.engine)),
+            plan,
+            observer,
+            unit,
+            model: RefCell::new(model),
+            history: RefCell::default(),
+            path: Cell::new(0),
+            acknowledged_on: Cell::new(0),
+            engine: RefCell::new(None),
+            work: Cell::new(0),
+            drawn: Cell::new(0),
+            snapshots: RefCell::default(),
+        })
+    }
+
+    /// The replica on a node.
+    pub(super) fn replica_on(&self, node: usize) -> Uuid {
+        let mut bytes = [0x10 + self.plan.number as u8; 16];
+        bytes[15] = node as u8;
+        Uuid::from_bytes(bytes)
+    }
+
+    pub(super) fn add_work(&self, requests: u32) {
+        self.work.set(self.work.get() + requests);
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        self.work.get() > 0
+    }
+
+    /// The host leaves its path: everything in flight is cut off.
+    pub(super) fn leave_path(&self) -> u64 {
+        self.path.set(self.path.get() + 1);
+        self.crash(Crash::Kill);
+        self.path.get()
+    }
+
+    pub(super) fn is_on(&self, path: u64) -> bool {
+        self.path.get() == path
+    }
+
+    /// The newest path.
+    pub(super) fn path(&self) -> u64 {
+        self.path.get()
+    }
+
+    /// Requests in flight may have happened or not; after a power cut of all that had them, so may what was not flushed.
+    pub(super) fn crash(&self, crash: Crash) {
+        self.model.borrow_mut().crash(crash);
+        self.history.borrow_mut().crash(self.observer.now(), crash);
+    }
+
+    pub(super) fn note(&self, text: String) {
+        self.log(&text);
+        self.history.borrow_mut().note(self.observer.now(), text);
+    }
+
+    /// Uses the volume on one path until the host leaves it.
+    pub(super) async fn work_on(self: Rc<Self>, engine: Rc<Engine>, path: u64) {
+        while self.is_on(path) {
+            let Some(mut random) = self.draw() else {
+                sleep(Duration::from_millis(2 + reactor::random() % 20)).await;
+                continue;
+            };
+            let good = self.request(&engine, path, &mut random).await;
+            if !good {
+                sleep(Duration::from_micros(random.below(20_000))).await;
+            } else if random.one_in(4) {
+                let limit = if random.one_in(8) { 50_000 } else { 1_000 };
+                sleep(Duration::from_micros(random.below(limit))).await;
+            }
+        }
+        self.haunt(&engine, path).await;
+    }
+
+    /// I14: an engine that lost its volume acknowledges nothing that is submitted after the next one's first acknowledgement, and none of
+    /// it is ever read.
+    async fn haunt(&self, engine: &Engine, path: u64) {
+        for number in 0..8 {
+            if self.acknowledged_on.get() <= path {
+                sleep(Duration::from_millis(5)).await;
+                continue;
+            }
+            let block = number % self.plan.hot;
+            let value = GHOSTS | path << 8 | number;
+            let request =
+                Request::write(block * self.block(), Slice::from(&self.encode(value, self.units(block, 1))[..]));
+            let outcome = execute(engine, request).await;
+            self.log(&format!("a write to the engine of path {path}, which is lost: {:?}", outcome.as_ref().err()));
+            assert!(outcome.is_err(), "I14 broken: v{}: two engines acknowledge writes", self.plan.number);
+        }
+    }
+
+    /// The chance of the next request, if there is work: what it does depends on its number alone.
+    fn draw(&self) -> Option<Random> {
+        self.work.set(self.work.get().checked_sub(1)?);
+        let number = self.drawn.replace(self.drawn.get() + 1);
+        Some(Random::new(self.plan.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+    }
+
+    /// One request. Says whether it went well.
+    async fn request(&self, engine: &Engine, path: u64, random: &mut Random) -> bool {
+        let blocks = self.plan.size / self.block();
+        let count = match random.below(64) {
+            0 => random.below((1 << 20) / self.block()),
+            1..8 => random.below((64 << 10) / self.block()),
+            _ => random.below(4),
+        };
+        let among = if random.one_in(5) { blocks } else { self.plan.hot };
+        let block = random.below(among);
+        let count = (1 + count).min(blocks - block);
+        let kind = match random.below(32) {
+            0..9 => Kind::Read,
+            9..22 => Kind::Write { fua: false },
+            22..24 => Kind::Write { fua: true },
+            24 | 25 => Kind::Zero { unmap: random.one_in(2) },
+            26 | 27 => Kind::Unmap,
+            _ => Kind::Flush,
+        };
+        match kind {
+            Kind::Read => self.read(engine, path, block, count).await,
+            Kind::Flush => self.flush(engine, path).await,
+            Kind::Write { .. } | Kind::Zero { .. } | Kind::Unmap => self.change(engine, path, kind, block, count).await,
+        }
+    }
+
+    async fn read(&self, device: &dyn BlockDevice, path: u64, block: u64, count: u64) -> bool {
+        let (reading, start) = (self.model.borrow_mut().start_read(), self.observer.now());
+        let outcome = execute(device, Request::read(block * self.block(), count * self.block())).await;
+        if !self.is_on(path) {
+            return false;
+        }
+        if !self.judge("read", &outcome) {
+            self.model.borrow_mut().fail_read(reading);
+            return false;
+        }
+        let first = self.units(block, count).start;
+        let values = self.decode(&outcome.unwrap_or_default().to_vec(), first);
+        assert_eq!(values.len(), self.units(block, count).len(), "a read brings what was asked for");
+        self.log(&format!("read block {block}, {count}: {}", brief(&values)));
+        let checked = self.model.borrow_mut().end_read(reading, first, &values);
+        if let Err(violation) = checked {
+            panic!("v{}: {}", self.plan.number, self.history.borrow().explain(&violation));
+        }
+        self.history.borrow_mut().read(start, self.observer.now(), first, &values);
+        true
+    }
+
+    async fn flush(&self, device: &dyn BlockDevice, path: u64) -> bool {
+        let flushing = self.model.borrow_mut().start_flush();
+        let entry = self.history.borrow_mut().flush(self.observer.now());
+        let outcome = execute(device, Request::Flush).await;
+        if !self.is_on(path) {
+            return false;
+        }
+        self.end_entry(entry, &outcome);
+        let good = self.judge("flush", &outcome);
+        if good {
+            self.log("flushed");
+            self.model.borrow_mut().end_flush(flushing);
+        }
+        good
+    }
+
+    async fn change(&self, device: &dyn BlockDevice, path: u64, kind: Kind, block: u64, count: u64) -> bool {
+        let (units, range) =
+            (self.units(block, count), Range { offset: block * self.block(), length: count * self.block() });
+        let is_write = matches!(kind, Kind::Write { .. });
+        let value = if is_write { self.model.borrow_mut().fresh_value() } else { 0 };
+        let (name, request, fua) = match kind {
+            Kind::Write { fua } => {
+                let data = Slice::from(&self.encode(value, units.clone())[..]);
+                (if fua { "write (fua)" } else { "write" }, Request::Write { offset: range.offset, data, fua }, fua)
+            }
+            Kind::Zero { unmap } => ("zero", Request::WriteZeroes { range, unmap, fua: false }, false),
+            _ => ("unmap", Request::Unmap { ranges: smallvec![range] }, false),
+        };
+        let writing = self.model.borrow_mut().start_write(units.clone(), value);
+        let entry = self.history.borrow_mut().write(self.observer.now(), name, units, value);
+        self.log(&format!("{name} {value} to block {block}, {count}"));
+        let outcome = execute(device, request).await;
+        if !self.is_on(path) {
+            return false;
+        }
+        self.end_entry(entry, &outcome);
+        let good = self.judge(name, &outcome);
+        self.end_write(writing, path, good, fua);
+        if good {
+            self.log(&format!("{name} {value}: acknowledged"));
+        }
+        good
+    }
+
+    fn end_write(&self, writing: Writing, path: u64, good: bool, fua: bool) {
+        if good {
+            self.acknowledged_on.set(self.acknowledged_on.get().max(path));
+        }
+        match good && fua {
+            true => self.model.borrow_mut().end_durable_write(writing),
+            false => self.model.borrow_mut().end_write(writing, good),
+        }
+    }
+
+    fn end_entry(&self, entry: EntryId, outcome: &IoOutcome) {
+        let result = match outcome {
+            Ok(_) => Outcome::Acknowledged,
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        self.history.borrow_mut().end(entry, self.observer.now(), result);
+    }
+
+    /// Whether a request went well. An error has to be one that faults bring.
+    fn judge(&self, what: &str, outcome: &IoOutcome) -> bool {
+        let Err(error) = outcome else { return true };
+        let ours = matches!(
+            error.kind(),
+            ErrorKind::Internal | ErrorKind::InvalidField | ErrorKind::InvalidRange | ErrorKind::ReadOnly
+        );
+        assert!(!ours, "I33 broken: v{}: {what} failed, and no fault explains it: {error}", self.plan.number);
+        self.log(&format!("{what} failed: {error}"));
+        false
+    }
+
+    /// Snapshots the volume.
+    pub(super) async fn snapshot(&self, engine: &Engine, id: Uuid) {
+        let path = self.path();
+        self.snapshots.borrow_mut().insert(id, Snapshot::Unknown);
+        let reading = self.model.borrow_mut().start_read();
+        self.note(format!("snapshot {} is asked for", short(id)));
+        let result = engine.snapshot(id, "simulated").await;
+        if !self.is_on(path) {
+            return;
+        }
+        if result.is_ok() {
+            let possible = self.model.borrow().possible_since(reading);
+            self.snapshots.borrow_mut().insert(id, Snapshot::Taken(Rc::new(possible)));
+        }
+        self.note(format!(
+            "snapshot {}: {}",
+            short(id),
+            result.map_or_else(|error| error.to_string(), |()| "taken".to_owned())
+        ));
+        self.model.borrow_mut().fail_read(reading);
+    }
+
+    /// Reads everything from an engine that serves: nothing may fail, nothing may be wrong.
+    pub(super) async fn read_all(&self, engine: &Engine) {
+        let path = self.path();
+        let (blocks, stretch) = (self.plan.size / self.block(), STRETCH / self.block());
+        for block in (0..blocks).step_by(stretch as usize) {
+            let good = self.read(engine, path, block, stretch.min(blocks - block)).await;
+            assert!(good, "liveness broken: v{}: a read fails although nothing is wrong any more", self.plan.number);
+        }
+    }
+
+    /// Compares what replicas hold with one another and with what reads may bring.
+    pub(super) fn check_content(&self, contents: &[(usize, Vec<u8>)]) {
+        let Some(((first_node, first), others)) = contents.split_first() else { return };
+        for (node, content) in others {
+            let differs =
+                (first.chunks(self.unit as usize)).zip(content.chunks(self.unit as usize)).position(|(a, b)| a != b);
+            if let Some(unit) = differs {
+                let value =
+                    |content: &[u8]| self.decode(&content[unit * self.unit as usize..][..self.unit as usize], unit)[0];
+                panic!(
+                    "I1, I17, I18 broken: v{}: replicas in sync differ: unit {unit} is {} on n{first_node} and {} on n{node}",
+                    self.plan.number,
+                    value(first),
+                    value(content)
+                );
+            }
+        }
+        let reading = self.model.borrow_mut().start_read();
+        let values = self.decode(first, 0);
+        if let Err(violation) = self.model.borrow_mut().end_read(reading, 0, &values) {
+            panic!("v{}: n{first_node}: {}", self.plan.number, self.history.borrow().explain(&violation));
+        }
+    }
+
+    /// Compares what replicas hold of a snapshot.
+    pub(super) fn check_snapshot(&self, id: Uuid, contents: &[(usize, Vec<u8>)]) {
+        let Some(((first_node, first), others)) = contents.split_first() else { return };
+        let known = self.snapshots.borrow().get(&id).cloned();
+        for (node, content) in others {
+            let same = first == content;
+            assert!(
+                same,
+                "I24 broken: v{}: snapshot {} differs on n{first_node} and n{node}",
+                self.plan.number,
+                short(id)
+            );
+        }
+        let Some(Snapshot::Taken(possible)) = known else { return };
+        for (unit, (value, possible)) in self.decode(first, 0).into_iter().zip(&*possible).enumerate() {
+            assert!(
+                possible.contains(&value),
+                "I24 broken: v{}: unit {unit} of snapshot {} is {value}, allowed: {possible:?}",
+                self.plan.number,
+                short(id)
+            );
+        }
+    }
+
+    pub(super) fn log(&self, text: &str) {
+        self.observer.log(format!("v{}: {text}", self.plan.number));
+    }
+
+    fn block(&self) -> u64 {
+        u64::from(self.plan.block)
+    }
+
+    fn units(&self, block: u64, count: u64) -> std::ops::Range<usize> {
+        let per_block = self.block() / self.unit;
+        (block * per_block) as usize..((block + count) * per_block) as usize
+    }
+
+    /// The bytes of units with this value: the value and the unit's own name, over and over.
+    fn encode(&self, value: Value, units: std::ops::Range<usize>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(units.len() * self.unit as usize);
+        for unit in units {
+            let word = [value.to_le_bytes(), self.name_of(unit).to_le_bytes()].concat();
+            (0..self.unit as usize / word.len()).for_each(|_| bytes.extend_from_slice(&word));
+        }
+        bytes
+    }
+
+    fn name_of(&self, unit: usize) -> u64 {
+        (self.plan.number as u64 + 1) << 40 | unit as u64
+    }
+
+    fn decode(&self, bytes: &[u8], first: usize) -> Vec<Value> {
+        let units = bytes.chunks(self.unit as usize).zip(first..);
+        units.map(|(bytes, unit)| self.decode_unit(bytes, unit)).collect()
+    }
+
+    fn decode_unit(&self, bytes: &[u8], unit: usize) -> Value {
+        let (words, _) = bytes.as_chunks::<16>();
+        let Some(first) = words.first() else { return 0 };
+        let (value, name) = first.split_at(8);
+        let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        let (value, name) = (number(value), number(name));
+        let whole = words.iter().all(|word| word == first);
+        let number = self.plan.number;
+        assert!(whole, "I29 broken: v{number}: unit {unit} is a mixture that begins with {value}");
+        let own = name == self.name_of(unit) || (value, name) == (0, 0);
+        assert!(own, "I19 broken: v{number}: unit {unit} has {value} of unit {:#x}", name);
+        value
+    }
+}
+
+/// The first characters of a uuid.
+pub(super) fn short(id: Uuid) -> String {
+    id.to_string()[..8].to_owned()
+}
+
+/// Values in runs.
+fn brief(values: &[Value]) -> String {
+    let runs = values.chunk_by(|a, b| a == b).map(|run| match run.len() {
+        1 => run[0].to_string(),
+        length => format!("{}x{length}", run[0]),
+    });
+    runs.collect::<Vec<_>>().join(" ")
+}
