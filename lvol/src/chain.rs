@@ -27,11 +27,9 @@ pub(crate) struct Piece {
 /// The pieces of a range in order, as few as possible.
 pub(crate) type Pieces = SmallVec<[Piece; 4]>;
 
-/// Finds the pieces of a range of bytes of an lvol that reads through `chain`, its own map first.
-///
-/// Walks the chain for each run of blocks that the same lvol holds, so the cost grows with the depth for blocks
-/// that only old snapshots hold.
-pub(crate) fn resolve(chain: &[Rc<Map>], cluster_size: u32, range: Range) -> Pieces {
+/// Finds the pieces of a range of bytes of an lvol. `find` says who holds a block, given the cluster of the lvol, the block in it
+/// and how many blocks are of interest, and for how many of them the answer is the same.
+pub(crate) fn resolve(cluster_size: u32, range: Range, mut find: impl FnMut(u32, u32, u32) -> (Held, u32)) -> Pieces {
     let cluster_size = u64::from(cluster_size);
     let mut pieces = Pieces::new();
     let mut at = range.offset;
@@ -42,7 +40,7 @@ pub(crate) fn resolve(chain: &[Rc<Map>], cluster_size: u32, range: Range) -> Pie
         let first = within / BLOCK;
         let end = (range.end() - at + within).min(cluster_size);
         let blocks = end.div_ceil(BLOCK) - first;
-        let (held, count) = find(chain, index, first as u32, blocks as u32);
+        let (held, count) = find(index, first as u32, blocks as u32);
         let length = ((first + u64::from(count)) * BLOCK).min(end) - within;
         let source = match held {
             Held::Data(cluster) => Source::Disk(cluster * cluster_size + within),
@@ -54,7 +52,8 @@ pub(crate) fn resolve(chain: &[Rc<Map>], cluster_size: u32, range: Range) -> Pie
     pieces
 }
 
-/// The first of the chain that holds the block, and for how many blocks the answer is the same.
+/// The first of the chain that holds the block, and for how many blocks the answer is the same. The cost grows with the depth for
+/// blocks that only old snapshots hold: reads use [`crate::hints`].
 pub(crate) fn find(chain: &[Rc<Map>], index: u32, first: u32, count: u32) -> (Held, u32) {
     let mut count = count;
     for map in chain {
@@ -104,7 +103,9 @@ mod tests {
         let parent = map(&[(0, 100, 0, 16), (1, 101, 0, 16)]);
         let child = map(&[(0, 200, 4, 2)]);
         child.zero(16, 8, &mut Vec::new());
-        let pieces = resolve(&[child, parent], CLUSTER, Range { offset: 0, length: 3 * u64::from(CLUSTER) });
+        let range = Range { offset: 0, length: 3 * u64::from(CLUSTER) };
+        let pieces =
+            resolve(CLUSTER, range, |index, at, count| find(&[child.clone(), parent.clone()], index, at, count));
         let zeroes = |blocks: u64| Piece { source: Source::Zeroes, length: blocks * 4096 };
         let expected = [disk(100, 0, 4), disk(200, 4, 2), disk(100, 6, 10), zeroes(8), disk(101, 8, 8), zeroes(16)];
         assert_eq!(pieces.as_slice(), expected);
@@ -113,7 +114,8 @@ mod tests {
     #[test]
     fn clusters_in_a_row_on_disk_are_one_piece() {
         let own = map(&[(0, 100, 0, 16), (1, 101, 0, 16), (2, 103, 0, 16)]);
-        let pieces = resolve(&[own], CLUSTER, Range { offset: 512, length: 3 * u64::from(CLUSTER) - 1024 });
+        let range = Range { offset: 512, length: 3 * u64::from(CLUSTER) - 1024 };
+        let pieces = resolve(CLUSTER, range, |index, at, count| find(&[own.clone()], index, at, count));
         let first = Piece { source: Source::Disk(100 * 65536 + 512), length: 2 * 65536 - 512 };
         let second = Piece { source: Source::Disk(103 * 65536), length: 65536 - 512 };
         assert_eq!(pieces.as_slice(), [first, second]);

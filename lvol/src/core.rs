@@ -12,6 +12,7 @@ use crate::error::StoreError;
 use crate::flush::Flushes;
 use crate::format::layout::Layout;
 use crate::format::superblock::{PLACES, Superblock};
+use crate::hints::Hints;
 use crate::io::Io;
 use crate::journal::Journal;
 use crate::reclaim::Reclaim;
@@ -27,6 +28,7 @@ pub(crate) struct Core {
     pub(crate) checkpoints: Checkpoints,
     pub(crate) reclaim: Reclaim,
     pub(crate) merges: Merges,
+    pub(crate) hints: Hints,
     pub(crate) io: Rc<Io>,
     /// What disk operations of the data path complete into: `io`.
     pub(crate) disk_reply: DiskReply,
@@ -60,6 +62,7 @@ impl Core {
             checkpoints: Checkpoints::default(),
             reclaim: Reclaim::default(),
             merges: Merges::default(),
+            hints: Hints::default(),
             disk_reply: DiskReply::new(Rc::clone(&io) as Rc<dyn DiskSink>),
             io,
             superblock: RefCell::new(superblock),

@@ -3,7 +3,7 @@
 //! `docs/on-disk-format.md` tells what is on disk and what a crash at each step leaves. The modules, from the bytes up:
 //! `format` (no I/O), `map`, `allocator` and `ring` (memory only), `catalog` (what records change), `journal`, `flush`,
 //! `checkpoint` and `reclaim` (how changes reach the disk and space comes back), `recovery` (the way back), `volume`, `lvol`,
-//! `write`, `erase`, `chain` and `io` (the data path), `store` and `operations` (what can be asked for), `internal` (lvols that
+//! `write`, `erase`, `chain`, `hints` and `io` (the data path), `store` and `operations` (what can be asked for), `internal` (lvols that
 //! belong to others), `merge` and `deletion` (what becomes of snapshots that others read through).
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod extents;
 mod flush;
 mod format;
 mod grace;
+mod hints;
 mod info;
 mod internal;
 mod io;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use block_device::{BlockDevice, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, Segments, Slice, execute};
 use reactor::{Buffer, spawn};
 
-use crate::chain::{Piece, Pieces, Source, resolve};
+use crate::chain::{Piece, Pieces, Source, find, resolve};
 use crate::core::Core;
 use crate::format::BLOCK;
 use crate::io::Finish;
@@ -88,11 +88,16 @@ impl Lvol {
     }
 
     /// The pieces of a range, widened to the disk's alignment.
-    fn resolve(&self, range: Range) -> Pieces {
+    pub(crate) fn resolve(&self, range: Range) -> Pieces {
         let alignment = self.alignment();
         let offset = range.offset - range.offset % alignment;
         let length = range.end().next_multiple_of(alignment) - offset;
-        self.volume.with_chain(|chain| resolve(chain, self.core.layout.cluster_size, Range { offset, length }))
+        let number = self.volume.chain_number();
+        self.volume.with_chain(|chain| {
+            resolve(self.core.layout.cluster_size, Range { offset, length }, |index, first, count| {
+                self.core.hints.find(number, chain, index, first, count)
+            })
+        })
     }
 
     /// A write that may have to wait for a snapshot.
@@ -161,7 +166,9 @@ impl Lvol {
                 }
                 at += end - within;
             }
-            Some(resolve(&chain[..1], self.core.layout.cluster_size, Range { offset, length }))
+            Some(resolve(self.core.layout.cluster_size, Range { offset, length }, |index, first, count| {
+                find(&chain[..1], index, first, count)
+            }))
         })
     }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use block_device::{ErrorKind, Reply, Request};
 use tokio::sync::Notify;
 
+use crate::hints::ChainNumber;
 use crate::locks::RangeLocks;
 use crate::map::Map;
 
@@ -17,6 +18,7 @@ pub(crate) struct Volume {
     read_only: bool,
     /// The maps it reads through, its own first. Never empty.
     chain: RefCell<Vec<Rc<Map>>>,
+    number: ChainNumber,
     pub(crate) locks: Rc<RangeLocks>,
     /// Clusters that first writes are filling, by cluster of the lvol: not in the map yet.
     filling: RefCell<HashMap<u32, Filling>>,
@@ -50,6 +52,7 @@ impl Volume {
             block_size,
             read_only,
             chain: RefCell::new(chain),
+            number: ChainNumber::default(),
             locks: Rc::default(),
             filling: RefCell::default(),
             writes: Cell::new(0),
@@ -107,6 +110,11 @@ impl Volume {
         body(&self.chain.borrow())
     }
 
+    /// What the store's hints for that chain are kept under.
+    pub(crate) const fn chain_number(&self) -> &ChainNumber {
+        &self.number
+    }
+
     /// Its own map.
     pub(crate) fn map(&self) -> Rc<Map> {
         Rc::clone(&self.chain.borrow()[0])
@@ -114,6 +122,7 @@ impl Volume {
 
     pub(crate) fn set_chain(&self, chain: Vec<Rc<Map>>) {
         *self.chain.borrow_mut() = chain;
+        self.number.renew();
     }
 
     /// The lvol is deleted: nothing is served any more.

@@ -9,7 +9,7 @@ use block_device::{Error, ErrorKind, Range, Slice};
 use reactor::Buffer;
 use smallvec::SmallVec;
 
-use crate::chain::{Source, resolve};
+use crate::chain::Source;
 use crate::error::StoreError;
 use crate::format::record::{BlockChecksums, Record};
 use crate::format::{BLOCK, crc32c};
@@ -115,8 +115,7 @@ impl Lvol {
 
     /// A whole block as the lvol reads now.
     async fn read_block(&self, offset: u64) -> Result<Buffer, Error> {
-        let range = Range { offset, length: BLOCK };
-        let pieces = self.volume().with_chain(|chain| resolve(chain, self.core().layout.cluster_size, range));
+        let pieces = self.resolve(Range { offset, length: BLOCK });
         let buffer = Buffer::try_new(BLOCK as usize).ok_or(ErrorKind::Busy)?;
         match pieces[0].source {
             Source::Zeroes => {
