@@ -69,7 +69,8 @@ impl FileDevice {
             return Err(GeometryError::BlockSize(block_size));
         }
         let whole = disk.size() - disk.size() % u64::from(block_size);
-        let geometry = Geometry::new(whole, block_size)?;
+        let atomic_write = disk.atomic_write().min(block_size);
+        let geometry = Geometry { atomic_write, ..Geometry::new(whole, block_size)? };
         let in_flight = Rc::new(InFlight::default());
         let disk_reply = DiskReply::new(Rc::clone(&in_flight) as Rc<dyn DiskSink>);
         Ok(Self { disk, geometry, in_flight, disk_reply })

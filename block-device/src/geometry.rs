@@ -11,7 +11,8 @@ pub struct Geometry {
     pub blocks: u64,
     /// The unit of allocation in bytes: unmaps of whole units give space back.
     pub allocation_unit: u32,
-    /// The largest write in bytes that a power cut leaves whole or untouched (I29): at least one block.
+    /// What a power cut leaves whole or untouched (I29), in bytes, at multiples of it: a power of two. Less than a block when the
+    /// disk does not promise more.
     pub atomic_write: u32,
     /// The device refuses writes.
     pub read_only: bool,

@@ -265,7 +265,7 @@ impl Core {
     }
 
     /// The volume can do what each replica can.
-    fn take_limits(&self) {
+    pub(crate) fn take_limits(&self) {
         let mut geometry = self.geometry.get();
         let members = self.members.borrow();
         for (_, replica) in members.replicas(members.receiving()) {

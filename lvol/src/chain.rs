@@ -104,8 +104,8 @@ mod tests {
         let child = map(&[(0, 200, 4, 2)]);
         child.zero(16, 8, &mut Vec::new());
         let range = Range { offset: 0, length: 3 * u64::from(CLUSTER) };
-        let pieces =
-            resolve(CLUSTER, range, |index, at, count| find(&[child.clone(), parent.clone()], index, at, count));
+        let chain = [child, parent];
+        let pieces = resolve(CLUSTER, range, |index, at, count| find(&chain, index, at, count));
         let zeroes = |blocks: u64| Piece { source: Source::Zeroes, length: blocks * 4096 };
         let expected = [disk(100, 0, 4), disk(200, 4, 2), disk(100, 6, 10), zeroes(8), disk(101, 8, 8), zeroes(16)];
         assert_eq!(pieces.as_slice(), expected);
@@ -115,7 +115,7 @@ mod tests {
     fn clusters_in_a_row_on_disk_are_one_piece() {
         let own = map(&[(0, 100, 0, 16), (1, 101, 0, 16), (2, 103, 0, 16)]);
         let range = Range { offset: 512, length: 3 * u64::from(CLUSTER) - 1024 };
-        let pieces = resolve(CLUSTER, range, |index, at, count| find(&[own.clone()], index, at, count));
+        let pieces = resolve(CLUSTER, range, |index, at, count| find(std::slice::from_ref(&own), index, at, count));
         let first = Piece { source: Source::Disk(100 * 65536 + 512), length: 2 * 65536 - 512 };
         let second = Piece { source: Source::Disk(103 * 65536), length: 65536 - 512 };
         assert_eq!(pieces.as_slice(), [first, second]);

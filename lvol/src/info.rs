@@ -53,6 +53,8 @@ pub struct StoreInfo {
     pub internal_lvols: usize,
     /// Bytes of the clusters of internal lvols.
     pub internal_bytes: u64,
+    /// What a power cut leaves whole or untouched when it is overwritten, in bytes: larger blocks of lvols can be torn (I29).
+    pub atomic_write: u32,
     /// The last user closed it in order: nothing was replayed.
     pub clean_open: bool,
     /// Some lvol is damaged; its space stays in use until the store is repaired.

@@ -231,7 +231,8 @@ impl BlockDevice for Lvol {
             block_size,
             blocks: size / u64::from(block_size),
             allocation_unit: BLOCK as u32,
-            atomic_write: block_size,
+            // First writes are whole by the journal, whatever the disk does.
+            atomic_write: self.core.disk.atomic_write().min(block_size),
             read_only: self.volume.read_only(),
         }
     }

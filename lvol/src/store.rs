@@ -20,6 +20,10 @@ use crate::operations::to_the_end;
 use crate::recovery;
 use crate::volume::Volume;
 
+/// I29 on disks that promise little.
+const TORN: &str = "a power cut leaves no more than this many bytes whole on the disk: blocks of 4096 bytes that are overwritten can \
+    be torn, so volumes for which that matters need blocks of 512 bytes";
+
 /// An open logical-volume store on a disk. Clones share it.
 ///
 /// Control operations are done one after the other. Each that changes something is durable when it returns; one whose
@@ -75,6 +79,10 @@ impl Store {
     /// Opens the store on a disk, recovering from whatever happened to it.
     pub async fn open(disk: Disk) -> Result<Self, StoreError> {
         let core = recovery::open(disk).await?;
+        if u64::from(core.disk.atomic_write()) < BLOCK {
+            let (store, unit) = (core.superblock.borrow().uuid, core.disk.atomic_write());
+            tracing::warn!(%store, unit, "{TORN}");
+        }
         core.start_merges();
         Ok(Self { core })
     }
@@ -99,6 +107,7 @@ impl Store {
             lvols: catalog.lvols.len() - internal.len(),
             internal_lvols: internal.len(),
             internal_bytes: internal.iter().map(|node| catalog.used_bytes(node)).sum(),
+            atomic_write: core.disk.atomic_write(),
             clean_open: core.clean_open,
             damaged: core.damaged.get(),
             failure: core.failure(),

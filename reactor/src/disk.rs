@@ -36,6 +36,7 @@ struct Inner {
     backing: Backing,
     size: Cell<u64>,
     alignment: u32,
+    atomic_write: u32,
     watcher: OnceCell<Box<dyn Fn(DiskAction)>>,
 }
 
@@ -110,23 +111,23 @@ impl Disk {
         let home = Home::here();
         let opened = home.with_driver(|driver| driver.open_disk(path, options))?;
         let backing = Backing::Driver(home, opened.id);
-        Ok(Self::new(backing, opened.size, opened.alignment))
+        Ok(Self::new(backing, opened.size, opened.alignment, opened.atomic_write))
     }
 
     /// A disk of plain memory, zeroes at first, gone with its last clone.
     pub fn memory(size: u64) -> io::Result<Self> {
-        Ok(Self::new(Backing::Memory(RefCell::new(Memory::dense(size)?)), size, 512))
+        Ok(Self::new(Backing::Memory(RefCell::new(Memory::dense(size)?)), size, 512, 4096))
     }
 
     /// A disk of memory that keeps only what is not zero, so that it can be much larger than memory. Slower than
     /// [`Disk::memory`].
     pub fn sparse_memory(size: u64) -> Self {
-        Self::new(Backing::Memory(RefCell::new(Memory::sparse())), size, 512)
+        Self::new(Backing::Memory(RefCell::new(Memory::sparse())), size, 512, 4096)
     }
 
-    fn new(backing: Backing, size: u64, alignment: u32) -> Self {
+    fn new(backing: Backing, size: u64, alignment: u32, atomic_write: u32) -> Self {
         let size = Cell::new(size);
-        Self { inner: Rc::new(Inner { backing, size, alignment, watcher: OnceCell::new() }) }
+        Self { inner: Rc::new(Inner { backing, size, alignment, atomic_write, watcher: OnceCell::new() }) }
     }
 
     /// Tells `watcher` of everything that this disk, or a clone of it, is asked to do from now on, before it is done: for
@@ -144,6 +145,12 @@ impl Disk {
     /// What offsets, lengths and memory must be multiples of, in bytes: a power of two, 512 to 4096.
     pub fn alignment(&self) -> u32 {
         self.inner.alignment
+    }
+
+    /// What a power cut leaves whole or untouched when one write covers it, in bytes, at multiples of it: a power of two, 512 to
+    /// 4096, as far as the kernel knows the drive. Of memory nothing is left anyway.
+    pub fn atomic_write(&self) -> u32 {
+        self.inner.atomic_write
     }
 
     /// Changes the size of a file or memory, durably. Blocking and rare.

@@ -248,6 +248,7 @@ impl Job<'_> {
             }
             member.failing.is_some()
         };
+        self.core.take_limits();
         if failure {
             self.core.signals.failing.notify_one();
         }

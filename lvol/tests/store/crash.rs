@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use block_device::BlockDevice;
 use lvol::{Lvol, Store};
 use reactor::simulated::{Cut, DiskFault, DiskFaultKind, NodeId, Observer, Random, Survival};
 use reactor::{sleep, spawn};
@@ -28,7 +29,7 @@ const TASKS: u64 = 3;
 
 const HEAD: u128 = 1;
 
-/// What a disk writes whole, in bytes.
+/// What the smallest disks write whole, in bytes.
 const SECTOR: u64 = 512;
 
 /// Something that was asked of the store: from which step of the disk on, and up to which it was answered.
@@ -47,6 +48,13 @@ enum What {
     Flush,
     Snapshot(Uuid),
     DeleteHead,
+}
+
+/// What was done in one run, and what the head announced that a power cut leaves whole, in bytes (I29).
+#[derive(Clone)]
+struct Run {
+    events: Vec<Event>,
+    unit: u64,
 }
 
 /// All that happened, in the order in which it began.
@@ -116,19 +124,24 @@ async fn work(log: Log, store: Store, task: u64, seed: u64, steps: u64) {
 
 /// A run of the workload on a fresh store, from creating the lvol to deleting it, closing the store and opening it again in
 /// between.
-fn record(seed: u64, disk_size: u64, steps: u64) -> (Rig, Vec<Event>) {
-    let rig = Rig::with_disk(seed, disk_size, 512);
+fn record(seed: u64, disk_size: u64, steps: u64) -> (Rig, Run) {
+    record_on(Rig::with_disk(seed, disk_size, SECTOR as u32), seed, steps)
+}
+
+fn record_on(rig: Rig, seed: u64, steps: u64) -> (Rig, Run) {
     rig.run(async { format(&disk()).await.expect("formatted") });
     rig.world.record_disk(rig.node, DISK);
     let log = Log::new(&rig);
     let events = Rc::clone(&log.events);
-    rig.run(async move {
+    let unit = rig.run(async move {
+        let mut unit = 0;
         for part in 0..2 {
             let store = open().await;
             if part == 0 {
                 let event = log.begin(What::Create);
                 store.create(&lvol(HEAD, TASKS * REGION * BLOCK)).await.expect("created");
                 log.end(event);
+                unit = store.open_lvol(id(HEAD)).await.expect("opened").geometry().atomic_write;
             }
             let tasks: Vec<_> =
                 (0..TASKS).map(|task| spawn(work(log.clone(), store.clone(), task, seed * 2 + part, steps))).collect();
@@ -144,14 +157,16 @@ fn record(seed: u64, disk_size: u64, steps: u64) -> (Rig, Vec<Event>) {
             }
             store.close().await.expect("closed");
         }
+        u64::from(unit)
     });
     let events = events.borrow().clone();
-    (rig, events)
+    (rig, Run { events, unit })
 }
 
 /// What may be read from the head or a snapshot after the power went at step `at`.
 struct Expectation<'a> {
     events: &'a [Event],
+    unit: u64,
     at: usize,
 }
 
@@ -188,9 +203,9 @@ impl Expectation<'_> {
     fn check_content(&self, content: &[u8], settled: usize, until: usize, what: &str) {
         for (block, bytes) in content.chunks_exact(BLOCK as usize).enumerate() {
             let stamps = self.stamps(block as u64, settled, until);
-            for sector in bytes.chunks_exact(SECTOR as usize) {
-                let stamp = u64::from_le_bytes(sector[..8].try_into().expect("eight bytes"));
-                assert!(sector == &stamped(stamp, SECTOR as usize)[..], "{what}: block {block} holds strange bytes");
+            for unit in bytes.chunks_exact(self.unit as usize) {
+                let stamp = u64::from_le_bytes(unit[..8].try_into().expect("eight bytes"));
+                assert!(unit == &stamped(stamp, unit.len())[..], "{what}: block {block} is a mixture (I29)");
                 assert!(stamps.contains(&stamp), "{what}: block {block} holds {stamp}, not one of {stamps:?}");
             }
         }
@@ -198,16 +213,16 @@ impl Expectation<'_> {
 }
 
 /// Opens the store on what is left, checks everything, goes on using it. Returns what happened to the disk meanwhile.
-fn check(events: &[Event], at: usize, cut: &Cut, survival: Survival) {
+fn check(run: &Run, at: usize, cut: &Cut, survival: Survival) {
     let rig = Rig::with_image(at as u64, cut.image(survival));
-    check_rig(&rig, events, at);
+    check_rig(&rig, run, at);
 }
 
-fn check_rig(rig: &Rig, events: &[Event], at: usize) {
-    let events = events.to_vec();
+fn check_rig(rig: &Rig, run: &Run, at: usize) {
+    let Run { events, unit } = run.clone();
     rig.run(async move {
         let store = open().await;
-        let expectation = Expectation { events: &events, at };
+        let expectation = Expectation { events: &events, unit, at };
         assert!(!store.info().damaged);
         check_head(&store, &expectation).await;
         check_snapshots(&store, &expectation).await;
@@ -259,7 +274,7 @@ fn is_long() -> bool {
 #[test]
 fn a_power_cut_at_every_step_loses_nothing_flushed() {
     for seed in 1..3 {
-        let (rig, events) = record(seed, SIZE, 5);
+        let (rig, run) = record(seed, SIZE, 5);
         let history = rig.world.disk_history(rig.node, DISK);
         let mut random = Random::new(seed);
         let mut checked = 0;
@@ -268,7 +283,7 @@ fn a_power_cut_at_every_step_loses_nothing_flushed() {
             let count = if is_long() { survivals.len() } else { survivals.len().min(4) };
             let first = random.index(survivals.len());
             for survival in survivals.iter().cycle().skip(first).take(count) {
-                check(&events, at, &cut, *survival);
+                check(&run, at, &cut, *survival);
                 checked += 1;
             }
         }
@@ -276,10 +291,24 @@ fn a_power_cut_at_every_step_loses_nothing_flushed() {
     }
 }
 
+/// What is announced as atomic is what the disk writes whole, and each such unit is one write's or the other's.
+#[test]
+fn a_power_cut_tears_no_announced_unit() {
+    for (alignment, unit) in [(512, 512), (4096, 4096)] {
+        let (rig, run) = record_on(Rig::with_disk(5, SIZE, alignment), 5, 6);
+        assert_eq!(run.unit, unit);
+        let history = rig.world.disk_history(rig.node, DISK);
+        let mut random = Random::new(5);
+        for (at, cut) in history.cuts().enumerate() {
+            check(&run, at, &cut, Survival::Random(random.next_u64()));
+        }
+    }
+}
+
 /// Long enough for checkpoints while everything goes on, at cuts chosen at random.
 #[test]
 fn a_power_cut_around_checkpoints_loses_nothing_flushed() {
-    let (rig, events) = record(11, 128 << 20, 120);
+    let (rig, run) = record(11, 128 << 20, 120);
     let history = rig.world.disk_history(rig.node, DISK);
     let mut random = Random::new(11);
     for _ in 0..150 {
@@ -287,14 +316,14 @@ fn a_power_cut_around_checkpoints_loses_nothing_flushed() {
         let cut = history.cut(at);
         let survivals = cut.survivals(3, random.next_u64());
         for _ in 0..3 {
-            check(&events, at, &cut, survivals[random.index(survivals.len())]);
+            check(&run, at, &cut, survivals[random.index(survivals.len())]);
         }
     }
 }
 
 #[test]
 fn a_second_power_cut_during_recovery_loses_nothing_either() {
-    let (rig, events) = record(21, SIZE, 8);
+    let (rig, run) = record(21, SIZE, 8);
     let history = rig.world.disk_history(rig.node, DISK);
     let mut random = Random::new(21);
     for _ in 0..25 {
@@ -306,7 +335,7 @@ fn a_second_power_cut_during_recovery_loses_nothing_either() {
         let again = rig.world.disk_history(rig.node, DISK);
         for (step, cut) in again.cuts().enumerate() {
             for survival in [Survival::AllLost, Survival::AllKept, Survival::Random(step as u64)] {
-                check(&events, at, &cut, survival);
+                check(&run, at, &cut, survival);
             }
         }
     }
@@ -439,14 +468,14 @@ fn a_kill_loses_nothing_answered() {
         // Answered is as good as flushed.
         let answered = Event { start: at, end: at, what: What::Flush };
         events.push(answered);
-        check_rig(&rig, &events, at);
+        check_rig(&rig, &Run { events, unit: SECTOR }, at);
     }
 }
 
 /// Stamps of blocks that several tasks write tell nothing about order: this is what the expectations rely on.
 #[test]
 fn tasks_write_blocks_of_their_own() {
-    let (_rig, events) = record(71, SIZE, 20);
+    let (_rig, Run { events, .. }) = record(71, SIZE, 20);
     let mut owners: BTreeMap<u64, u64> = BTreeMap::new();
     for event in &events {
         if let What::Write(first, last, stamp) = event.what

@@ -163,4 +163,6 @@ pub(crate) struct OpenDisk {
     pub(crate) size: u64,
     /// The alignment of offsets, lengths and memory that the disk asks for, in bytes: a power of two, 512 to 4096.
     pub(crate) alignment: u32,
+    /// What a power cut leaves whole or untouched, in bytes, when aligned: a power of two, 512 to 4096.
+    pub(crate) atomic_write: u32,
 }

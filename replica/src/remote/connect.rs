@@ -90,7 +90,7 @@ fn wire_open(open: &OpenReplica) -> Open {
 fn granted(grant: &Grant) -> Result<Granted, OpenError> {
     let mut geometry = Geometry::new(grant.size, grant.block_size)
         .map_err(|error| OpenError::Mismatch(format!("it describes no device: {error}")))?;
-    if grant.atomic_write < grant.block_size || grant.allocation_unit == 0 {
+    if !grant.atomic_write.is_power_of_two() || grant.allocation_unit == 0 {
         return Err(OpenError::Mismatch("it describes no device: no atomic write or allocation unit".to_owned()));
     }
     geometry.atomic_write = grant.atomic_write;

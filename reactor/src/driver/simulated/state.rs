@@ -333,7 +333,9 @@ impl State {
         }
         let resource = Resource::Disk { disk, read_only: options.read_only, closing: false };
         let id = self.reactors[index].resources.insert(resource);
-        Ok(OpenDisk { id, size: self.disks[disk].size(), alignment: self.disks[disk].alignment() })
+        let alignment = self.disks[disk].alignment();
+        // Its sector is never torn.
+        Ok(OpenDisk { id, size: self.disks[disk].size(), alignment, atomic_write: alignment })
     }
 
     pub(crate) fn resize_disk(&mut self, index: usize, resource: ResourceId, size: u64) -> io::Result<()> {

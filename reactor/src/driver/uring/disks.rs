@@ -5,15 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::atomic;
 use super::descriptors::Kind;
 use crate::disk::DiskOptions;
 
 /// Alignment is never below a sector, and never above what every buffer has.
-const LEAST_ALIGNMENT: u32 = 512;
-const MOST_ALIGNMENT: u32 = 4096;
+pub(super) const LEAST_ALIGNMENT: u32 = 512;
+pub(super) const MOST_ALIGNMENT: u32 = 4096;
 
 /// A disk just opened and locked.
 pub(super) struct OpenedDisk {
@@ -21,6 +22,7 @@ pub(super) struct OpenedDisk {
     pub(super) kind: Kind,
     pub(super) size: u64,
     pub(super) alignment: u32,
+    pub(super) atomic_write: u32,
 }
 
 /// Opens, locks and measures a disk.
@@ -33,7 +35,8 @@ pub(super) fn open(path: &Path, options: &DiskOptions) -> io::Result<OpenedDisk>
     lock(&file, path)?;
     if kind.is_block_device() {
         let (size, alignment) = measure_device(&file).map_err(|error| explain(path, error))?;
-        return Ok(OpenedDisk { file: file.into(), kind: Kind::BlockDevice, size, alignment });
+        let atomic_write = atomic_unit(file.metadata()?.rdev()).max(alignment);
+        return Ok(OpenedDisk { file: file.into(), kind: Kind::BlockDevice, size, alignment, atomic_write });
     }
     if !kind.is_file() {
         let text = format!("{}: neither a file nor a block device", path.display());
@@ -44,7 +47,25 @@ pub(super) fn open(path: &Path, options: &DiskOptions) -> io::Result<OpenedDisk>
     }
     let size = file.metadata()?.len();
     let alignment = if direct { direct_alignment(path) } else { LEAST_ALIGNMENT };
-    Ok(OpenedDisk { file: file.into(), kind: Kind::File { direct }, size, alignment })
+    let atomic_write = file_atomic_unit(&file)?;
+    Ok(OpenedDisk { file: file.into(), kind: Kind::File { direct }, size, alignment, atomic_write })
+}
+
+fn atomic_unit(device: u64) -> u32 {
+    atomic::unit_of(Path::new(atomic::DEVICES), libc::major(device), libc::minor(device))
+}
+
+/// A file's blocks lie on its device as blocks of the file system: what is larger can be in two places.
+fn file_atomic_unit(file: &File) -> io::Result<u32> {
+    let unit = atomic_unit(file.metadata()?.dev());
+    // SAFETY: all-zero is a valid value of this plain structure.
+    let mut status: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure lives through the call, which fills it.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), &mut status) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let block = u32::try_from(status.f_bsize).ok().filter(|block| block.is_power_of_two());
+    Ok(unit.min(block.unwrap_or(LEAST_ALIGNMENT)).max(LEAST_ALIGNMENT))
 }
 
 /// Changes the size of a file, durably.

@@ -6,6 +6,7 @@
 //! may touch it, whatever became of the future that waits for it. When the driver is dropped it cancels what is in flight
 //! and waits for the kernel to let go.
 
+mod atomic;
 mod descriptors;
 mod disks;
 mod helper;
@@ -272,7 +273,7 @@ impl Driver for UringDriver {
     fn open_disk(&mut self, path: &Path, options: &DiskOptions) -> io::Result<OpenDisk> {
         let disk = disks::open(path, options)?;
         let id = self.descriptors.add(&self.ring.submitter(), disk.file, disk.kind)?;
-        Ok(OpenDisk { id, size: disk.size, alignment: disk.alignment })
+        Ok(OpenDisk { id, size: disk.size, alignment: disk.alignment, atomic_write: disk.atomic_write })
     }
 
     fn resize_disk(&mut self, disk: ResourceId, size: u64) -> io::Result<()> {

@@ -315,7 +315,13 @@ impl Story {
 
     async fn open_lvol(&self, store: &Store, uuid: Uuid) -> Option<Rc<dyn BlockDevice>> {
         match store.open_lvol(uuid).await {
-            Ok(lvol) => Some(lvol),
+            Ok(lvol) => {
+                // Hosts look for mixtures within such a unit.
+                let geometry = lvol.geometry();
+                let unit = self.sector.min(u64::from(geometry.block_size));
+                assert_eq!(u64::from(geometry.atomic_write), unit, "I29 broken: another unit is announced");
+                Some(lvol)
+            }
             Err(error) => {
                 assert!(self.errors == Errors::Expected, "{uuid} does not open: {error}");
                 None
