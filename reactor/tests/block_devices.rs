@@ -58,6 +58,8 @@ fn a_block_device_is_read_written_and_discarded() {
         run(async move {
             let disk = open(&path).expect("opened");
             assert_eq!((disk.size(), disk.alignment()), (SIZE, sector));
+            // The physical blocks of a loop device are its sectors.
+            assert_eq!(disk.atomic_write(), sector);
             disk.write(1 << 20, patterned(0..1 << 20)).await.expect("written");
             disk.sync().await.expect("stable");
             let full = std::fs::metadata(&file).expect("there").blocks();

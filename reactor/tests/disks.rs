@@ -36,6 +36,8 @@ async fn read(disk: &Disk, offset: u64, length: usize) -> Buffer {
 fn what_was_written_is_read_back() {
     with_disk(|disk, _folder| async move {
         assert_eq!(disk.size(), 4 << 20);
+        let unit = disk.atomic_write();
+        assert!(unit.is_power_of_two() && (512..=4096).contains(&unit), "{unit}");
         disk.write(8192, Slice::from(&[5; 8192][..])).await.expect("written");
         disk.sync().await.expect("stable");
         let buffer = read(&disk, 4096, 16384).await;
