@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
 
 use crate::bench::BenchArguments;
 use crate::size::Size;
@@ -51,6 +52,9 @@ pub(crate) enum DaemonCommand {
     /// Replicated volumes that hosts attach over NVMe/TCP
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Read-only cuts of volumes
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// This node's copies of volumes
     #[command(subcommand)]
     Replica(ReplicaCommand),
@@ -68,6 +72,31 @@ pub(crate) enum StoreCommand {
     Create(CreateStore),
     /// List the stores of the node
     List,
+    /// Check a store that is not open, and repair it
+    ///
+    /// Needs no daemon: reads the file or device itself, and refuses one that is in use. Without --repair nothing is written.
+    ///
+    /// Each finding says what is wrong, where on the disk, what it means for which lvol, and what a repair does about it.
+    /// Findings are notes (all is well), warnings (nothing is lost, the store works), errors (an lvol is not served, or space
+    /// is lost, until a repair) and fatal (the store does not open).
+    ///
+    /// Exit codes are those of fsck: 0 nothing is wrong, 1 everything that was wrong is repaired, 4 errors are left, 8 the
+    /// check itself failed, as when the disk cannot be read or is in use.
+    #[command(verbatim_doc_comment)]
+    Check(CheckStore),
+    /// Print what is in a store that is not open, or export the data of one of its lvols
+    ///
+    /// Needs no daemon: reads the file or device itself, and refuses one that is in use. Nothing is written to it.
+    ///
+    /// Without --lvol it prints the superblocks, all pages of the last checkpoint and the batches of the journal that an open
+    /// would replay, damaged ones too; with `-o json` one JSON object a line. Stores of any size are printed as they are read.
+    ///
+    /// With --lvol and --to it writes the content of an lvol to a new sparse file, also of one that is damaged and not
+    /// served any more. Ranges that nobody knows become holes and are listed on stderr.
+    ///
+    /// Exit codes: 0 all of it, 4 something is damaged or unknown, 8 it failed.
+    #[command(verbatim_doc_comment)]
+    Dump(DumpStore),
     /// Close a store and forget it; its file or device keeps its content
     Delete {
         /// Its name or UUID
@@ -76,6 +105,42 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         uuid: Option<String>,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckStore {
+    /// The file or block device
+    pub(crate) disk: PathBuf,
+    /// Repair what can be repaired without losing what could be read before
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Repair this lvol also where that costs it something; can be given several times. The findings say what it costs:
+    /// which bytes become zeroes. `unnamed` stands for lvols of which not even the UUID is left
+    #[arg(long, value_name = "LVOL", requires = "repair", value_parser = lvol_id)]
+    pub(crate) accept_loss: Vec<Uuid>,
+    /// Read all data of all lvols too
+    #[arg(long)]
+    pub(crate) data: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DumpStore {
+    /// The file or block device
+    pub(crate) disk: PathBuf,
+    /// Export the data of this lvol
+    #[arg(long, value_name = "UUID", requires = "to")]
+    pub(crate) lvol: Option<Uuid>,
+    /// Where to: a file that does not exist yet
+    #[arg(long, value_name = "FILE", requires = "lvol")]
+    pub(crate) to: Option<PathBuf>,
+}
+
+/// The UUID of an lvol, or the word for those that have none.
+fn lvol_id(text: &str) -> Result<Uuid, String> {
+    match text {
+        "unnamed" => Ok(Uuid::nil()),
+        _ => text.parse().map_err(|_| "neither a UUID nor `unnamed`".to_owned()),
+    }
 }
 
 #[derive(Args, Debug)]
@@ -118,6 +183,24 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         uuid: Option<String>,
     },
+    /// Make the volume larger while it is in use; hosts are told
+    Grow {
+        /// Its name or UUID
+        volume: String,
+        /// The new size
+        #[arg(long)]
+        size: Size,
+    },
+    /// Make the volume read as one of its snapshots did: what was written since is gone. Unmount it first
+    Revert {
+        /// Its name or UUID
+        volume: String,
+        /// The snapshot's name or UUID
+        snapshot: String,
+        /// Delete the snapshots that are newer than that one
+        #[arg(long)]
+        discard_newer: bool,
+    },
     /// End the export, stop the engine and delete the replicas
     Delete {
         /// Its name or UUID
@@ -125,6 +208,33 @@ pub(crate) enum VolumeCommand {
         /// Delete it only if it has this UUID
         #[arg(long)]
         uuid: Option<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum SnapshotCommand {
+    /// Cut a volume, on all its replicas at the same point
+    Create {
+        /// The volume's name or UUID
+        volume: String,
+        /// The snapshot's name
+        #[arg(long)]
+        name: Option<String>,
+        /// The snapshot's UUID; the same one again is the same snapshot
+        #[arg(long)]
+        uuid: Option<String>,
+    },
+    /// List the snapshots of a volume, oldest first
+    List {
+        /// The volume's name or UUID
+        volume: String,
+    },
+    /// Delete a snapshot from all replicas; its space comes back in the background
+    Delete {
+        /// The volume's name or UUID
+        volume: String,
+        /// The snapshot's name or UUID
+        snapshot: String,
     },
 }
 
@@ -186,6 +296,15 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_accepted_loss_is_of_an_lvol_and_needs_a_repair() {
+        let parse = |rest: &[&str]| Arguments::try_parse_from(["ashlar", "store", "check", "/disk"].iter().chain(rest));
+        let uuid = "00000000-0000-0000-0000-000000000001";
+        assert!(parse(&["--repair", "--accept-loss", uuid, "--accept-loss", "unnamed"]).is_ok());
+        assert!(parse(&["--accept-loss", uuid]).is_err());
+        assert!(parse(&["--repair", "--accept-loss", "all"]).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The command line, and the parts of it that the integration tests use too: [`cluster`] and [`client`].
 //!
 //! `ashlar` is a gRPC client and nothing else: whatever it can do, any other client of `proto/ashlar/v1` can do. The
-//! exceptions need no running daemon: `bench` drives any NVMe/TCP target, `demo` starts daemons of its own.
+//! exceptions need no running daemon: `bench` drives any NVMe/TCP target, `demo` starts daemons of its own, `store check` and
+//! `store dump` work on the disk of a store that no daemon has open (docs/decisions).
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +12,7 @@ pub mod client;
 pub mod cluster;
 mod commands;
 mod demo;
+mod offline;
 mod output;
 mod size;
 
@@ -18,13 +20,21 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, DaemonCommand, StoreCommand};
 
 pub use crate::size::Size;
 
-/// Runs the command line of this process. Exit codes: 0 done, 1 failed, 2 wrong usage (from clap).
+/// Runs the command line of this process. Exit codes: 0 done, 1 failed, 2 wrong usage (from clap); `store check` and
+/// `store dump` have those of fsck.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Command::OfDaemon(DaemonCommand::Store(command)) = &arguments.command {
+        match command {
+            StoreCommand::Check(options) => return offline::check::run(options, arguments.output),
+            StoreCommand::Dump(options) => return offline::dump::run(options, arguments.output),
+            _ => {}
+        }
+    }
     match execute(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

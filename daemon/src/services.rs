@@ -154,6 +154,27 @@ impl VolumeService for Services {
         self.detached(|control| async move { control.volumes.snapshot(request.into_inner()).await }).await
     }
 
+    async fn list_snapshots(&self, request: Request<v1::ListSnapshotsRequest>) -> Answer<v1::ListSnapshotsResponse> {
+        let snapshots = self.control.volumes.snapshots(&request.into_inner().volume).await;
+        answer(snapshots.map(|snapshots| v1::ListSnapshotsResponse { snapshots }))
+    }
+
+    async fn delete_snapshot(&self, request: Request<v1::DeleteSnapshotRequest>) -> Answer<v1::DeleteSnapshotResponse> {
+        self.detached(|control| async move {
+            let deleted = control.volumes.delete_snapshot(request.into_inner()).await;
+            deleted.map(|()| v1::DeleteSnapshotResponse {})
+        })
+        .await
+    }
+
+    async fn revert(&self, request: Request<v1::RevertVolumeRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.revert(request.into_inner()).await }).await
+    }
+
+    async fn grow(&self, request: Request<v1::GrowVolumeRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.grow(request.into_inner()).await }).await
+    }
+
     async fn delete(&self, request: Request<v1::DeleteVolumeRequest>) -> Answer<v1::DeleteVolumeResponse> {
         self.detached(|control| async move {
             let pending = control.volumes.delete(request.into_inner()).await;

@@ -82,6 +82,8 @@ pub struct EngineStatus {
     pub volume: Uuid,
     /// The epoch it holds.
     pub epoch: u64,
+    /// Bytes.
+    pub size: u64,
     /// What it does.
     pub state: EngineState,
     /// Its replicas, in the record's order.
@@ -139,6 +141,8 @@ pub struct CopyProgress {
     pub position: u64,
     /// Bytes of that lvol.
     pub size: u64,
-    /// Bytes written to the replica so far.
+    /// Bytes compared by their hashes so far.
+    pub compared: u64,
+    /// Bytes of data sent to the replica so far.
     pub written: u64,
 }

@@ -15,6 +15,7 @@ use crate::connector::Connector;
 use crate::flight::{Flight, Slot, Stage};
 use crate::members::{Mask, Members, Role, bit};
 use crate::registry::{Registry, VolumeRecord};
+use crate::session::Tasks;
 
 /// How long a replica that is busy is left alone before a request is tried again (I33).
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
@@ -77,6 +78,8 @@ pub(crate) struct Core {
     pub(crate) administration: Mutex<()>,
     /// One rebuild or settling at a time.
     pub(crate) copying: Semaphore,
+    /// One for each member while a session lasts: [`Core::look_after`].
+    pub(crate) watchers: RefCell<Tasks>,
     pub(crate) signals: Signals,
 }
 
@@ -126,6 +129,7 @@ impl Core {
             recording: Mutex::new(()),
             administration: Mutex::new(()),
             copying: Semaphore::new(1),
+            watchers: RefCell::default(),
             signals: Signals::default(),
         })
     }

@@ -12,7 +12,7 @@ use crate::connector::{Connector, NodeConnector};
 use crate::copy::perform;
 use crate::core::{Core, Phase};
 use crate::recording::NotRecorded;
-use crate::registry::Registry;
+use crate::registry::{NewReplica, Registry};
 use crate::session::Tasks;
 
 /// The one writer of a volume, on the reactor of the volume's local replica. A [`BlockDevice`] for frontends.
@@ -95,6 +95,7 @@ impl Engine {
         EngineStatus {
             volume: self.core.config.volume,
             epoch: record.epoch,
+            size: self.core.geometry.get().size(),
             state: self.core.phase.borrow().state(),
             replicas: replicas.collect(),
             in_flight: self.core.flight.borrow().in_flight(),
@@ -136,6 +137,32 @@ impl Engine {
         to_the_end(async move { core.grow(size).await }).await
     }
 
+    /// Takes in a replica that was just made on a node: it is rebuilt in the background and counts once it is in sync. The
+    /// same again is no error.
+    pub async fn add_replica(&self, new: NewReplica) -> Result<(), EngineError> {
+        let core = Rc::clone(&self.core);
+        to_the_end(async move { core.add_replica(new).await }).await
+    }
+
+    /// Lets a replica go for good. One that does not belong to the volume is no error (I42).
+    ///
+    /// # Errors
+    /// For the last replica that is in sync and in reach (I3).
+    pub async fn remove_replica(&self, replica: Uuid) -> Result<(), EngineError> {
+        let core = Rc::clone(&self.core);
+        to_the_end(async move { core.remove_replica(replica).await }).await
+    }
+
+    /// Makes a replica that is out of sync the one that counts, because those in sync will not come back (I5, I6). What was
+    /// acknowledged since it left is lost.
+    ///
+    /// # Errors
+    /// When the volume is served, or that replica is in sync already or was being rebuilt.
+    pub async fn recover(&self, replica: Uuid) -> Result<(), EngineError> {
+        let core = Rc::clone(&self.core);
+        to_the_end(async move { core.recover(replica).await }).await
+    }
+
     /// Ends in order: new requests are refused, those in flight end, everything is flushed, and the next start finds the
     /// volume clean. Waits for at most the replica deadline for requests in flight; what is left then is cut off, and
     /// the volume is not clean.
@@ -149,6 +176,13 @@ impl Engine {
         }
         // The session's end lets go of the replicas.
         self.core.until(|| self.core.members.borrow().0.is_empty().then_some(())).await;
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // They hold what holds them.
+        self.core.watchers.take();
     }
 }
 

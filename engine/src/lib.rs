@@ -18,6 +18,7 @@ mod core;
 mod engine;
 mod flight;
 mod members;
+mod membership;
 mod recording;
 mod registry;
 mod resize;

@@ -21,9 +21,7 @@ impl Core {
         if size < now.size() {
             return Err(EngineError::Config(format!("the volume has {} bytes and cannot have {size}", now.size())));
         }
-        if !self.is_serving() {
-            return Err(EngineError::Unavailable("the volume is not open".to_owned()));
-        }
+        self.check_serving()?;
         let receiving = self.members.borrow().receiving();
         let answers = self.ask("growing", receiving, move |replica| async move { replica.grow(size).await }).await;
         if let Some(error) = answers.into_iter().find_map(|(_, answer)| answer.err()) {

@@ -24,9 +24,7 @@ impl Core {
     pub(crate) async fn revert(self: &Rc<Self>, snapshot: Uuid, discard_newer: bool) -> Result<(), EngineError> {
         let _administration = self.administration.lock().await;
         let _frozen = self.freeze().await;
-        if !self.is_serving() {
-            return Err(EngineError::Unavailable("the volume is not open".to_owned()));
-        }
+        self.check_serving()?;
         self.check_revert(snapshot, discard_newer).await?;
         self.end_copies();
         self.record_pending(Some(PendingChange::Revert { snapshot })).await?;
@@ -110,7 +108,7 @@ impl Core {
     }
 
     /// Keeps every request waiting, and waits until those in flight are answered.
-    async fn freeze(&self) -> Frozen<'_> {
+    pub(crate) async fn freeze(&self) -> Frozen<'_> {
         self.flight.borrow_mut().freeze(true);
         let frozen = Frozen(self);
         self.until_ended(|| (!self.flight.borrow().is_active() || !self.is_running()).then_some(())).await;
@@ -119,7 +117,7 @@ impl Core {
 }
 
 /// Nothing starts while it lives.
-struct Frozen<'a>(&'a Core);
+pub(crate) struct Frozen<'a>(&'a Core);
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {

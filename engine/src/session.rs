@@ -140,6 +140,9 @@ impl Core {
             if let Some(error) = self.stopped() {
                 return Err(SessionError::Stopped(error));
             }
+            if self.record.borrow().version != record.version {
+                return Err(SessionError::Recovered);
+            }
             if here == wanted || (here > 0 && now() >= patience) {
                 return Ok(opened.take());
             }
@@ -215,6 +218,15 @@ impl Core {
         let since = wall_clock().as_secs();
         let source = source(opened);
         self.change_record(|record| {
+            // Somebody may have recovered the volume by force meanwhile: then others are to be opened.
+            if !record
+                .replicas
+                .iter()
+                .zip(opened)
+                .any(|(replica, open)| replica.state == MemberState::InSync && open.is_some())
+            {
+                return false;
+            }
             for (index, replica) in record.replicas.iter_mut().enumerate() {
                 if replica.state != MemberState::InSync {
                     continue;
@@ -250,18 +262,23 @@ impl Core {
             member.replica = replica;
             members.push(member);
         }
-        let count = members.len();
         *self.members.borrow_mut() = Members(members);
         self.take_limits();
         self.set_phase(Phase::Serving);
-        for index in 0..count {
-            tasks.spawn(Rc::clone(self).look_after(index));
-        }
+        self.watch_members();
         let core = Rc::clone(self);
         tasks.spawn(async move { core.record_failures().await });
         let core = Rc::clone(self);
         tasks.spawn(async move { core.enforce_deadline().await });
         tracing::info!(volume = %self.config.volume, epoch = record.epoch, "the volume is served");
+    }
+
+    /// Sets a task on each member; those before end, and with them what was being copied.
+    pub(crate) fn watch_members(self: &Rc<Self>) {
+        let count = self.members.borrow().0.len();
+        let mut watchers = Tasks::default();
+        (0..count).for_each(|index| watchers.spawn(Rc::clone(self).look_after(index)));
+        self.watchers.replace(watchers);
     }
 
     /// The volume can do what each replica can.
@@ -280,6 +297,7 @@ impl Core {
     pub(crate) fn end_session(&self) {
         let error =
             self.stopped().unwrap_or_else(|| Error::with_detail(ErrorKind::Unavailable, "the volume was closed"));
+        self.watchers.take();
         let members = std::mem::take(&mut self.members.borrow_mut().0);
         for replica in members.into_iter().filter_map(|member| member.replica) {
             replica.fail(error.clone());
@@ -338,6 +356,8 @@ pub(crate) enum SessionError {
     NoVolume,
     #[error("another engine has the volume")]
     Fenced,
+    #[error("the volume was recovered by force")]
+    Recovered,
     #[error("no replica could end the change that was under way: {0}")]
     Change(Error),
     #[error(transparent)]

@@ -15,9 +15,7 @@ impl Core {
     pub(crate) async fn snapshot(self: &Rc<Self>, id: Uuid, name: &str) -> Result<(), EngineError> {
         let _administration = self.administration.lock().await;
         let _held = self.hold_writes().await;
-        if !self.is_serving() {
-            return Err(EngineError::Unavailable("the volume is not open".to_owned()));
-        }
+        self.check_serving()?;
         self.detach_copies("a snapshot was taken");
         let name = name.to_owned();
         self.together("a snapshot", self.readable(), move |replica| {
@@ -30,9 +28,7 @@ impl Core {
     /// Deletes a snapshot from the volume's chain; none there is no error. The space comes back in the background.
     pub(crate) async fn delete_snapshot(self: &Rc<Self>, id: Uuid) -> Result<(), EngineError> {
         let _administration = self.administration.lock().await;
-        if !self.is_serving() {
-            return Err(EngineError::Unavailable("the volume is not open".to_owned()));
-        }
+        self.check_serving()?;
         self.detach_copies("a snapshot was deleted");
         self.together("deleting a snapshot", self.readable(), move |replica| async move {
             replica.delete_snapshot(id).await

@@ -162,6 +162,7 @@ fn directory_entry(record: &LvolRecord, first_page: u32, pages: u32) -> Director
         size: record.size,
         block_size: record.block_size,
         snapshot: record.snapshot,
+        deletion: record.deletion,
         map: record.map,
         first_page,
         pages,

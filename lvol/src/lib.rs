@@ -4,7 +4,8 @@
 //! `format` (no I/O), `map`, `allocator` and `ring` (memory only), `catalog` (what records change), `journal`, `flush`,
 //! `checkpoint` and `reclaim` (how changes reach the disk and space comes back), `recovery` (the way back), `volume`, `lvol`,
 //! `write`, `erase`, `chain`, `hints` and `io` (the data path), `store` and `operations` (what can be asked for), `internal` (lvols that
-//! belong to others), `merge` and `deletion` (what becomes of snapshots that others read through).
+//! belong to others), `merge` and `deletion` (what becomes of snapshots that others read through), `offline`
+//! (a store that is not open).
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,7 @@ mod locks;
 mod lvol;
 mod map;
 mod merge;
+pub mod offline;
 mod operations;
 mod reclaim;
 mod recovery;

@@ -9,12 +9,13 @@ use std::task::{Poll, Waker};
 
 use block_device::{Buffer, Error, ErrorKind, Outcome, Range, Reply, ReplySink, Request};
 use reactor::{Received, TcpStream, spawn};
+use replica_protocol as wire;
 use replica_protocol::{Command, Grant, Open, ProtocolError, Refusal, Server, ServerEvent, Status};
 use uuid::Uuid;
 
 use crate::directory::Incoming;
 use crate::listener::{ReplicaHost, refuse};
-use crate::status::{chain_to_wire, extents_to_wire, status_of};
+use crate::status::{chain_to_wire, extents_to_wire, notes_to_wire, status_of};
 use crate::{OpenError, OpenReplica, Replica};
 
 /// Serves a connection from its Open to its end.
@@ -271,6 +272,13 @@ impl Connection {
                 let range = Range { offset, length: length.into() };
                 replica.read_lvol(Uuid::from_bytes(lvol), range).await.map(Control::Data)
             }
+            Command::Hashes { lvol, offset, length, granule } => {
+                let range = Range { offset, length: length.into() };
+                let hashes = replica.hashes(Uuid::from_bytes(lvol), range, granule).await?;
+                Ok(Control::Message(wire::Hashes(hashes).encode()))
+            }
+            Command::SetNote { place, durable, content } => replica.set_note(place, &content, durable).await.map(none),
+            Command::Notes => Ok(Control::Message(notes_to_wire(replica.notes().await?).encode())),
             Command::Reset => replica.reset().await.map(none),
             Command::SetState(state) => replica.set_state(state.into()).await.map(none),
             Command::DeleteSnapshot { id } => replica.delete_snapshot(Uuid::from_bytes(id)).await.map(none),

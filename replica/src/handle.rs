@@ -8,6 +8,8 @@ use block_device::{BlockDevice, Error, Geometry, Outcome, Range};
 use reactor::Instant;
 use uuid::Uuid;
 
+pub use replica_protocol::{MAX_NOTE, NOTES};
+
 /// A future of control code: boxed, and of this thread.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
@@ -64,6 +66,10 @@ pub trait Replica: BlockDevice {
     /// Reads through an lvol of the chain.
     fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome>;
 
+    /// Hashes of what is read through an lvol of the chain ([`crate::content_hash`]), one for each piece of `granule` bytes: a power
+    /// of two from 4 KiB to 1 MiB. At most 4 MiB at once.
+    fn hashes(&self, lvol: Uuid, range: Range, granule: u32) -> LocalFuture<'_, Result<Vec<u128>, Error>>;
+
     /// Begins a full rebuild: the head becomes a new, empty one without snapshots, marked
     /// [`ReplicaState::Rebuilding`]; what was there is deleted. No request may be in flight.
     fn reset(&self) -> LocalFuture<'_, Result<(), Error>>;
@@ -71,8 +77,26 @@ pub trait Replica: BlockDevice {
     /// Marks the chain as whole or not, durably.
     fn set_state(&self, state: ReplicaState) -> LocalFuture<'_, Result<(), Error>>;
 
+    /// Keeps a note for the engine: at most [`MAX_NOTE`] bytes, in place of what was there. An answered one survives a kill of the
+    /// replica's process, a durable one a power cut.
+    fn set_note(&self, place: u8, content: &[u8], durable: bool) -> LocalFuture<'_, Result<(), Error>>;
+
+    /// All notes, in the order of their places.
+    fn notes(&self) -> LocalFuture<'_, Result<Vec<Note>, Error>>;
+
     /// Lets go of it: requests in flight still end, new ones are refused.
     fn close(&self);
+}
+
+/// What an engine keeps with a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Its place, below [`NOTES`].
+    pub place: u8,
+    /// Written since the replica's machine started: nothing written later can have been lost.
+    pub current: bool,
+    /// The engine's bytes.
+    pub content: Vec<u8>,
 }
 
 /// What to open, and as whom.

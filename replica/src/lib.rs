@@ -16,6 +16,7 @@ mod directory;
 mod error;
 mod gate;
 mod handle;
+mod hashes;
 mod listener;
 mod remote;
 mod server;
@@ -24,8 +25,10 @@ mod status;
 pub use crate::directory::Directory;
 pub use crate::error::OpenError;
 pub use crate::handle::{
-    ChainEntry, Extent, ExtentKind, Extents, Granted, LocalFuture, LvolKind, OpenReplica, Replica, ReplicaState,
+    ChainEntry, Extent, ExtentKind, Extents, Granted, LocalFuture, LvolKind, MAX_NOTE, NOTES, Note, OpenReplica,
+    Replica, ReplicaState,
 };
+pub use crate::hashes::content_hash;
 pub use crate::listener::{ReplicaHost, ReplicaListener};
 pub use crate::remote::{RemoteOptions, RemoteReplica};
 pub use crate::server::{LocalReplica, ReplicaError, ReplicaInfo, ReplicaServer, ReplicaSpec};

@@ -5,7 +5,7 @@ use replica_protocol as wire;
 use replica_protocol::Status;
 use uuid::Uuid;
 
-use crate::{ChainEntry, Extent, ExtentKind, Extents, LvolKind, ReplicaState};
+use crate::{ChainEntry, Extent, ExtentKind, Extents, LvolKind, Note, ReplicaState};
 
 /// The status of an error kind.
 pub(crate) const fn status_of(kind: ErrorKind) -> Status {
@@ -117,6 +117,16 @@ pub(crate) fn extents_from_wire(extents: wire::Extents) -> Extents {
         },
     };
     Extents { list: extents.list.into_iter().map(extent).collect(), next: extents.next }
+}
+
+pub(crate) fn notes_to_wire(notes: Vec<Note>) -> wire::Notes {
+    let note = |Note { place, current, content }| wire::Note { place, current, content };
+    wire::Notes(notes.into_iter().map(note).collect())
+}
+
+pub(crate) fn notes_from_wire(notes: wire::Notes) -> Vec<Note> {
+    let note = |wire::Note { place, current, content }| Note { place, current, content };
+    notes.0.into_iter().map(note).collect()
 }
 
 #[cfg(test)]

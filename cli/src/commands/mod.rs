@@ -2,6 +2,7 @@
 
 mod node;
 mod replica;
+mod snapshot;
 mod store;
 mod volume;
 
@@ -15,6 +16,7 @@ pub(crate) async fn run(server: &str, command: &DaemonCommand, output: Output) -
         DaemonCommand::Node(command) => node::run(&client, command, output).await,
         DaemonCommand::Store(command) => store::run(&client, command, output).await,
         DaemonCommand::Volume(command) => volume::run(&client, command, output).await,
+        DaemonCommand::Snapshot(command) => snapshot::run(&client, command, output).await,
         DaemonCommand::Replica(command) => replica::run(&client, command, output).await,
     }
 }

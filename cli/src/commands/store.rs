@@ -11,6 +11,7 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
     match command {
         StoreCommand::Create(options) => create(client, options, output).await,
         StoreCommand::List => list(client, output).await,
+        StoreCommand::Check(_) | StoreCommand::Dump(_) => unreachable!("run without a daemon, by `offline`"),
         StoreCommand::Delete { store, uuid } => {
             let expected_uuid = uuid.clone().unwrap_or_default();
             let request = DeleteStoreRequest { store: store.clone(), expected_uuid };

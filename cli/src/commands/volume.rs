@@ -3,10 +3,11 @@
 use std::fmt::Write;
 
 use proto::v1::{
-    CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState, GetVolumeRequest, ListVolumesRequest, Member,
-    MemberState, SnapshotVolumeRequest, Volume, VolumeState,
+    CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState, GetVolumeRequest, GrowVolumeRequest,
+    ListVolumesRequest, Member, MemberState, RevertVolumeRequest, Volume, VolumeState,
 };
 
+use super::snapshot;
 use crate::arguments::{CreateVolume, Output, VolumeCommand};
 use crate::client::{Client, answer};
 use crate::output::{Table, print_json};
@@ -28,14 +29,16 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             show(&volume, output)
         }
         VolumeCommand::Snapshot { volume, name, uuid } => {
-            let (name, uuid) = (name.clone().unwrap_or_default(), uuid.clone().unwrap_or_default());
-            let request = SnapshotVolumeRequest { volume: volume.clone(), name, uuid };
-            let snapshot = answer(client.volumes().snapshot(request).await)?;
-            if output == Output::Json {
-                return print_json(&snapshot);
-            }
-            println!("snapshot {} ({}) of volume {volume}", snapshot.name, snapshot.uuid);
-            Ok(())
+            snapshot::create(client, volume, name.as_deref(), uuid.as_deref(), output).await
+        }
+        VolumeCommand::Grow { volume, size } => {
+            let request = GrowVolumeRequest { volume: volume.clone(), size_bytes: size.0 };
+            show(&answer(client.volumes().grow(request).await)?, output)
+        }
+        VolumeCommand::Revert { volume, snapshot, discard_newer } => {
+            let (volume, snapshot) = (volume.clone(), snapshot.clone());
+            let request = RevertVolumeRequest { volume, snapshot, discard_newer: *discard_newer };
+            show(&answer(client.volumes().revert(request).await)?, output)
         }
         VolumeCommand::Delete { volume, uuid } => delete(client, volume, uuid.as_deref(), output).await,
     }

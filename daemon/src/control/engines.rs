@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use proto::v1::{self, EngineState, MemberState};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
@@ -96,8 +96,13 @@ impl Engines {
             tracing::error!(%error, "an engine's record is left out");
         }
         let engines = Arc::new(Self { here, records, entries: Mutex::default(), locks: KeyedLocks::default() });
-        for record in loaded.records.into_values() {
+        for mut record in loaded.records.into_values() {
             let name = record.name.clone();
+            // A grow may have been recorded, and the daemon ended before it was noted here.
+            match engines.here.data.recorded_size(record.volume).await {
+                Ok(recorded) => record.size = recorded.unwrap_or(record.size),
+                Err(error) => tracing::warn!(volume = %name, %error, "its size on record cannot be read"),
+            }
             if let Err(error) = engines.bring_up(record).await {
                 tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
             }
@@ -326,14 +331,44 @@ impl Engines {
             "" => format!("snapshot-{}", request::unix_milliseconds()),
             name => request::name("name", name)?,
         };
-        let _lock = self.locks.lock(volume).await;
+        let (_lock, _, home) = self.lock_running(volume).await?;
+        self.here.data.snapshot(home, volume, snapshot, name.clone()).await?;
+        let (uuid, volume_uuid) = (snapshot.to_string(), volume.to_string());
+        Ok(v1::Snapshot { uuid, name, volume_uuid, ..v1::Snapshot::default() })
+    }
+
+    /// A volume that is served, and keeps others from changing it meanwhile.
+    pub(super) async fn lock_running(
+        &self,
+        volume: Uuid,
+    ) -> Result<(OwnedMutexGuard<()>, EngineRecord, usize), ControlError> {
+        let lock = self.locks.lock(volume).await;
         let (record, home, phase) = self.entry(volume).ok_or_else(|| ControlError::not_found("engine", volume))?;
         if phase != Phase::Running {
             let text = format!("volume `{}` is not served yet; try again soon", record.name);
             return Err(ControlError::unavailable("ENGINE_STARTING", text));
         }
-        self.here.data.snapshot(home, volume, snapshot, name.clone()).await?;
-        Ok(v1::Snapshot { uuid: snapshot.to_string(), name, volume_uuid: volume.to_string() })
+        Ok((lock, record, home))
+    }
+
+    /// Notes the size that a volume has grown to.
+    pub(super) async fn note_size(&self, volume: Uuid, size: u64) -> Result<(), ControlError> {
+        let Some((record, ..)) = self.entry(volume) else { return Ok(()) };
+        let record = EngineRecord { size, ..record };
+        self.records.store(volume, &record).await?;
+        if let Some(entry) = self.entries().get_mut(&volume) {
+            entry.record = record;
+        }
+        Ok(())
+    }
+
+    /// The size of a volume in bytes, if it has an engine here.
+    pub(super) fn size_of(&self, volume: Uuid) -> Option<u64> {
+        self.entries().get(&volume).map(|entry| entry.record.size)
+    }
+
+    pub(super) fn data(&self) -> &DataPath {
+        &self.here.data
     }
 
     fn entry(&self, volume: Uuid) -> Option<(EngineRecord, usize, Phase)> {
@@ -358,7 +393,7 @@ impl Engines {
         v1::Engine {
             volume_uuid: record.volume.to_string(),
             name: record.name.clone(),
-            size_bytes: record.size,
+            size_bytes: facts.map_or(record.size, |facts| facts.size),
             block_size_bytes: record.block_size,
             state: state.into(),
             reason,

@@ -1,6 +1,7 @@
 //! The control side: what the node runs, on a tokio runtime of its own. It reaches the data path by messages only
 //! ([`crate::data`]), so that nothing here can hold up an I/O.
 
+mod changes;
 mod deletions;
 mod engines;
 mod error;

@@ -82,7 +82,13 @@ impl Replicas {
         let expected = request::optional_uuid("expected_volume_uuid", &request.expected_volume_uuid)?;
         let _lock = self.locks.lock(uuid).await;
         let all_open = self.stores.all_open().await;
-        let Some(facts) = self.find(uuid).await? else { return all_open };
+        let Some(facts) = self.find(uuid).await? else {
+            // A replica without a head is not listed: a delete that a kill cut short may have left its snapshots.
+            for store in self.stores.open_stores() {
+                self.data.delete_replica(store.home, store.uuid, uuid).await?;
+            }
+            return all_open;
+        };
         if expected.is_some_and(|expected| expected != facts.spec.volume) {
             return Err(ControlError::other_uuid("the volume of replica", uuid, facts.spec.volume));
         }

@@ -101,7 +101,12 @@ impl Volumes {
             Phase::Creating | Phase::Deleting => "the daemon ended in the middle; send the command again".to_owned(),
         };
         let entries = loaded.records.into_iter();
-        let entries = entries.map(|(uuid, record)| (uuid, Entry { reason: cut_off(&record), record })).collect();
+        let entries = entries.map(|(uuid, mut record)| {
+            // What the engine knows of a grow may be newer.
+            record.size = here.engines.size_of(uuid).unwrap_or(record.size);
+            (uuid, Entry { reason: cut_off(&record), record })
+        });
+        let entries = entries.collect();
         Ok(Self { here, records, entries: Mutex::new(entries), locks: KeyedLocks::default() })
     }
 
@@ -281,6 +286,32 @@ impl Volumes {
         self.here.engines.forget_membership(record.uuid).await?;
         pending.sort();
         Ok(pending)
+    }
+
+    pub(super) fn engines(&self) -> &Engines {
+        &self.here.engines
+    }
+
+    /// The identity of a volume, by name or UUID.
+    pub(super) fn uuid_of(&self, volume: &str) -> Result<Uuid, ControlError> {
+        Ok(self.find(volume)?.record.uuid)
+    }
+
+    /// Whether a volume can have this size from now on.
+    pub(super) fn check_size(&self, volume: Uuid, size: u64) -> Result<(), ControlError> {
+        let record = self.find(&volume.to_string())?.record;
+        request::geometry(size, record.block_size)?;
+        if size < record.size {
+            let problem = format!("volume `{}` has {} bytes; nothing is ever cut off", record.name, record.size);
+            return Err(ControlError::invalid("size_bytes", problem));
+        }
+        Ok(())
+    }
+
+    /// Notes the size that a volume has grown to.
+    pub(super) async fn note_size(&self, volume: Uuid, size: u64) -> Result<(), ControlError> {
+        let record = self.find(&volume.to_string())?.record;
+        Ok(self.keep(&VolumeRecord { size, ..record }).await?)
     }
 
     /// Cuts a volume.

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::errors::{engine_error, registry_error};
 use super::room::room;
 use super::standby::Standby;
-use super::{EngineFacts, EngineSpec, Inner, MemberFacts};
+use super::{EngineFacts, EngineSpec, Inner, MemberFacts, SnapshotFacts, VolumeChange};
 use crate::control::ControlError;
 
 /// A volume on its reactor: what hosts see, and the engine behind it.
@@ -136,9 +136,47 @@ pub(super) async fn forget_membership(inner: Arc<Inner>, volume: Uuid) -> Result
 
 /// Cuts all in-sync replicas of a volume at one point.
 pub(super) async fn snapshot(volume: Uuid, snapshot: Uuid, name: String) -> Result<(), ControlError> {
-    let engine = find(volume).and_then(|export| export.engine.borrow().clone());
-    let engine = engine.ok_or_else(|| ControlError::not_found("engine", volume))?;
+    let (_, engine) = running(volume)?;
     engine.snapshot(snapshot, &name).await.map_err(|error| engine_error(&name, error))
+}
+
+/// Changes a volume on all its replicas, and tells the hosts when its size is another one then.
+pub(super) async fn change(volume: Uuid, name: String, change: VolumeChange) -> Result<(), ControlError> {
+    let (export, engine) = running(volume)?;
+    let done = match change {
+        VolumeChange::DeleteSnapshot(snapshot) => engine.delete_snapshot(snapshot).await,
+        VolumeChange::Revert { snapshot, discard_newer } => engine.revert(snapshot, discard_newer).await,
+        VolumeChange::Grow(size) => engine.grow(size).await,
+    };
+    done.map_err(|error| engine_error(&name, error))?;
+    // I39: it is durable on every replica in sync.
+    export.subsystem.refresh(nvmf_target::identity::NAMESPACE_ID);
+    Ok(())
+}
+
+/// The snapshots of a volume, oldest first.
+pub(super) async fn snapshots(volume: Uuid, name: String) -> Result<Vec<SnapshotFacts>, ControlError> {
+    let (_, engine) = running(volume)?;
+    let snapshots = engine.snapshots().await.map_err(|error| engine_error(&name, error))?;
+    let facts = |entry: replica::ChainEntry| SnapshotFacts {
+        uuid: entry.id,
+        name: entry.name,
+        created: entry.created,
+        size: entry.size,
+    };
+    Ok(snapshots.into_iter().map(facts).collect())
+}
+
+fn running(volume: Uuid) -> Result<(Rc<Export>, Rc<Engine>), ControlError> {
+    let export = find(volume);
+    let engine = export.as_ref().and_then(|export| export.engine.borrow().clone());
+    export.zip(engine).ok_or_else(|| ControlError::not_found("engine", volume))
+}
+
+/// The size on record, which a grow may have changed when the daemon had no time left to note it; none without a record.
+pub(super) async fn recorded_size(inner: Arc<Inner>, volume: Uuid) -> Result<Option<u64>, ControlError> {
+    let record = room().registry(&inner).load(volume).await.map_err(registry_error)?;
+    Ok(record.map(|record| record.size))
 }
 
 /// How an engine is; none if it is not started.
@@ -171,7 +209,7 @@ fn describe(status: EngineStatus) -> EngineFacts {
         EngineState::Stopped { reason } => (v1::EngineState::Failed, reason),
     };
     let members = status.replicas.into_iter().map(describe_member).collect();
-    EngineFacts { state, reason, epoch: status.epoch, members }
+    EngineFacts { state, reason, epoch: status.epoch, size: status.size, members }
 }
 
 fn describe_member(status: ReplicaStatus) -> MemberFacts {

@@ -110,7 +110,32 @@ pub(crate) struct EngineFacts {
     pub(crate) state: EngineState,
     pub(crate) reason: String,
     pub(crate) epoch: u64,
+    /// Bytes.
+    pub(crate) size: u64,
     pub(crate) members: Vec<MemberFacts>,
+}
+
+/// A snapshot of a volume.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotFacts {
+    pub(crate) uuid: Uuid,
+    pub(crate) name: String,
+    /// Seconds since the Unix epoch.
+    pub(crate) created: u64,
+    /// Bytes.
+    pub(crate) size: u64,
+}
+
+/// A change of a volume on all its replicas.
+#[derive(Clone, Debug)]
+pub(crate) enum VolumeChange {
+    DeleteSnapshot(Uuid),
+    Revert {
+        snapshot: Uuid,
+        discard_newer: bool,
+    },
+    /// To this many bytes.
+    Grow(u64),
 }
 
 /// A replica as a running engine sees it.

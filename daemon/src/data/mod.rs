@@ -22,8 +22,8 @@ use anyhow::Context;
 use uuid::Uuid;
 
 pub(crate) use self::facts::{
-    Backing, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec, ReplicaFacts, ReplicaSpec, StoreFacts,
-    StoreSpec,
+    Backing, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec, ReplicaFacts, ReplicaSpec,
+    SnapshotFacts, StoreFacts, StoreSpec, VolumeChange,
 };
 pub(crate) use self::reactors::Reactors;
 
@@ -152,6 +152,32 @@ impl DataPath {
         name: String,
     ) -> Result<(), ControlError> {
         self.on(home, move |_| engines::snapshot(volume, snapshot, name)).await?
+    }
+
+    /// Changes a volume on all its replicas; hosts are told of a new size.
+    pub(crate) async fn change(
+        &self,
+        home: usize,
+        volume: Uuid,
+        name: String,
+        change: VolumeChange,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| engines::change(volume, name, change)).await?
+    }
+
+    /// The snapshots of a volume, oldest first.
+    pub(crate) async fn snapshots(
+        &self,
+        home: usize,
+        volume: Uuid,
+        name: String,
+    ) -> Result<Vec<SnapshotFacts>, ControlError> {
+        self.on(home, move |_| engines::snapshots(volume, name)).await?
+    }
+
+    /// The size on record of a volume, in bytes; none if nothing is on record.
+    pub(crate) async fn recorded_size(&self, volume: Uuid) -> Result<Option<u64>, ControlError> {
+        self.on(FIRST, move |inner| engines::recorded_size(inner, volume)).await?
     }
 
     /// Lets engines of other nodes and hosts in.

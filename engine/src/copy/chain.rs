@@ -1,16 +1,57 @@
-//! Copying snapshots: they do not change, so nothing has to be kept out.
+//! The chains of source and target: which snapshots they share, and copying those that the target lacks. Snapshots do not change, so
+//! nothing has to be kept out.
 
-use block_device::{Error, ErrorKind, Range, Request};
-use replica::{ChainEntry, ExtentKind, LvolKind, Replica};
+use block_device::{Error, ErrorKind};
+use replica::{ChainEntry, LvolKind, Replica};
 use uuid::Uuid;
 
-use super::transfer::{perform, pieces, read_lvol, write};
-use super::{EXTENTS, Job, REGION};
+use super::Job;
+use super::compare::Pair;
+use super::own::{merged, own_in};
 use crate::members::Role;
 
 impl Job<'_> {
-    /// Copies every snapshot that the target lacks, oldest first. The target's chain is a beginning of the source's, as a
-    /// reset and this function leave it.
+    /// Makes the target ready for a copy: comes to know whether what it has can stay. If not, it is emptied.
+    pub(super) async fn prepare(&self) -> Result<(), Error> {
+        self.progress(|copy| copy.step = "comparing snapshots".to_owned());
+        match self.can_stay().await? {
+            true => self.target.set_state(replica::ReplicaState::Rebuilding).await,
+            false => self.empty().await,
+        }
+    }
+
+    /// Whether the target's snapshots are the first of the source's, with the same content.
+    async fn can_stay(&self) -> Result<bool, Error> {
+        let source = self.source()?;
+        let (wanted, have) = (snapshots(&*source).await?, snapshots(&*self.target).await?);
+        if !is_beginning(&have, &wanted) {
+            return Ok(false);
+        }
+        for snapshot in &have {
+            let pair = Pair { source: &*source, ours: snapshot.id, theirs: snapshot.id };
+            if !self.has_same_content(pair).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether two lvols read the same, given that what they are read through does.
+    async fn has_same_content(&self, pair: Pair<'_>) -> Result<bool, Error> {
+        let mut from = 0;
+        while let Some(region) = self.next_region(pair, from).await? {
+            for range in self.own_of_both(pair, region).await? {
+                if !self.is_equal(pair, range).await? {
+                    return Ok(false);
+                }
+            }
+            from = region.end();
+        }
+        Ok(true)
+    }
+
+    /// Copies every snapshot that the target lacks, oldest first. The target's chain is a beginning of the source's, as
+    /// [`Job::prepare`] and this function leave it.
     pub(super) async fn copy_snapshots(&self) -> Result<(), Error> {
         let source = self.source()?;
         let wanted = snapshots(&*source).await?;
@@ -19,48 +60,34 @@ impl Job<'_> {
             return Err(Error::with_detail(ErrorKind::Internal, "the replica has other snapshots than the source"));
         }
         for snapshot in &wanted[have.len()..] {
-            self.progress(|copy| {
-                copy.step = format!("copying snapshot {}", snapshot.name);
-                (copy.position, copy.size) = (0, self.target.geometry().size());
-            });
-            self.copy_lvol(&*source, snapshot.id).await?;
-            // What the target's head holds now is what the snapshot has: cut it under the same uuid.
+            self.begin_lvol(format!("copying snapshot {}", snapshot.name));
+            let pair = Pair { source: &*source, ours: snapshot.id, theirs: head(&*self.target).await? };
+            self.copy_snapshot(pair).await?;
+            // The target's head reads like the snapshot now: cut it under the same uuid.
             self.target.snapshot(snapshot.id, &snapshot.name).await?;
         }
         Ok(())
     }
 
-    /// Copies an lvol's own blocks; what it lacks is read through the chain, which is equal already (I18).
-    async fn copy_lvol(&self, source: &dyn Replica, lvol: Uuid) -> Result<(), Error> {
-        let mut next = Some(0);
-        while let Some(from) = next {
-            let extents = source.extents(lvol, from, EXTENTS).await?;
-            for extent in &extents.list {
-                for piece in pieces(extent.range, REGION) {
-                    self.copy_piece(source, lvol, piece, extent.kind).await?;
-                    self.progress(|copy| copy.position = piece.end());
-                }
-            }
-            next = extents.next;
+    async fn copy_snapshot(&self, pair: Pair<'_>) -> Result<(), Error> {
+        let mut from = 0;
+        while let Some(region) = self.next_region(pair, from).await? {
+            self.copy_region(pair, region).await?;
+            from = region.end();
+            self.progress(|copy| copy.position = from);
         }
         Ok(())
     }
 
-    async fn copy_piece(&self, source: &dyn Replica, lvol: Uuid, piece: Range, kind: ExtentKind) -> Result<(), Error> {
-        match kind {
-            ExtentKind::Data => {
-                let data = read_lvol(source, lvol, piece).await?;
-                write(&*self.target, piece.offset, data).await?;
-                self.progress(|copy| copy.written += piece.length);
-            }
-            ExtentKind::Zero => self.zero(piece).await?,
-        }
-        Ok(())
-    }
-
-    /// Makes a range of the target read as zeroes, whatever the chain below has.
-    pub(super) async fn zero(&self, range: Range) -> Result<(), Error> {
-        perform(&*self.target, Request::WriteZeroes { range, unmap: true, fua: false }).await.map(drop)
+    /// Where either of two lvols has own blocks within a region.
+    pub(super) async fn own_of_both(
+        &self,
+        pair: Pair<'_>,
+        region: block_device::Range,
+    ) -> Result<Vec<block_device::Range>, Error> {
+        let mut own = own_in(pair.source, pair.ours, region).await?;
+        own.extend(own_in(&*self.target, pair.theirs, region).await?);
+        Ok(merged(own))
     }
 
     /// Whether source and target have the same snapshots now.

@@ -1,78 +1,77 @@
 //! Copying and settling the head, which changes meanwhile: region by region, each kept from writes while it is looked at.
 
-use block_device::{Error, Range, Request, Segments};
-use replica::{Extent, ExtentKind, Replica};
-use uuid::Uuid;
+use block_device::{Error, Range, Request};
+use replica::ExtentKind;
 
 use super::chain::head;
-use super::transfer::{cut, perform, pieces, write};
-use super::{EXTENTS, Interrupted, Job, REGION};
+use super::compare::Pair;
+use super::own::{next_own, own_in};
+use super::transfer::{perform, pieces, write};
+use super::{Interrupted, Job, REGION};
 use crate::core::Core;
 use crate::flight::ranges;
 use crate::members::bit;
 
 impl Job<'_> {
-    /// Copies the source's own blocks. Writes before a region's turn are in them; later ones reach the target themselves (I17).
-    pub(super) async fn copy_head(&self) -> Result<(), Interrupted> {
+    /// Makes the target's head read like the source's. Writes before a region's turn are in what is copied; later ones reach the
+    /// target themselves (I17). Where an engine's crash may have left them different the source's bytes win (I7).
+    pub(super) async fn copy_head(&self, step: &str) -> Result<(), Interrupted> {
         let source = self.source()?;
-        let lvol = head(&*source).await?;
-        self.begin_head("copying the head");
+        let pair = Pair { source: &*source, ours: head(&*source).await?, theirs: head(&*self.target).await? };
+        self.begin_lvol(step.to_owned());
         let mut from = 0;
-        while let Some(region) = next_region(&*source, lvol, from, self.size()).await? {
+        while let Some(region) = self.next_region(pair, from).await? {
             let _locked = self.core.lock_region(region).await;
             self.check_attached()?;
-            for extent in own_in(&*source, lvol, region).await? {
-                match extent.kind {
-                    ExtentKind::Data => {
-                        let data = read(&*source, extent.range).await?;
-                        write(&*self.target, extent.range.offset, data).await?;
-                        self.progress(|copy| copy.written += extent.range.length);
-                    }
-                    ExtentKind::Zero => self.zero(extent.range).await?,
-                }
-            }
+            self.copy_region(pair, region).await?;
             from = region.end();
             self.progress(|copy| copy.position = from);
         }
         self.check_attached()
     }
 
-    /// Makes the target equal to the source where an engine's crash may have left them different: the source's bytes win (I7).
-    pub(super) async fn settle_head(&self) -> Result<(), Interrupted> {
-        let source = self.source()?;
-        let (ours, theirs) = (head(&*source).await?, head(&*self.target).await?);
-        self.begin_head("settling");
-        let mut from = 0;
-        loop {
-            let here = next_region(&*source, ours, from, self.size()).await?;
-            let there = next_region(&*self.target, theirs, from, self.size()).await?;
-            let first = here.into_iter().chain(there).min_by_key(|region| region.offset);
-            let Some(region) = first else { return self.check_attached() };
-            let _locked = self.core.lock_region(region).await;
-            self.check_attached()?;
-            let mut own = own_in(&*source, ours, region).await?;
-            own.extend(own_in(&*self.target, theirs, region).await?);
-            for range in merged(own) {
-                self.settle_range(&*source, range).await?;
-            }
-            from = region.end();
-            self.progress(|copy| copy.position = from);
-        }
+    /// The next region from `from` on in which the two may differ.
+    pub(super) async fn next_region(&self, pair: Pair<'_>, from: u64) -> Result<Option<Range>, Error> {
+        let size = self.size();
+        let here = next_own(pair.source, pair.ours, from, size).await?;
+        let there = match self.fresh.get() {
+            true => None,
+            false => next_own(&*self.target, pair.theirs, from, size).await?,
+        };
+        Ok(here.into_iter().chain(there).min_by_key(|region| region.offset))
     }
 
-    async fn settle_range(&self, source: &dyn Replica, range: Range) -> Result<(), Error> {
-        let (wanted, found) = (read(source, range).await?, read(&*self.target, range).await?);
-        if !same(&wanted, &found) {
-            write(&*self.target, range.offset, wanted).await?;
-            self.progress(|copy| copy.written += range.length);
+    /// Makes a region of the target's head read like the source.
+    pub(super) async fn copy_region(&self, pair: Pair<'_>, region: Range) -> Result<(), Error> {
+        if self.fresh.get() {
+            return self.copy_own(pair, region).await;
+        }
+        for range in self.own_of_both(pair, region).await? {
+            self.equalize(pair, range).await?;
         }
         Ok(())
     }
 
-    fn begin_head(&self, step: &str) {
+    /// Copies the source's own blocks of a region to a target that has none there.
+    async fn copy_own(&self, pair: Pair<'_>, region: Range) -> Result<(), Error> {
+        for extent in own_in(pair.source, pair.ours, region).await? {
+            match extent.kind {
+                ExtentKind::Data => self.send(pair, extent.range).await?,
+                ExtentKind::Zero => self.zero(extent.range).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a range of the target read as zeroes, whatever the chain below has (I18).
+    pub(super) async fn zero(&self, range: Range) -> Result<(), Error> {
+        perform(&*self.target, Request::WriteZeroes { range, unmap: true, fua: false }).await.map(drop)
+    }
+
+    pub(super) fn begin_lvol(&self, step: String) {
         let size = self.size();
         self.progress(|copy| {
-            copy.step = step.to_owned();
+            copy.step = step;
             (copy.position, copy.size) = (0, size);
         });
     }
@@ -80,58 +79,6 @@ impl Job<'_> {
     fn size(&self) -> u64 {
         self.core.geometry.get().size()
     }
-}
-
-async fn read(replica: &dyn Replica, range: Range) -> Result<Segments, Error> {
-    perform(replica, Request::Read { range }).await
-}
-
-fn same(one: &Segments, other: &Segments) -> bool {
-    match other.iter().as_slice() {
-        [only] => one.equals(only),
-        _ => one.equals(&other.to_vec()),
-    }
-}
-
-/// The first region from `from` on in which an lvol has own blocks.
-async fn next_region(replica: &dyn Replica, lvol: Uuid, from: u64, size: u64) -> Result<Option<Range>, Error> {
-    if from >= size {
-        return Ok(None);
-    }
-    let extents = replica.extents(lvol, from, 1).await?;
-    Ok(extents.list.first().map(|extent| {
-        let offset = extent.range.offset.max(from);
-        let start = offset - offset % REGION;
-        Range { offset: start, length: REGION.min(size - start) }
-    }))
-}
-
-/// An lvol's own blocks within a region.
-async fn own_in(replica: &dyn Replica, lvol: Uuid, region: Range) -> Result<Vec<Extent>, Error> {
-    let mut own = Vec::new();
-    let mut next = Some(region.offset);
-    while let Some(from) = next.filter(|from| *from < region.end()) {
-        let extents = replica.extents(lvol, from, EXTENTS).await?;
-        own.extend(
-            extents.list.iter().filter_map(|extent| Some(Extent { range: cut(extent.range, region)?, ..*extent })),
-        );
-        let passed = extents.list.last().is_some_and(|last| last.range.end() >= region.end());
-        next = extents.next.filter(|_| !passed);
-    }
-    Ok(own)
-}
-
-/// The ranges of extents from two lvols, in order, with what overlaps or touches joined.
-fn merged(mut extents: Vec<Extent>) -> Vec<Range> {
-    extents.sort_by_key(|extent| extent.range.offset);
-    let mut merged: Vec<Range> = Vec::new();
-    for Extent { range, .. } in extents {
-        match merged.last_mut() {
-            Some(last) if range.offset <= last.end() => last.length = last.length.max(range.end() - last.offset),
-            _ => merged.push(range),
-        }
-    }
-    merged
 }
 
 /// Writes to a region wait while it lives.
@@ -189,19 +136,5 @@ impl Core {
                 self.member_failed(member, &error);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn extents_of_both_sides_become_one_list() {
-        let extent = |offset, length| Extent { range: Range { offset, length }, kind: ExtentKind::Data };
-        let ranges = merged(vec![extent(8192, 4096), extent(0, 4096), extent(4096, 4096), extent(20480, 4096)]);
-        assert_eq!(ranges, [Range { offset: 0, length: 12288 }, Range { offset: 20480, length: 4096 }]);
-        let ranges = merged(vec![extent(0, 8192), extent(0, 4096)]);
-        assert_eq!(ranges, [Range { offset: 0, length: 8192 }]);
     }
 }

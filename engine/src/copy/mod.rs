@@ -1,9 +1,12 @@
 //! Bringing a replica back: rebuild and settle, one at a time.
 
 mod chain;
+mod compare;
 mod head;
+mod own;
 mod transfer;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,6 +24,9 @@ use crate::session::Pause;
 /// Bytes copied in one step: what a write may have to wait for.
 const REGION: u64 = 1 << 20;
 
+/// Bytes whose hashes are asked for at once.
+const COMPARED_AT_ONCE: u64 = 4 << 20;
+
 /// Extents asked for at once.
 const EXTENTS: u32 = 512;
 
@@ -32,6 +38,8 @@ struct Job<'a> {
     core: &'a Rc<Core>,
     member: usize,
     target: Rc<dyn Replica>,
+    /// The target was emptied: there is nothing to compare with.
+    fresh: Cell<bool>,
 }
 
 /// Why a step of the head's copy ended early.
@@ -95,7 +103,7 @@ impl Core {
         if let Some(reason) = self.unfit(&*target, false) {
             return Err(Error::with_detail(ErrorKind::Internal, reason));
         }
-        let job = Job { core: self, member, target: Rc::clone(&target) };
+        let job = Job { core: self, member, target: Rc::clone(&target), fresh: Cell::new(false) };
         let failed = target.failed();
         // Dropping the job at any step is safe: until the last one the record says that the replica is not in sync (I20).
         match race(job.run(&record.state), failed).await {
@@ -127,8 +135,7 @@ impl Job<'_> {
         }
         let _turn = self.core.copying.acquire().await;
         if settles && self.same_snapshots().await? {
-            self.progress(|copy| copy.step = "settling".to_owned());
-            return match self.settle_head().await {
+            return match self.copy_head("settling").await {
                 Ok(()) => self.join().await.map_err(interrupted),
                 Err(error) => Err(interrupted(error)),
             };
@@ -136,19 +143,17 @@ impl Job<'_> {
         self.rebuild().await
     }
 
-    /// A full rebuild: `docs/replication.md` has the reason for each step's place.
+    /// A rebuild: `docs/replication.md` has the reason for each step's place.
     async fn rebuild(&self) -> Result<(), Error> {
         self.detach();
         self.record(MemberState::Rebuilding).await?;
-        self.progress(|copy| copy.step = "emptying".to_owned());
-        let reset = reactor::timeout(RESET_LIMIT, self.target.reset()).await;
-        reset.map_err(|_| Error::with_detail(ErrorKind::TimedOut, "emptying the replica took too long"))??;
+        self.prepare().await?;
         loop {
             self.copy_snapshots().await?;
             if !self.attach_at_same_snapshots().await? {
                 continue;
             }
-            let joined = match self.copy_head().await {
+            let joined = match self.copy_head("copying the head").await {
                 Ok(()) => self.join().await,
                 Err(error) => Err(error),
             };
@@ -158,6 +163,15 @@ impl Job<'_> {
                 Err(Interrupted::Failed(error)) => return Err(error),
             }
         }
+    }
+
+    /// Starts over with an empty target.
+    async fn empty(&self) -> Result<(), Error> {
+        self.progress(|copy| copy.step = "emptying".to_owned());
+        let reset = reactor::timeout(RESET_LIMIT, self.target.reset()).await;
+        reset.map_err(|_| Error::with_detail(ErrorKind::TimedOut, "emptying the replica took too long"))??;
+        self.fresh.set(true);
+        Ok(())
     }
 
     /// Where to copy from.

@@ -29,6 +29,16 @@ pub(super) async fn read_lvol(replica: &dyn Replica, lvol: Uuid, range: Range) -
     }
 }
 
+/// Hashes of what is read through an lvol of a replica's chain; one that is busy is asked again.
+pub(super) async fn hashes(replica: &dyn Replica, lvol: Uuid, range: Range, granule: u32) -> Result<Vec<u128>, Error> {
+    loop {
+        match replica.hashes(lvol, range, granule).await {
+            Err(error) if error.kind() == ErrorKind::Busy => reactor::sleep(PAUSE).await,
+            hashes => return hashes,
+        }
+    }
+}
+
 /// Writes what was read.
 pub(crate) async fn write(replica: &dyn Replica, mut offset: u64, data: Segments) -> Result<(), Error> {
     for slice in data {
@@ -47,6 +57,33 @@ pub(crate) fn pieces(range: Range, length: u64) -> impl Iterator<Item = Range> {
         offset = piece.end();
         (piece.length > 0).then_some(piece)
     })
+}
+
+/// The outputs of two futures that run beside each other.
+pub(super) async fn both<A: Future, B: Future>(first: A, second: B) -> (A::Output, B::Output) {
+    let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+    let (mut one, mut other) = (None, None);
+    std::future::poll_fn(|context| {
+        use std::task::Poll;
+        if one.is_none()
+            && let Poll::Ready(output) = first.as_mut().poll(context)
+        {
+            one = Some(output);
+        }
+        if other.is_none()
+            && let Poll::Ready(output) = second.as_mut().poll(context)
+        {
+            other = Some(output);
+        }
+        match (one.take(), other.take()) {
+            (Some(first), Some(second)) => Poll::Ready((first, second)),
+            (first, second) => {
+                (one, other) = (first, second);
+                Poll::Pending
+            }
+        }
+    })
+    .await
 }
 
 /// The part of `range` inside `of`; none if they do not overlap.

@@ -27,7 +27,7 @@ pub struct VolumeRecord {
     pub size: u64,
     /// 512 or 4096.
     pub block_size: u32,
-    /// Its replicas; the order is theirs for good.
+    /// Its replicas, in the order in which they came.
     pub replicas: Vec<ReplicaRecord>,
     /// A change of all replicas that has begun. Whoever opens the volume next ends it before anything is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -69,6 +69,66 @@ fn a_replica_with_garbage_comes_back_equal() {
         cluster.nodes[1].revive();
         all_in_sync(&cluster).await;
         assert_equal(&cluster);
+        assert_eq!(cluster.nodes[1].disk.borrow().resets, 0, "what it has is compared");
+    });
+}
+
+/// The most that the copy to a replica has compared and sent, as long as it takes.
+async fn copied(cluster: &Cluster, engine: &engine::Engine, node: usize) -> (u64, u64) {
+    let (mut compared, mut written) = (0, 0);
+    while !cluster.registry.is_in_sync(node) {
+        if let Some(copy) = &engine.status().replicas[node].copy {
+            (compared, written) = (copy.compared.max(compared), copy.written.max(written));
+        }
+        sleep(Duration::from_micros(50)).await;
+    }
+    (compared, written)
+}
+
+#[test]
+fn a_rebuild_sends_only_what_differs() {
+    story(2, async {
+        let cluster = Cluster::new(2, SIZE);
+        let engine = cluster.serve().await;
+        for block in 0..BLOCKS {
+            write(&*engine, block, 1).await.expect("acknowledged");
+        }
+        engine.snapshot(snapshot_id(1), "s1").await.expect("cut");
+        for block in 0..BLOCKS / 2 {
+            write(&*engine, block, 2).await.expect("acknowledged");
+        }
+        cluster.nodes[1].kill();
+        for block in [3, 4, 100, BLOCKS - 1] {
+            write(&*engine, block, 3).await.expect("acknowledged");
+        }
+        let ranges = [Range { offset: 5 * BLOCK, length: BLOCK }].into_iter().collect();
+        execute(&*engine, Request::Unmap { ranges }).await.expect("acknowledged");
+        cluster.nodes.iter().for_each(|node| node.delay.set(Duration::from_millis(2)));
+        cluster.nodes[1].revive();
+        let (compared, written) = copied(&cluster, &engine, 1).await;
+        assert_equal(&cluster);
+        assert_eq!(written, 4 * BLOCK, "zeroes are not sent as data");
+        assert_eq!(compared, SIZE + SIZE / 2 + BLOCK, "the snapshot, and what either head has");
+        assert_eq!(cluster.nodes[1].disk.borrow().resets, 0);
+    });
+}
+
+#[test]
+fn a_snapshot_that_differs_is_copied_anew() {
+    // What both call by one name is not taken for the same without a look.
+    story(3, async {
+        let cluster = Cluster::new(2, SIZE);
+        let engine = cluster.serve().await;
+        for block in 0..20 {
+            write(&*engine, block, 1).await.expect("acknowledged");
+        }
+        cluster.nodes[1].disk.borrow_mut().spoil(7, 0xbd);
+        engine.snapshot(snapshot_id(1), "s1").await.expect("cut");
+        cluster.nodes[1].kill();
+        write(&*engine, 3, 2).await.expect("acknowledged");
+        cluster.nodes[1].revive();
+        all_in_sync(&cluster).await;
+        assert_equal(&cluster);
         assert_eq!(cluster.nodes[1].disk.borrow().resets, 1);
     });
 }

@@ -2,6 +2,7 @@
 
 use super::fields::{Reader, put_u32, put_u64, u32_at, u64_at};
 use super::record::Record;
+use super::superblock::MAX_COUNTER;
 use super::{BLOCK, Flaw, HEADER, Header};
 
 pub(crate) const MAGIC: [u8; 8] = *b"ASHLJRNL";
@@ -63,6 +64,9 @@ impl<'a> Batch<'a> {
         }
         if !(BATCH_HEADER..=MAX_BATCH).contains(&length) {
             return Err(Flaw::Content("a batch has an impossible length"));
+        }
+        if header.sequence > MAX_COUNTER {
+            return Err(Flaw::Content("a batch has an impossible number"));
         }
         Ok(Self {
             head: BatchHead {

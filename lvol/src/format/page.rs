@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::fields::{Reader, put_u16, put_u32, put_u64};
-use super::record::{Internal, LvolRecord};
+use super::record::{Internal, LvolRecord, Stage};
 use super::{BLOCK, Flaw, HEADER, Header};
 
 const MAGIC: [u8; 8] = *b"ASHLPAGE";
@@ -73,6 +73,8 @@ pub(crate) struct DirectoryEntry {
     pub(crate) size: u64,
     pub(crate) block_size: u32,
     pub(crate) snapshot: bool,
+    /// How far its deletion is: what is half merged must not be taken for a whole snapshot.
+    pub(crate) deletion: Option<Stage>,
     pub(crate) map: u32,
     /// Its first map page, in blocks from the start of the area.
     pub(crate) first_page: u32,
@@ -108,7 +110,8 @@ impl PageContext {
             bytes[at + 16..at + 32].copy_from_slice(link.as_bytes());
             put_u64(bytes, at + 32, entry.size);
             put_u32(bytes, at + 40, entry.block_size);
-            put_u32(bytes, at + 44, u32::from(entry.snapshot) | role);
+            let flags = u32::from(entry.snapshot) | Stage::flags(entry.deletion) | role;
+            put_u32(bytes, at + 44, flags);
             put_u32(bytes, at + 48, entry.map);
             put_u32(bytes, at + 52, entry.first_page);
             put_u32(bytes, at + 56, entry.pages);
@@ -272,6 +275,7 @@ fn decode_directory(body: &mut Reader<'_>) -> Result<Page, Flaw> {
             size,
             block_size,
             snapshot: flags & 1 != 0,
+            deletion: Stage::from_flags(flags)?,
             map,
             first_page,
             pages,
@@ -348,6 +352,7 @@ mod tests {
             size: 2,
             block_size: 512,
             snapshot: false,
+            deletion: Some(Stage::Merging),
             map: 3,
             first_page: 4,
             pages: 5,

@@ -109,6 +109,27 @@ pub(crate) enum Stage {
     Merging,
 }
 
+impl Stage {
+    /// The flags for a stage, in an lvol's record and in its entry of the directory.
+    pub(crate) const fn flags(stage: Option<Self>) -> u32 {
+        match stage {
+            None => 0,
+            Some(Self::Marked) => FLAG_DELETED,
+            Some(Self::Merging) => FLAG_DELETED | FLAG_MERGING,
+        }
+    }
+
+    /// The stage that flags tell of.
+    pub(crate) const fn from_flags(flags: u32) -> Result<Option<Self>, Flaw> {
+        match flags & (FLAG_DELETED | FLAG_MERGING) {
+            0 => Ok(None),
+            FLAG_DELETED => Ok(Some(Self::Marked)),
+            FLAG_MERGING => Err(Flaw::Content("an lvol is merged without being deleted")),
+            _ => Ok(Some(Self::Merging)),
+        }
+    }
+}
+
 /// What is damaged of an lvol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Damage {
@@ -282,9 +303,7 @@ impl LvolRecord {
         put32(into, self.block_size);
         let flag = |set, flag| if set { flag } else { 0 };
         let damage = flag(self.damage.record, FLAG_RECORD_DAMAGED) | flag(self.damage.map, FLAG_MAP_DAMAGED);
-        let deletion =
-            flag(self.deletion.is_some(), FLAG_DELETED) | flag(self.deletion == Some(Stage::Merging), FLAG_MERGING);
-        put32(into, flag(self.snapshot, FLAG_SNAPSHOT) | damage | deletion | role);
+        put32(into, flag(self.snapshot, FLAG_SNAPSHOT) | damage | Stage::flags(self.deletion) | role);
         put64(into, self.created_at);
         put32(into, self.map);
         // Checked when they were set: MAX_NAME, MAX_ATTRIBUTES, MAX_ATTRIBUTE_BYTES.
@@ -313,12 +332,7 @@ impl LvolRecord {
             return Err(Flaw::Content("an internal lvol is a snapshot or to be deleted"));
         }
         let damage = Damage { record: flags & FLAG_RECORD_DAMAGED != 0, map: flags & FLAG_MAP_DAMAGED != 0 };
-        let deletion = match flags & (FLAG_DELETED | FLAG_MERGING) {
-            0 => None,
-            FLAG_DELETED => Some(Stage::Marked),
-            FLAG_MERGING => return Err(Flaw::Content("an lvol is merged without being deleted")),
-            _ => Some(Stage::Merging),
-        };
+        let deletion = Stage::from_flags(flags)?;
         if usize::from(name_length) > MAX_NAME || usize::from(attribute_count) > MAX_ATTRIBUTES {
             return Err(Flaw::Content("an lvol has an impossible name or too many attributes"));
         }

@@ -16,6 +16,9 @@ pub(crate) const MAX_NAME: usize = 255;
 
 const NAME_AT: usize = 288;
 
+/// What counts up, one by one, never gets here: whoever adds one need not look.
+pub(crate) const MAX_COUNTER: u64 = u64::MAX / 2;
+
 const STATE_CLEAN: u32 = 1;
 const STATE_DAMAGED: u32 = 2;
 
@@ -149,6 +152,10 @@ impl Superblock {
             durable_through: u64_at(bytes, 264),
         };
         check_pointer(&layout, &checkpoint)?;
+        let counters = [header.sequence, u64_at(bytes, 192), checkpoint.sequence, checkpoint.start_batch];
+        if counters.iter().any(|&counter| counter > MAX_COUNTER) {
+            return Err(Flaw::Content("a counter is higher than one can have become"));
+        }
         let name = bytes.get(NAME_AT..NAME_AT + usize::from(u16_at(bytes, 280))).unwrap_or(&[0xff]);
         let name = std::str::from_utf8(name).map_err(|_| Flaw::Content("the store's name is no text"))?;
         Ok(Self {
@@ -181,6 +188,9 @@ fn check_pointer(layout: &Layout, checkpoint: &CheckpointPointer) -> Result<(), 
         || checkpoint.maps_length > checkpoint.length
     {
         return Err(Flaw::Content("the checkpoint does not fit its area"));
+    }
+    if checkpoint.start_batch == 0 {
+        return Err(Flaw::Content("the journal starts with batch 0, and the first one is 1"));
     }
     if !checkpoint.start_position.is_multiple_of(BLOCK) || checkpoint.start_position > layout.journal.length {
         return Err(Flaw::Content("the journal starts outside its region"));
@@ -243,6 +253,9 @@ mod tests {
         refused(|pointer| pointer.maps_length = pointer.length + 4096);
         refused(|pointer| pointer.start_position = !4095);
         refused(|pointer| pointer.start_position = 1);
+        refused(|pointer| pointer.start_batch = 0);
+        refused(|pointer| pointer.start_batch = u64::MAX);
+        refused(|pointer| pointer.sequence = u64::MAX);
     }
 
     /// Two versions must agree on these bytes: a change here is a format break.

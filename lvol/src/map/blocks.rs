@@ -70,7 +70,7 @@ pub(crate) struct MapEntry {
 }
 
 impl MapEntry {
-    pub(super) fn from_words(words: &[u64], shape: Shape) -> Self {
+    pub(crate) fn from_words(words: &[u64], shape: Shape) -> Self {
         let entry = Entry(words);
         let mut blocks = Blocks::none(shape);
         let mut at = 0;

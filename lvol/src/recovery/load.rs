@@ -154,7 +154,7 @@ impl Found {
                 block_size: entry.block_size,
                 snapshot: entry.snapshot,
                 damage: Damage::default(),
-                deletion: None,
+                deletion: entry.deletion,
                 created_at: 0,
                 map: entry.map,
                 name: String::new(),

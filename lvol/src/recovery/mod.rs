@@ -12,7 +12,7 @@
 
 mod load;
 mod replay;
-mod scan;
+pub(crate) mod scan;
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -110,6 +110,11 @@ async fn read_superblock(disk: &Disk) -> Result<Copies, StoreError> {
         Ok(Copies { superblock, stale: Some(place) })
     };
     match read_superblocks(disk).await? {
+        // Which of the two is at home here, an open cannot say, and the wrong one would have the other's data overwritten.
+        [Ok(first), Ok(second)] if first.format_id != second.format_id => Err(StoreError::damaged(format!(
+            "its two superblocks are of different stores, {} and {}",
+            first.uuid, second.uuid
+        ))),
         [Ok(first), Ok(second)] => Ok(match first.generation.cmp(&second.generation) {
             Ordering::Less => Copies { superblock: second, stale: Some(PLACES[0]) },
             Ordering::Equal => Copies { superblock: first, stale: None },
@@ -126,7 +131,8 @@ async fn read_superblock(disk: &Disk) -> Result<Copies, StoreError> {
     }
 }
 
-fn check_usable(superblock: &Superblock, disk: &Disk) -> Result<(), StoreError> {
+/// Whether this program may open the store, and the disk has all of it.
+pub(crate) fn check_usable(superblock: &Superblock, disk: &Disk) -> Result<(), StoreError> {
     let features = superblock.features;
     let unknown = features.incompatible & !KNOWN_INCOMPATIBLE | features.read_only & !KNOWN_READ_ONLY;
     if unknown != 0 {

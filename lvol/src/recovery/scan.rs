@@ -13,13 +13,16 @@ use crate::journal::ReplayStart;
 const WINDOW: u64 = 1 << 20;
 
 /// A batch of the journal.
-pub(super) struct Found {
-    pub(super) head: BatchHead,
-    pub(super) records: Vec<Record>,
+pub(crate) struct Found {
+    pub(crate) head: BatchHead,
+    pub(crate) records: Vec<Record>,
+    /// Where it is, from the start of the journal, and how long, in bytes.
+    pub(crate) place: u64,
+    pub(crate) length: u64,
 }
 
 /// Reads batches in order.
-pub(super) struct Scan<'a> {
+pub(crate) struct Scan<'a> {
     disk: &'a Disk,
     superblock: &'a Superblock,
     /// The batch that comes next, and where it should be.
@@ -30,21 +33,21 @@ pub(super) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    pub(super) fn new(disk: &'a Disk, superblock: &'a Superblock) -> Self {
+    pub(crate) fn new(disk: &'a Disk, superblock: &'a Superblock) -> Self {
         let pointer = superblock.checkpoint;
         let next = ReplayStart { batch: pointer.start_batch, position: pointer.start_position };
         Self { disk, superblock, next, window: Buffer::new(0), window_at: 0 }
     }
 
     /// The batch after the last one found and its place.
-    pub(super) const fn end(&self) -> ReplayStart {
+    pub(crate) const fn end(&self) -> ReplayStart {
         self.next
     }
 
     /// The next batch; `None` where the journal ends.
-    pub(super) async fn next(&mut self) -> Result<Option<Found>, StoreError> {
-        let length = self.superblock.layout.journal.length;
-        let here = self.next.position % length;
+    pub(crate) async fn next(&mut self) -> Result<Option<Found>, StoreError> {
+        let ring = self.superblock.layout.journal.length;
+        let here = self.next.position % ring;
         // A batch that did not fit at the end of the ring went to its start.
         let places = if here == 0 { [Some(0), None] } else { [Some(here), Some(0)] };
         for place in places.into_iter().flatten() {
@@ -54,12 +57,13 @@ impl<'a> Scan<'a> {
                 continue;
             }
             let head = batch.head;
-            let next = ReplayStart { batch: head.sequence + 1, position: (place + batch.length) % length };
+            let length = batch.length;
+            let next = ReplayStart { batch: head.sequence + 1, position: (place + length) % ring };
             let records = batch.records().map_err(|flaw| {
                 StoreError::damaged(format!("journal batch {} is well sealed but wrong: {flaw}", head.sequence))
             })?;
             self.next = next;
-            return Ok(Some(Found { head, records }));
+            return Ok(Some(Found { head, records, place, length }));
         }
         Ok(None)
     }
@@ -67,7 +71,7 @@ impl<'a> Scan<'a> {
     /// Looks at the whole ring for a batch that was written when the missing one was already safe: durable, or, without a
     /// boot since, just written, as batches are written one after the other. Then it was not lost but damaged later, and
     /// leaving out what follows would break promises silently.
-    pub(super) async fn check_end(&mut self, same_boot: bool) -> Result<(), StoreError> {
+    pub(crate) async fn check_end(&mut self, same_boot: bool) -> Result<(), StoreError> {
         let mut place = 0;
         while place < self.superblock.layout.journal.length {
             self.fill(place).await?;
@@ -84,6 +88,28 @@ impl<'a> Scan<'a> {
             place += BLOCK;
         }
         Ok(())
+    }
+
+    /// Batches of this session anywhere in the ring whose number is that of the missing one or higher: what was written after
+    /// it was lost.
+    pub(crate) async fn later(&mut self) -> Result<Vec<Found>, StoreError> {
+        let mut found = Vec::new();
+        let mut place = 0;
+        while place < self.superblock.layout.journal.length {
+            self.fill(place).await?;
+            let mut step = BLOCK;
+            if let Ok(batch) = self.open(place)
+                && batch.head.session == self.superblock.session
+                && batch.head.sequence >= self.next.batch
+            {
+                let (head, length) = (batch.head, batch.length);
+                found.extend(batch.records().ok().map(|records| Found { head, records, place, length }));
+                step = length;
+            }
+            place += step;
+        }
+        found.sort_by_key(|batch| batch.head.sequence);
+        Ok(found)
     }
 
     fn open(&self, place: u64) -> Result<Batch<'_>, Flaw> {

@@ -1,6 +1,6 @@
 //! The header of a frame, and what each kind allows in it.
 
-use crate::{MAX_CONTROL, MAX_RANGES, MAX_TRANSFER, ProtocolError, Status};
+use crate::{MAX_CONTROL, MAX_NOTE, MAX_RANGES, MAX_TRANSFER, ProtocolError, Status};
 
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 64;
@@ -36,6 +36,9 @@ pub enum Kind {
     ReadLvol = 35,
     Reset = 36,
     SetState = 37,
+    Hashes = 38,
+    SetNote = 39,
+    Notes = 40,
     DeleteSnapshot = 48,
     Revert = 49,
     Grow = 50,
@@ -44,7 +47,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::Hello,
         Self::Welcome,
         Self::Open,
@@ -64,6 +67,9 @@ impl Kind {
         Self::ReadLvol,
         Self::Reset,
         Self::SetState,
+        Self::Hashes,
+        Self::SetNote,
+        Self::Notes,
         Self::DeleteSnapshot,
         Self::Revert,
         Self::Grow,
@@ -87,7 +93,7 @@ impl Kind {
 
     const fn allowed_flags(self) -> u8 {
         match self {
-            Self::Write => Flags::FUA,
+            Self::Write | Self::SetNote => Flags::FUA,
             Self::WriteZeroes => Flags::FUA | Flags::UNMAP,
             _ => 0,
         }
@@ -101,8 +107,10 @@ impl Kind {
             Self::Hello | Self::Welcome | Self::Open | Self::Grant | Self::Pong | Self::Snapshot => 512,
             Self::Refuse => crate::MAX_TEXT as u32,
             Self::Extents | Self::ReadLvol | Self::DeleteSnapshot | Self::Revert => 16,
+            Self::Hashes => 24,
+            Self::SetNote => MAX_NOTE,
             Self::Close | Self::Ping | Self::Read | Self::Flush | Self::WriteZeroes => 0,
-            Self::Chain | Self::Reset | Self::SetState | Self::Grow => 0,
+            Self::Chain | Self::Reset | Self::SetState | Self::Grow | Self::Notes => 0,
         }
     }
 }
@@ -242,15 +250,15 @@ impl Frame {
             Kind::Write if u64::from(self.payload_length) != self.length || self.length == 0 => {
                 Err(ProtocolError::PayloadLength(self.payload_length))
             }
-            Kind::Read | Kind::ReadLvol if too_long => Err(ProtocolError::PayloadLength(u32::MAX)),
+            Kind::Read | Kind::ReadLvol | Kind::Hashes if too_long => Err(ProtocolError::PayloadLength(u32::MAX)),
             _ => Ok(()),
         }
     }
 
-    /// Bytes of credit the request takes.
+    /// Bytes of credit the request takes: of hashes those that are read for them.
     pub const fn cost(&self) -> u64 {
         match self.kind {
-            Kind::Read | Kind::Write | Kind::ReadLvol => self.length,
+            Kind::Read | Kind::Write | Kind::ReadLvol | Kind::Hashes => self.length,
             _ => 0,
         }
     }

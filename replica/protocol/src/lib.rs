@@ -13,6 +13,7 @@ mod client;
 mod decoder;
 mod error;
 mod frame;
+mod lists;
 mod message;
 mod server;
 mod status;
@@ -21,10 +22,8 @@ pub use crate::client::{Answer, Client, ClientEvent, Credits, NoCredit};
 pub use crate::decoder::{Decoder, Piece};
 pub use crate::error::ProtocolError;
 pub use crate::frame::{Flags, Frame, HEADER_SIZE, Kind, checksum};
-pub use crate::message::{
-    Chain, ChainEntry, Command, Extent, ExtentKind, Extents, Grant, Hello, Id, LvolKind, Open, Pong, Refusal, State,
-    Welcome,
-};
+pub use crate::lists::{Chain, ChainEntry, Extent, ExtentKind, Extents, Hashes, LvolKind, Note, Notes};
+pub use crate::message::{Command, Grant, Hello, Id, Open, Pong, Refusal, State, Welcome};
 pub use crate::server::{Server, ServerEvent};
 pub use crate::status::Status;
 
@@ -42,6 +41,15 @@ pub const MAX_TEXT: usize = 1024;
 
 /// The most ranges of one Unmap.
 pub const MAX_RANGES: usize = 256;
+
+/// The longest note, in bytes.
+pub const MAX_NOTE: u32 = 4032;
+
+/// How many notes a replica keeps.
+pub const NOTES: u8 = 17;
+
+/// The sizes of pieces that hashes are asked for, in bytes: powers of two.
+pub const GRANULES: core::ops::RangeInclusive<u32> = 4096..=1 << 20;
 
 /// The most extents in one answer.
 pub const MAX_EXTENTS: u32 = 4096;

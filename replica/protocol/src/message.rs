@@ -1,10 +1,11 @@
-//! The payloads that are not data, and the requests in words.
+//! The payloads of greetings, and the requests in words.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::{
-    Flags, Frame, Kind, MAX_CONTROL, MAX_EXTENTS, MAX_RANGES, MAX_TEXT, MAX_TRANSFER, ProtocolError, Status, checksum,
+    Flags, Frame, GRANULES, Kind, MAX_CONTROL, MAX_EXTENTS, MAX_NOTE, MAX_RANGES, MAX_TEXT, MAX_TRANSFER, NOTES,
+    ProtocolError, Status, checksum,
 };
 
 /// A UUID's bytes.
@@ -106,65 +107,6 @@ pub struct Pong {
     pub in_flight: u32,
 }
 
-/// A chain, oldest first, the head last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chain(pub Vec<ChainEntry>);
-
-/// One lvol of a chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChainEntry {
-    /// Its uuid.
-    pub id: Id,
-    /// When it was made, in seconds since the Unix epoch.
-    pub created: u64,
-    /// Bytes.
-    pub size: u64,
-    /// What it is.
-    pub kind: LvolKind,
-    /// Its name.
-    pub name: String,
-}
-
-/// What an lvol of a chain is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum LvolKind {
-    /// The writable end.
-    Head = 0,
-    /// An immutable ancestor.
-    Snapshot = 1,
-}
-
-/// Own blocks of an lvol, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Extents {
-    /// The extents.
-    pub list: Vec<Extent>,
-    /// Where the next request goes on; none at the end.
-    pub next: Option<u64>,
-}
-
-/// A run of own blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// Bytes from the start.
-    pub offset: u64,
-    /// Bytes.
-    pub length: u64,
-    /// What it holds.
-    pub kind: ExtentKind,
-}
-
-/// What own blocks hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ExtentKind {
-    /// Data.
-    Data = 0,
-    /// Zeroes, whatever the parent has there.
-    Zero = 1,
-}
-
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -232,6 +174,28 @@ pub enum Command {
     Reset,
     /// Say whether the chain is whole.
     SetState(State),
+    /// Hash what is read through an lvol of the chain, in pieces.
+    Hashes {
+        /// Which.
+        lvol: Id,
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        length: u32,
+        /// Bytes of a piece: one of [`GRANULES`], a power of two. The last piece may be shorter.
+        granule: u32,
+    },
+    /// Keep a note, in place of what was there.
+    SetNote {
+        /// Where, below [`NOTES`].
+        place: u8,
+        /// Durable before the answer.
+        durable: bool,
+        /// At most [`MAX_NOTE`] bytes.
+        content: Vec<u8>,
+    },
+    /// List the notes.
+    Notes,
     /// Delete a snapshot of the chain; none there is no error.
     DeleteSnapshot {
         /// Which.
@@ -264,6 +228,9 @@ impl Command {
             Self::ReadLvol { .. } => Kind::ReadLvol,
             Self::Reset => Kind::Reset,
             Self::SetState(_) => Kind::SetState,
+            Self::Hashes { .. } => Kind::Hashes,
+            Self::SetNote { .. } => Kind::SetNote,
+            Self::Notes => Kind::Notes,
             Self::DeleteSnapshot { .. } => Kind::DeleteSnapshot,
             Self::Revert { .. } => Kind::Revert,
             Self::Grow { .. } => Kind::Grow,
@@ -275,7 +242,7 @@ impl Command {
         let mut frame = Frame { request, epoch, ..Frame::new(self.kind()) };
         let mut payload = Vec::new();
         match self {
-            Self::Flush | Self::Chain | Self::Reset => {}
+            Self::Flush | Self::Chain | Self::Reset | Self::Notes => {}
             Self::Read { offset, length } => (frame.offset, frame.length) = (*offset, u64::from(*length)),
             Self::Write { offset, length, fua, checksum } => {
                 (frame.offset, frame.length, frame.flags.fua) = (*offset, u64::from(*length), *fua);
@@ -304,6 +271,17 @@ impl Command {
                 payload.extend_from_slice(lvol);
             }
             Self::SetState(state) => frame.offset = *state as u64,
+            Self::Hashes { lvol, offset, length, granule } => {
+                (frame.offset, frame.length) = (*offset, u64::from(*length));
+                payload.extend_from_slice(lvol);
+                payload.extend_from_slice(&granule.to_le_bytes());
+                payload.extend_from_slice(&[0; 4]);
+            }
+            Self::SetNote { place, durable, content } => {
+                debug_assert!(content.len() <= MAX_NOTE as usize);
+                (frame.offset, frame.flags.fua) = (u64::from(*place), *durable);
+                payload.extend_from_slice(content);
+            }
             Self::DeleteSnapshot { id } | Self::Revert { id } => payload.extend_from_slice(id),
             Self::Grow { size } => frame.length = *size,
         }
@@ -329,6 +307,20 @@ impl Command {
             Kind::ReadLvol => Self::ReadLvol { lvol: fields.array()?, offset, length: transfer(length)? },
             Kind::Reset => Self::Reset,
             Kind::SetState => Self::SetState(State::from_code(offset)?),
+            Kind::Hashes => {
+                let (lvol, granule) = (fields.array()?, fields.u32()?);
+                fields.zeroes(4)?;
+                if !GRANULES.contains(&granule) || !granule.is_power_of_two() {
+                    return Err(ProtocolError::Malformed);
+                }
+                Self::Hashes { lvol, offset, length: transfer(length)?, granule }
+            }
+            Kind::SetNote => {
+                let place = u8::try_from(offset).ok().filter(|place| *place < NOTES);
+                let place = place.ok_or(ProtocolError::Malformed)?;
+                Self::SetNote { place, durable: frame.flags.fua, content: fields.rest().to_vec() }
+            }
+            Kind::Notes => Self::Notes,
             Kind::DeleteSnapshot => Self::DeleteSnapshot { id: fields.array()? },
             Kind::Revert => Self::Revert { id: fields.array()? },
             Kind::Grow => Self::Grow { size: length },
@@ -459,82 +451,6 @@ impl Pong {
     }
 }
 
-impl Chain {
-    /// The payload of the answer.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut payload = Vec::new();
-        // Chains are a few hundred long.
-        payload.extend_from_slice(&(self.0.len() as u32).to_le_bytes());
-        payload.extend_from_slice(&[0; 4]);
-        for entry in &self.0 {
-            payload.extend_from_slice(&entry.id);
-            payload.extend_from_slice(&entry.created.to_le_bytes());
-            payload.extend_from_slice(&entry.size.to_le_bytes());
-            payload.push(entry.kind as u8);
-            put_name(&mut payload, &entry.name);
-        }
-        payload
-    }
-
-    /// The chain in the payload of an answer.
-    pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
-        let mut fields = Fields(payload);
-        let count = fields.u32()?;
-        fields.zeroes(4)?;
-        let mut entries = Vec::new();
-        for _ in 0..count {
-            let (id, created, size) = (fields.array()?, fields.u64()?, fields.u64()?);
-            let kind = match fields.u8()? {
-                0 => LvolKind::Head,
-                1 => LvolKind::Snapshot,
-                _ => return Err(ProtocolError::Malformed),
-            };
-            entries.push(ChainEntry { id, created, size, kind, name: fields.name()? });
-        }
-        fields.end()?;
-        Ok(Self(entries))
-    }
-}
-
-impl Extents {
-    /// The payload of the answer.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(16 + 24 * self.list.len());
-        // At most MAX_EXTENTS.
-        payload.extend_from_slice(&(self.list.len() as u32).to_le_bytes());
-        payload.extend_from_slice(&[0; 4]);
-        payload.extend_from_slice(&self.next.unwrap_or(u64::MAX).to_le_bytes());
-        for extent in &self.list {
-            payload.extend_from_slice(&extent.offset.to_le_bytes());
-            payload.extend_from_slice(&extent.length.to_le_bytes());
-            payload.extend_from_slice(&[extent.kind as u8, 0, 0, 0, 0, 0, 0, 0]);
-        }
-        payload
-    }
-
-    /// The extents in the payload of an answer.
-    pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
-        let mut fields = Fields(payload);
-        let count = fields.u32()?;
-        fields.zeroes(4)?;
-        let next = fields.u64()?;
-        let mut list = Vec::new();
-        for _ in 0..count {
-            let (offset, length) = (fields.u64()?, fields.u64()?);
-            let kind = match fields.u8()? {
-                0 => ExtentKind::Data,
-                1 => ExtentKind::Zero,
-                _ => return Err(ProtocolError::Malformed),
-            };
-            fields.zeroes(7)?;
-            offset.checked_add(length).ok_or(ProtocolError::Malformed)?;
-            list.push(Extent { offset, length, kind });
-        }
-        fields.end()?;
-        Ok(Self { list, next: (next != u64::MAX).then_some(next) })
-    }
-}
-
 /// A frame with its payload, ready to be sent.
 pub(crate) fn message(mut frame: Frame, payload: &[u8]) -> Vec<u8> {
     seal(&mut frame, payload);
@@ -562,50 +478,54 @@ pub(crate) fn parse_text(payload: &[u8]) -> Result<String, ProtocolError> {
 }
 
 /// Writes as much of a name as fits.
-fn put_name(payload: &mut Vec<u8>, name: &str) {
+pub(crate) fn put_name(payload: &mut Vec<u8>, name: &str) {
     let name = &name[..name.floor_char_boundary(usize::from(u8::MAX))];
     payload.push(name.len() as u8);
     payload.extend_from_slice(name.as_bytes());
 }
 
 /// Takes fields off the front of a payload.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], ProtocolError> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], ProtocolError> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(ProtocolError::Malformed)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], ProtocolError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], ProtocolError> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(N)?);
         Ok(out)
     }
 
-    fn u8(&mut self) -> Result<u8, ProtocolError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, ProtocolError> {
         self.array().map(|[byte]| byte)
     }
 
-    fn u16(&mut self) -> Result<u16, ProtocolError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, ProtocolError> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, ProtocolError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, ProtocolError> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, ProtocolError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, ProtocolError> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn name(&mut self) -> Result<String, ProtocolError> {
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        core::mem::take(&mut self.0)
+    }
+
+    pub(crate) fn name(&mut self) -> Result<String, ProtocolError> {
         let length = self.u8()?;
         parse_text(self.take(length.into())?)
     }
 
-    fn ranges(&mut self) -> Result<Vec<(u64, u64)>, ProtocolError> {
+    pub(crate) fn ranges(&mut self) -> Result<Vec<(u64, u64)>, ProtocolError> {
         if self.0.is_empty() || self.0.len() > 16 * MAX_RANGES {
             return Err(ProtocolError::Malformed);
         }
@@ -616,14 +536,14 @@ impl<'a> Fields<'a> {
         Ok(ranges)
     }
 
-    fn zeroes(&mut self, count: usize) -> Result<(), ProtocolError> {
+    pub(crate) fn zeroes(&mut self, count: usize) -> Result<(), ProtocolError> {
         match self.take(count)?.iter().all(|&byte| byte == 0) {
             true => Ok(()),
             false => Err(ProtocolError::Reserved),
         }
     }
 
-    fn end(&self) -> Result<(), ProtocolError> {
+    pub(crate) fn end(&self) -> Result<(), ProtocolError> {
         match self.0.is_empty() {
             true => Ok(()),
             false => Err(ProtocolError::Malformed),

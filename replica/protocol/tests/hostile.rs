@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use replica_protocol::{
-    Chain, Client, ClientEvent, Command, Extents, Flags, Frame, Grant, Kind, MAX_TRANSFER, Open, ProtocolError, Server,
-    ServerEvent, State, Status, checksum,
+    Chain, Client, ClientEvent, Command, Extents, Flags, Frame, Grant, Hashes, Kind, MAX_NOTE, MAX_TRANSFER, Notes,
+    Open, ProtocolError, Server, ServerEvent, State, Status, checksum,
 };
 
 const OPEN: Open = Open { replica: [1; 16], volume: [2; 16], instance: [3; 16], epoch: 9 };
@@ -180,6 +180,46 @@ fn lists_that_lie_about_their_length_are_malformed() {
     wrapping.extend([0xff; 24]);
     wrapping.extend([0; 8]);
     assert_eq!(Extents::parse(&wrapping), Err(ProtocolError::Malformed));
+    assert_eq!(Hashes::parse(&[0; 15]), Err(ProtocolError::Malformed));
+    assert_eq!(Notes::parse(&[&count[..], &[0; 4]].concat()), Err(ProtocolError::Malformed));
+}
+
+#[test]
+fn notes_are_in_order_and_short() {
+    let listed = |places: [u8; 2], length: u32| {
+        let mut payload = vec![2, 0, 0, 0, 0, 0, 0, 0];
+        for place in places {
+            payload.extend([place, 1, 0, 0]);
+            payload.extend(length.to_le_bytes());
+            payload.extend(vec![7; length as usize]);
+        }
+        Notes::parse(&payload)
+    };
+    assert!(listed([0, 16], MAX_NOTE).is_ok());
+    for (places, length) in [([1, 1], 4), ([2, 1], 4), ([0, 17], 4), ([0, 1], MAX_NOTE + 1)] {
+        assert_eq!(listed(places, length), Err(ProtocolError::Malformed), "{places:?} {length}");
+    }
+}
+
+#[test]
+fn requests_for_hashes_and_notes_that_make_no_sense_are_malformed() {
+    let hashes = |granule: u32| {
+        let (mut server, _) = serving(4);
+        let payload = [&[4; 16][..], &granule.to_le_bytes(), &[0; 4]].concat();
+        server_error(&mut server, &with_payload(Frame { epoch: 9, length: 8192, ..Frame::new(Kind::Hashes) }, &payload))
+    };
+    assert_eq!(hashes(4096), None);
+    for granule in [0, 512, 5000, 2 << 20] {
+        assert_eq!(hashes(granule), Some(ProtocolError::Malformed), "{granule}");
+    }
+    let note = |place, length: u32| {
+        let (mut server, _) = serving(4);
+        let frame = Frame { epoch: 9, offset: place, ..Frame::new(Kind::SetNote) };
+        server_error(&mut server, &with_payload(frame, &vec![1; length as usize]))
+    };
+    assert_eq!(note(16, MAX_NOTE), None);
+    assert_eq!(note(17, 1), Some(ProtocolError::Malformed));
+    assert_eq!(note(0, MAX_NOTE + 1), Some(ProtocolError::PayloadLength(MAX_NOTE + 1)));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 use replica_protocol::{
-    Chain, ChainEntry, Client, ClientEvent, Command, Extent, ExtentKind, Extents, Grant, LvolKind, MAX_TRANSFER, Open,
-    ProtocolError, Refusal, Server, ServerEvent, State, Status, checksum,
+    Chain, ChainEntry, Client, ClientEvent, Command, Extent, ExtentKind, Extents, Grant, Hashes, LvolKind,
+    MAX_TRANSFER, Note, Notes, Open, ProtocolError, Refusal, Server, ServerEvent, State, Status, checksum,
 };
 
 const OPEN: Open = Open { replica: [1; 16], volume: [2; 16], instance: [3; 16], epoch: 9 };
@@ -75,6 +75,10 @@ impl Replica {
             Command::Extents { .. } => {
                 self.out.extend(self.server.answer_control(id, &extents().encode()).expect("in flight"));
             }
+            Command::Hashes { .. } => {
+                self.out.extend(self.server.answer_control(id, &hashes().encode()).expect("in flight"));
+            }
+            Command::Notes => self.out.extend(self.server.answer_control(id, &notes().encode()).expect("in flight")),
             Command::Snapshot { .. } => {
                 self.out.extend(self.server.answer_error(id, Status::NoSpace, "full").expect("in flight"));
             }
@@ -97,6 +101,15 @@ fn extents() -> Extents {
         Extent { offset: 8192, length: 512, kind: ExtentKind::Zero },
     ];
     Extents { list, next: Some(8704) }
+}
+
+fn hashes() -> Hashes {
+    Hashes(vec![1, u128::MAX - 1])
+}
+
+fn notes() -> Notes {
+    let note = |place, current, content: &[u8]| Note { place, current, content: content.to_vec() };
+    Notes(vec![note(0, true, b"where"), note(16, false, b"")])
 }
 
 /// What a request waits for on the engine's side.
@@ -207,7 +220,7 @@ fn what_was_written_is_read_and_answers_may_come_in_any_order() {
 
 #[test]
 fn messages_and_errors_arrive_whole() {
-    let (mut engine, mut replica) = connected(8);
+    let (mut engine, mut replica) = connected(16);
     let commands = [
         Command::Chain,
         Command::Extents { lvol: [4; 16], from: 0, max: 2 },
@@ -216,20 +229,30 @@ fn messages_and_errors_arrive_whole() {
         Command::Revert { id: [6; 16] },
         Command::Grow { size: 1 << 40 },
         Command::Unmap(vec![(0, 4096), (8192, 512)]),
+        Command::Hashes { lvol: [4; 16], offset: 4096, length: 8192, granule: 4096 },
+        Command::SetNote { place: 16, durable: true, content: b"where".to_vec() },
+        Command::Notes,
     ];
     for (name, command) in (0..).zip(&commands) {
         assert!(engine.start(name, command));
     }
     exchange(&mut engine, &mut replica, 31);
     assert_eq!(replica.waiting.iter().map(|(_, command)| command.clone()).collect::<Vec<_>>(), commands);
-    (0..4).for_each(|_| replica.answer(0));
+    (0..commands.len()).for_each(|_| replica.answer(0));
     exchange(&mut engine, &mut replica, 31);
     let (_, _, data, _) = engine.seen.pop_front().expect("answered");
     assert_eq!(Chain::parse(&data), Ok(chain()));
     let (_, _, data, _) = engine.seen.pop_front().expect("answered");
     assert_eq!(Extents::parse(&data), Ok(extents()));
     assert_eq!(engine.seen.pop_front(), Some((2, Status::NoSpace, vec![], Some("full".into()))));
-    assert_eq!(engine.seen.pop_front(), Some((3, Status::Good, vec![], None)));
+    for name in 3..7 {
+        assert_eq!(engine.seen.pop_front(), Some((name, Status::Good, vec![], None)));
+    }
+    let (_, _, data, _) = engine.seen.pop_front().expect("answered");
+    assert_eq!(Hashes::parse(&data), Ok(hashes()));
+    assert_eq!(engine.seen.pop_front(), Some((8, Status::Good, vec![], None)));
+    let (_, _, data, _) = engine.seen.pop_front().expect("answered");
+    assert_eq!(Notes::parse(&data), Ok(notes()));
 }
 
 #[test]

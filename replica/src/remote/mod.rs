@@ -15,8 +15,8 @@ use replica_protocol::{Answer, Client, ClientEvent, Command, MAX_RANGES, checksu
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use crate::status::{chain_from_wire, error_of, extents_from_wire};
-use crate::{ChainEntry, Extents, Granted, LocalFuture, Replica, ReplicaState};
+use crate::status::{chain_from_wire, error_of, extents_from_wire, notes_from_wire};
+use crate::{ChainEntry, Extents, Granted, LocalFuture, Note, Replica, ReplicaState};
 
 /// Requests that may wait for credits; one more is answered with Busy (I33).
 const BACKLOG: usize = 4096;
@@ -375,6 +375,19 @@ impl Replica for RemoteReplica {
         })
     }
 
+    fn hashes(&self, lvol: Uuid, range: Range, granule: u32) -> LocalFuture<'_, Result<Vec<u128>, Error>> {
+        Box::pin(async move {
+            let length = u32::try_from(range.length).ok().filter(|&length| length <= wire::MAX_TRANSFER);
+            let length = length.ok_or(ErrorKind::InvalidField)?;
+            let command = Command::Hashes { lvol: lvol.into_bytes(), offset: range.offset, length, granule };
+            let hashes = wire::Hashes::parse(&self.message(command).await?).map_err(malformed)?.0;
+            match hashes.len() == length.div_ceil(granule) as usize {
+                true => Ok(hashes),
+                false => Err(malformed(wire::ProtocolError::Malformed)),
+            }
+        })
+    }
+
     fn reset(&self) -> LocalFuture<'_, Result<(), Error>> {
         Box::pin(self.done(Command::Reset))
     }
@@ -401,6 +414,23 @@ impl Replica for RemoteReplica {
                 self.granted.set(Granted { geometry, ..granted });
             }
             Ok(())
+        })
+    }
+
+    fn set_note(&self, place: u8, content: &[u8], durable: bool) -> LocalFuture<'_, Result<(), Error>> {
+        let content = content.to_vec();
+        Box::pin(async move {
+            if place >= wire::NOTES || content.len() > wire::MAX_NOTE as usize {
+                return Err(ErrorKind::InvalidField.into());
+            }
+            self.done(Command::SetNote { place, durable, content }).await
+        })
+    }
+
+    fn notes(&self) -> LocalFuture<'_, Result<Vec<Note>, Error>> {
+        Box::pin(async move {
+            let message = self.message(Command::Notes).await?;
+            wire::Notes::parse(&message).map(notes_from_wire).map_err(malformed)
         })
     }
 

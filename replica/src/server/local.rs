@@ -10,7 +10,11 @@ use uuid::Uuid;
 
 use super::{Inner, view};
 use crate::gate::Gate;
-use crate::{ChainEntry, Extent, ExtentKind, Extents, Granted, LocalFuture, OpenReplica, Replica, ReplicaState};
+use crate::hashes::hashes_of;
+use crate::{ChainEntry, Extent, ExtentKind, Extents, Granted, LocalFuture, Note, OpenReplica, Replica, ReplicaState};
+
+/// Bytes read for hashes at once: a multiple of each granule.
+const HASHED_AT_ONCE: u64 = *replica_protocol::GRANULES.end() as u64;
 
 /// A replica that was granted to an engine on this reactor, or to a connection.
 pub struct LocalReplica {
@@ -125,6 +129,15 @@ impl Replica for LocalReplica {
         })
     }
 
+    fn hashes(&self, lvol: Uuid, range: Range, granule: u32) -> LocalFuture<'_, Result<Vec<u128>, Error>> {
+        Box::pin(async move {
+            self.check()?;
+            self.check_lvol(lvol)?;
+            let device = self.server.store.open_lvol(lvol).await.map_err(|error: StoreError| Error::from(error))?;
+            hash_range(&*device, range, granule).await
+        })
+    }
+
     fn reset(&self) -> LocalFuture<'_, Result<(), Error>> {
         Box::pin(self.server.reset(self.open.replica, &self.gate))
     }
@@ -145,9 +158,31 @@ impl Replica for LocalReplica {
         Box::pin(self.server.grow(self.open.replica, &self.gate, size))
     }
 
+    fn set_note(&self, place: u8, content: &[u8], durable: bool) -> LocalFuture<'_, Result<(), Error>> {
+        let content = content.to_vec();
+        Box::pin(async move { self.server.set_note(self.open.replica, &self.gate, place, &content, durable).await })
+    }
+
+    fn notes(&self) -> LocalFuture<'_, Result<Vec<Note>, Error>> {
+        Box::pin(self.server.list_notes(self.open.replica, &self.gate))
+    }
+
     fn close(&self) {
         self.gate.end(Error::with_detail(ErrorKind::Aborted, "the replica was closed"));
     }
+}
+
+/// Reads and hashes, a little at a time: other work of the reactor goes on in between.
+async fn hash_range(device: &dyn BlockDevice, range: Range, granule: u32) -> Result<Vec<u128>, Error> {
+    let mut hashes = Vec::new();
+    let mut offset = range.offset;
+    while offset < range.end() {
+        let length = (range.end() - offset).min(HASHED_AT_ONCE);
+        let data = execute(device, Request::read(offset, length)).await?;
+        hashes.extend(hashes_of(&data, granule as usize));
+        offset += length;
+    }
+    Ok(hashes)
 }
 
 impl Drop for LocalReplica {

@@ -2,6 +2,7 @@
 
 mod attribute;
 mod local;
+mod notes;
 mod view;
 
 use std::cell::RefCell;
@@ -15,10 +16,11 @@ use uuid::Uuid;
 
 use self::attribute::{Attribute, REPLICA, SNAPSHOT_OF};
 pub use self::local::LocalReplica;
+use self::notes::Notes;
 use crate::directory::{Directory, Incoming};
 use crate::gate::{Gate, superseded};
 use crate::listener::{ReplicaHost, serve_incoming};
-use crate::{ChainEntry, LocalFuture, OpenError, OpenReplica, Replica, ReplicaState};
+use crate::{ChainEntry, LocalFuture, Note, OpenError, OpenReplica, Replica, ReplicaState};
 
 /// A replica to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +108,8 @@ struct Inner {
 struct Entry {
     /// One change at a time: create, open, reset, delete.
     changing: Mutex<()>,
+    /// The notes of its head, once someone asked for them.
+    notes: RefCell<Option<Rc<Notes>>>,
     /// Every grant whose requests may still be at the disk, the current one last.
     gates: RefCell<Vec<Rc<Gate>>>,
 }
@@ -348,6 +352,38 @@ impl Inner {
             self.store.grow(head.uuid, size).await?;
         }
         Ok(())
+    }
+
+    async fn set_note(
+        &self,
+        replica: Uuid,
+        gate: &Gate,
+        place: u8,
+        content: &[u8],
+        durable: bool,
+    ) -> Result<(), Error> {
+        let entry = self.entry(replica);
+        // A newer grant waits for it: nothing of an older one is noted after it (I13).
+        let _changing = entry.changing.lock().await;
+        self.notes(&entry, replica, gate).await?.set(place, content, durable).await
+    }
+
+    async fn list_notes(&self, replica: Uuid, gate: &Gate) -> Result<Vec<Note>, Error> {
+        let entry = self.entry(replica);
+        let _changing = entry.changing.lock().await;
+        Ok(self.notes(&entry, replica, gate).await?.list())
+    }
+
+    /// The notes of the head: a reset, which makes a new one, leaves none.
+    async fn notes(&self, entry: &Entry, replica: Uuid, gate: &Gate) -> Result<Rc<Notes>, Error> {
+        let (head, _) = self.still_granted(replica, gate)?;
+        let open = entry.notes.borrow().clone();
+        if let Some(open) = open.filter(|open| open.head == head.uuid) {
+            return Ok(open);
+        }
+        let opened = Rc::new(Notes::open(&self.store, head.uuid).await?);
+        *entry.notes.borrow_mut() = Some(Rc::clone(&opened));
+        Ok(opened)
     }
 
     /// Under the lock that a newer grant needs too: whether this one still counts (I12), and the head.

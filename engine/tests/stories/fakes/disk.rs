@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use block_device::{ErrorKind, Geometry, Outcome, Range, Request, Segments, Slice};
-use replica::{ChainEntry, Extent, ExtentKind, Extents, Granted, LvolKind, OpenError, OpenReplica, ReplicaState};
+use replica::{ChainEntry, Extent, ExtentKind, Extents, Granted, LvolKind, Note, OpenError, OpenReplica, ReplicaState};
 use uuid::Uuid;
 
 /// Bytes a block.
@@ -21,6 +21,7 @@ pub(crate) struct FakeDisk {
     size: u64,
     snapshots: Vec<(Uuid, String, Own)>,
     head: Own,
+    notes: BTreeMap<u8, Note>,
 }
 
 impl FakeDisk {
@@ -34,6 +35,7 @@ impl FakeDisk {
             size,
             snapshots: Vec::new(),
             head: Own::new(),
+            notes: BTreeMap::new(),
         }
     }
 
@@ -143,6 +145,7 @@ impl FakeDisk {
         let place = self.snapshots.iter().position(|(snapshot, _, _)| *snapshot == id);
         self.snapshots.truncate(place.ok_or(ErrorKind::InvalidField)? + 1);
         self.head.clear();
+        self.notes.clear();
         Ok(())
     }
 
@@ -165,10 +168,19 @@ impl FakeDisk {
         Extents { list, next }
     }
 
+    pub(crate) fn set_note(&mut self, place: u8, content: Vec<u8>) {
+        self.notes.insert(place, Note { place, current: true, content });
+    }
+
+    pub(crate) fn notes(&self) -> Vec<Note> {
+        self.notes.values().cloned().collect()
+    }
+
     pub(crate) fn reset(&mut self) {
         self.resets += 1;
         self.state = ReplicaState::Rebuilding;
         self.snapshots.clear();
         self.head.clear();
+        self.notes.clear();
     }
 }

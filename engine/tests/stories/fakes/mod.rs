@@ -11,7 +11,7 @@ use std::time::Duration;
 use block_device::{BlockDevice, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, Segments};
 use engine::{Connector, EngineConfig, NewReplica, ReplicaRecord, VolumeRecord};
 use reactor::{Instant, sleep, spawn};
-use replica::{ChainEntry, Extents, Granted, LocalFuture, OpenError, OpenReplica, Replica, ReplicaState};
+use replica::{ChainEntry, Extents, Granted, LocalFuture, Note, OpenError, OpenReplica, Replica, ReplicaState};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -326,6 +326,25 @@ impl Replica for FakeReplica {
         })
     }
 
+    fn hashes(&self, lvol: Uuid, range: Range, granule: u32) -> LocalFuture<'_, Result<Vec<u128>, Error>> {
+        self.control(move |node| {
+            let data = node.disk.borrow().read(lvol, range);
+            Ok(data.chunks(granule as usize).map(replica::content_hash).collect())
+        })
+    }
+
+    fn set_note(&self, place: u8, content: &[u8], _durable: bool) -> LocalFuture<'_, Result<(), Error>> {
+        let content = content.to_vec();
+        self.control(move |node| {
+            node.disk.borrow_mut().set_note(place, content);
+            Ok(())
+        })
+    }
+
+    fn notes(&self) -> LocalFuture<'_, Result<Vec<Note>, Error>> {
+        self.control(|node| Ok(node.disk.borrow().notes()))
+    }
+
     fn reset(&self) -> LocalFuture<'_, Result<(), Error>> {
         self.control(|node| {
             node.disk.borrow_mut().reset();
@@ -354,13 +373,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// `count` replicas of `size` bytes, equal and empty.
     pub(crate) fn new(count: usize, size: u64) -> Rc<Self> {
-        let id = |index: usize| Uuid::from_bytes([index as u8 + 1; 16]);
-        let nodes: Vec<_> = (0..count).map(|index| FakeNode::new(id(index), size, index == 0)).collect();
-        let replicas = (0..count).map(|index| NewReplica {
-            replica: id(index),
-            node: format!("n{index}"),
-            address: ([10, 0, 0, index as u8 + 1], 9601).into(),
-        });
+        Self::with_spares(count, 0, size)
+    }
+
+    /// The same, and nodes with replicas that do not belong to the volume yet.
+    pub(crate) fn with_spares(count: usize, spares: usize, size: u64) -> Rc<Self> {
+        let nodes = (0..count + spares).map(|index| FakeNode::new(new_replica(index).replica, size, index == 0));
+        let nodes: Vec<_> = nodes.collect();
+        let replicas = (0..count).map(new_replica);
         let registry = FakeRegistry::with(VolumeRecord::new(VOLUME, size, BLOCK as u32, replicas));
         Rc::new(Self { nodes, registry })
     }
@@ -376,6 +396,15 @@ impl Cluster {
         let engine = self.start().await;
         engine.ready().await.expect("it serves");
         engine
+    }
+}
+
+/// The replica of a node.
+pub(crate) fn new_replica(index: usize) -> NewReplica {
+    NewReplica {
+        replica: Uuid::from_bytes([index as u8 + 1; 16]),
+        node: format!("n{index}"),
+        address: ([10, 0, 0, index as u8 + 1], 9601).into(),
     }
 }
 

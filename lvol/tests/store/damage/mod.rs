@@ -1,5 +1,7 @@
 //! Damage to every block of metadata: a clear error, a damaged lvol or full service; never a panic, never wrong data (I28).
 
+mod tools;
+
 use std::collections::BTreeMap;
 
 use lvol::{LvolState, Store, StoreError};
@@ -69,6 +71,7 @@ fn metadata_blocks(image: &DiskImage) -> Vec<u64> {
 
 /// Opens the store and compares what it serves. Returns how many lvols are damaged, or none when the store says that it is.
 fn serve(image: DiskImage, contents: &Contents, what: &str) -> Option<usize> {
+    tools::agree(&image, contents, what);
     let rig = Rig::with_image(2, image);
     let contents = contents.clone();
     let what = what.to_owned();

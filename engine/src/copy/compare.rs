@@ -1,0 +1,114 @@
+//! Finding what differs by hashes, and sending only that.
+
+use block_device::{Error, ErrorKind, Range};
+use replica::{Replica, content_hash};
+use uuid::Uuid;
+
+use super::transfer::{both, hashes, pieces, read_lvol, write};
+use super::{COMPARED_AT_ONCE, Job};
+
+/// Pieces compared first, and those in which what differs is sent, in bytes.
+const COARSE: u32 = 64 << 10;
+const FINE: u32 = 4 << 10;
+
+/// An lvol of the source and the one of the target that is compared with it.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<'a> {
+    pub(super) source: &'a dyn Replica,
+    pub(super) ours: Uuid,
+    pub(super) theirs: Uuid,
+}
+
+/// A run of pieces that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Difference {
+    range: Range,
+    /// The source has zeroes there.
+    zero: bool,
+}
+
+impl Job<'_> {
+    /// Makes the target's head read like the source in a range; what is equal is not sent.
+    pub(super) async fn equalize(&self, pair: Pair<'_>, range: Range) -> Result<(), Error> {
+        for coarse in self.differences(pair, range, COARSE).await? {
+            for Difference { range, zero } in self.differences(pair, coarse.range, FINE).await? {
+                match zero {
+                    true => self.zero(range).await?,
+                    false => self.send(pair, range).await?,
+                }
+            }
+        }
+        self.progress(|copy| copy.compared += range.length);
+        Ok(())
+    }
+
+    /// Whether both read the same in a range.
+    pub(super) async fn is_equal(&self, pair: Pair<'_>, range: Range) -> Result<bool, Error> {
+        let equal = self.differences(pair, range, COARSE).await?.is_empty();
+        self.progress(|copy| copy.compared += range.length);
+        Ok(equal)
+    }
+
+    /// Writes what the source reads as to the target's head.
+    pub(super) async fn send(&self, pair: Pair<'_>, range: Range) -> Result<(), Error> {
+        let data = read_lvol(pair.source, pair.ours, range).await?;
+        write(&*self.target, range.offset, data).await?;
+        self.progress(|copy| copy.written += range.length);
+        Ok(())
+    }
+
+    async fn differences(&self, pair: Pair<'_>, range: Range, granule: u32) -> Result<Vec<Difference>, Error> {
+        let mut found = Vec::new();
+        for range in pieces(range, COMPARED_AT_ONCE) {
+            let ours = hashes(pair.source, pair.ours, range, granule);
+            let theirs = hashes(&*self.target, pair.theirs, range, granule);
+            let (ours, theirs) = both(ours, theirs).await;
+            collect(&mut found, range, granule, &ours?, &theirs?)?;
+        }
+        Ok(found)
+    }
+}
+
+/// Adds the pieces of a range whose hashes differ to a list; those that touch become one.
+fn collect(
+    found: &mut Vec<Difference>,
+    range: Range,
+    granule: u32,
+    ours: &[u128],
+    theirs: &[u128],
+) -> Result<(), Error> {
+    let pieces: Vec<Range> = pieces(range, granule.into()).collect();
+    if ours.len() != pieces.len() || theirs.len() != pieces.len() {
+        return Err(Error::with_detail(ErrorKind::Internal, "a replica gave too few or too many hashes"));
+    }
+    let zeroes = content_hash(&vec![0; granule as usize]);
+    for (range, (ours, theirs)) in pieces.into_iter().zip(ours.iter().zip(theirs)) {
+        if ours == theirs {
+            continue;
+        }
+        let zero = *ours == zeroes && range.length == u64::from(granule);
+        match found.last_mut() {
+            Some(last) if last.zero == zero && last.range.end() == range.offset => last.range.length += range.length,
+            _ => found.push(Difference { range, zero }),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_found_and_joined() {
+        let zeroes = content_hash(&[0; 4096]);
+        let range = Range { offset: 8192, length: 5 * 4096 + 512 };
+        let mut found = Vec::new();
+        collect(&mut found, range, 4096, &[1, 2, 3, zeroes, 5, 6], &[1, 0, 0, 0, 5, 0]).expect("as many as pieces");
+        let difference = |offset, length, zero| Difference { range: Range { offset, length }, zero };
+        let expected =
+            [difference(12288, 8192, false), difference(20480, 4096, true), difference(8192 + 5 * 4096, 512, false)];
+        assert_eq!(found, expected);
+        assert!(collect(&mut found, range, 4096, &[1], &[1, 2, 3, 4, 5, 6]).is_err(), "a list too short");
+    }
+}

@@ -1,0 +1,126 @@
+//! Replicas that come to a volume and leave it, while it is in use.
+
+use std::rc::Rc;
+
+use block_device::Error;
+use reactor::wall_clock;
+use uuid::Uuid;
+
+use crate::config::EngineError;
+use crate::core::{Core, Phase};
+use crate::members::{Member, bit};
+use crate::registry::{MAX_REPLICAS, MemberState, NewReplica, ReplicaRecord};
+
+impl Core {
+    /// Takes in a replica, which was made before and is empty. It is out of sync until it was rebuilt; one that belongs to
+    /// the volume already is fine (I30).
+    pub(crate) async fn add_replica(self: &Rc<Self>, new: NewReplica) -> Result<(), EngineError> {
+        let _administration = self.administration.lock().await;
+        self.check_serving()?;
+        {
+            let record = self.record.borrow();
+            if record.replicas.iter().any(|replica| replica.replica == new.replica) {
+                return Ok(());
+            }
+            if record.replicas.len() >= MAX_REPLICAS {
+                return Err(EngineError::Config(format!("a volume has at most {MAX_REPLICAS} replicas")));
+            }
+        }
+        let since = wall_clock().as_secs();
+        let added = ReplicaRecord {
+            replica: new.replica,
+            node: new.node,
+            address: new.address,
+            state: MemberState::OutOfSync { since, reason: "it was added and has nothing yet".to_owned() },
+        };
+        let recorded = self.change_record(|record| {
+            record.replicas.push(added.clone());
+            true
+        });
+        recorded.await.map_err(not_recorded)?;
+        self.members.borrow_mut().0.push(Member::absent());
+        self.watch_members();
+        self.signals.announce_change();
+        Ok(())
+    }
+
+    /// Lets a replica go; one that does not belong to the volume is fine (I42). Its content stays where it is.
+    ///
+    /// Members are counted in masks, so nothing may be in flight: requests wait until the record is changed. What is being
+    /// copied begins anew.
+    ///
+    /// # Errors
+    /// For the last one that is in sync and in reach (I3).
+    pub(crate) async fn remove_replica(self: &Rc<Self>, replica: Uuid) -> Result<(), EngineError> {
+        let _administration = self.administration.lock().await;
+        let _frozen = self.freeze().await;
+        self.check_serving()?;
+        let place = self.record.borrow().replicas.iter().position(|member| member.replica == replica);
+        let Some(place) = place else { return Ok(()) };
+        let recorded = self.change_record(|record| {
+            record.replicas.retain(|member| member.replica != replica);
+            self.members.borrow().readable() & !bit(place) != 0
+        });
+        recorded.await.map_err(|reason| match self.is_serving() {
+            true => EngineError::Config("no other replica is in sync and in reach".to_owned()),
+            false => not_recorded(reason),
+        })?;
+        let removed = self.members.borrow_mut().0.remove(place);
+        if let Some(replica) = removed.replica {
+            replica.close();
+        }
+        self.watch_members();
+        self.signals.announce_change();
+        Ok(())
+    }
+
+    /// Makes a replica that is out of sync the one that counts, because those in sync will not come back (I5, I6). What was
+    /// acknowledged since it left is lost, which only a person can decide.
+    ///
+    /// # Errors
+    /// When the volume is served, or the replica is in sync already, or a mixture of old and new.
+    pub(crate) async fn recover(&self, replica: Uuid) -> Result<(), EngineError> {
+        let refused = |text: &str| Err(EngineError::Config(text.to_owned()));
+        if !matches!(*self.phase.borrow(), Phase::Waiting(_)) {
+            return refused("the volume is served: there is nothing to recover");
+        }
+        let state = {
+            let record = self.record.borrow();
+            record.replicas.iter().find(|member| member.replica == replica).map(|member| member.state.clone())
+        };
+        match state {
+            None => return refused("it is no replica of the volume"),
+            Some(MemberState::InSync) => return refused("it is in sync: the volume opens when it is in reach"),
+            Some(MemberState::Rebuilding) => return refused("it was being rebuilt: its content is a mixture"),
+            // What it has is all that was acknowledged, but for writes that were in flight.
+            Some(MemberState::Settling | MemberState::OutOfSync { .. }) => {}
+        }
+        let since = wall_clock().as_secs();
+        let recorded = self.change_record(|record| {
+            for member in &mut record.replicas {
+                member.state = match member.replica == replica {
+                    true => MemberState::InSync,
+                    false => {
+                        MemberState::OutOfSync { since, reason: "given up: another was recovered by force".to_owned() }
+                    }
+                };
+            }
+            matches!(*self.phase.borrow(), Phase::Waiting(_))
+        });
+        recorded.await.map_err(not_recorded)?;
+        tracing::warn!(volume = %self.config.volume, %replica, "recovered by force: what was acknowledged since it left is lost");
+        self.signals.announce_change();
+        Ok(())
+    }
+
+    pub(crate) fn check_serving(&self) -> Result<(), EngineError> {
+        match self.is_serving() {
+            true => Ok(()),
+            false => Err(EngineError::Unavailable("the volume is not open".to_owned())),
+        }
+    }
+}
+
+fn not_recorded(reason: crate::recording::NotRecorded) -> EngineError {
+    EngineError::Unavailable(Error::from(reason).to_string())
+}
