@@ -4,9 +4,12 @@
 ///
 /// Clusters are handed out in rising order from where the last search ended, so that what is written together lies
 /// together.
+#[derive(Clone)]
 pub(crate) struct Allocator {
     /// The number of the first cluster.
     first: u64,
+    /// How many clusters there are.
+    count: u64,
     /// One bit a cluster, set when in use; bits beyond the last cluster are set.
     words: Vec<u64>,
     /// One bit a word, set when the word is full.
@@ -26,19 +29,24 @@ pub(crate) struct Clusters {
 impl Allocator {
     /// `count` free clusters from `first`.
     pub(crate) fn new(first: u64, count: u64) -> Self {
-        let mut words = vec![0; count.div_ceil(64) as usize];
-        if !count.is_multiple_of(64)
-            && let Some(last) = words.last_mut()
-        {
-            *last = u64::MAX << (count % 64);
+        let mut allocator = Self { first, count: 0, words: Vec::new(), full: Vec::new(), free: 0, cursor: 0 };
+        allocator.extend(count);
+        allocator
+    }
+
+    /// Adds free clusters at the end: there are `count` from now on.
+    pub(crate) fn extend(&mut self, count: u64) {
+        debug_assert!(count >= self.count);
+        set_from(&mut self.words, self.count, false);
+        self.words.resize(count.div_ceil(64) as usize, 0);
+        set_from(&mut self.words, count, true);
+        self.full = vec![0; self.words.len().div_ceil(64)];
+        set_from(&mut self.full, self.words.len() as u64, true);
+        for (place, _) in self.words.iter().enumerate().filter(|(_, word)| **word == u64::MAX) {
+            self.full[place / 64] |= 1 << (place % 64);
         }
-        let mut full = vec![0; words.len().div_ceil(64)];
-        if !words.len().is_multiple_of(64)
-            && let Some(last) = full.last_mut()
-        {
-            *last = u64::MAX << (words.len() % 64);
-        }
-        Self { first, words, full, free: count, cursor: 0 }
+        self.free += count - self.count;
+        self.count = count;
     }
 
     /// How many clusters are free.
@@ -130,6 +138,13 @@ impl Allocator {
     }
 }
 
+/// Sets or clears the bits from `bit` to the end of its word.
+fn set_from(words: &mut [u64], bit: u64, set: bool) {
+    let Some(word) = words.get_mut((bit / 64) as usize) else { return };
+    let mask = u64::MAX << (bit % 64);
+    *word = if set { *word | mask } else { *word & !mask };
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -157,6 +172,24 @@ mod tests {
         for cluster in [1, 64, 65, 5000, 10_000] {
             allocator.release(cluster);
             assert_eq!(allocator.take(5), Some(Clusters { first: cluster, count: 1 }));
+        }
+    }
+
+    #[test]
+    fn what_is_added_is_given_out_once_too() {
+        for (before, after) in [(1, 2), (63, 64), (64, 65), (100, 100), (100, 4096), (4095, 5000), (4096, 9000)] {
+            let mut allocator = Allocator::new(7, before);
+            let mut taken = BTreeSet::new();
+            while allocator.free() > 0 {
+                taken.extend(allocator.take(1).map(|run| run.first));
+            }
+            assert_eq!(allocator.take(1), None);
+            allocator.extend(after);
+            assert_eq!(allocator.free(), after - before);
+            while let Some(run) = allocator.take(100) {
+                assert!((run.first..run.first + run.count).all(|cluster| taken.insert(cluster)));
+            }
+            assert!(taken.into_iter().eq(7..7 + after));
         }
     }
 

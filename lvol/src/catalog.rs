@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use uuid::Uuid;
 
-use crate::allocator::Allocator;
+use crate::allocator::{Allocator, Clusters};
 use crate::format::BLOCK;
 use crate::format::layout::{Layout, with_page_headers};
 use crate::format::page::Segment;
@@ -37,6 +37,8 @@ pub(crate) struct Catalog {
     /// What is wrong with maps: no lvol that reads through one of them can be read.
     bad_maps: BTreeMap<u32, String>,
     pub(crate) allocator: Allocator,
+    /// Clusters that writes of hosts do not take.
+    pub(crate) reserve: u64,
     pub(crate) next_map: u32,
 }
 
@@ -48,7 +50,8 @@ impl Catalog {
             lvols: BTreeMap::new(),
             maps: BTreeMap::new(),
             bad_maps: BTreeMap::new(),
-            allocator: Allocator::new(layout.first_cluster, layout.clusters),
+            allocator: new_allocator(&layout),
+            reserve: 0,
             next_map: 1,
             layout,
         }
@@ -56,6 +59,36 @@ impl Catalog {
 
     pub(crate) const fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// The store is as large as this layout says from now on.
+    pub(crate) fn grow(&mut self, layout: Layout) {
+        self.allocator = self.grown_allocator(&layout);
+        self.layout = layout;
+    }
+
+    /// Which clusters are in use, in a larger store.
+    pub(crate) fn grown_allocator(&self, layout: &Layout) -> Allocator {
+        let mut allocator = self.allocator.clone();
+        self.layout.taken_clusters().for_each(|cluster| allocator.release(cluster));
+        allocator.extend(layout.clusters);
+        layout.taken_clusters().for_each(|cluster| _ = allocator.claim(cluster));
+        allocator
+    }
+
+    /// Takes up to `want` free clusters in a row; `None` when there is none. Only internal lvols take from the reserve.
+    pub(crate) fn take(&mut self, want: u64, internal: bool) -> Option<Clusters> {
+        let reserve = if internal { 0 } else { self.reserve };
+        match self.allocator.free().saturating_sub(reserve) {
+            0 => None,
+            free => self.allocator.take(want.min(free)),
+        }
+    }
+
+    /// Bytes of all heads.
+    pub(crate) fn provisioned(&self) -> u64 {
+        let heads = self.lvols.values().filter(|node| !node.record.snapshot && node.record.internal.is_none());
+        heads.fold(0, |sum: u64, node| sum.saturating_add(node.record.size))
     }
 
     /// Makes the change of one record. Clusters that are free by it go to `freed`; the allocator is the caller's business.
@@ -260,12 +293,28 @@ impl Catalog {
     /// Whether a checkpoint still fits its area when `more` bytes are added to the metadata, whatever is done with the
     /// free clusters: this is the reserve that keeps deletes and unmaps from ever running out of space.
     pub(crate) fn has_metadata_room(&self, more: u64) -> bool {
+        self.metadata_bytes(more) <= self.metadata_room()
+    }
+
+    /// Bytes that a checkpoint may take.
+    pub(crate) fn metadata_room(&self) -> u64 {
+        self.layout.areas[0].length.min(self.layout.areas[1].length)
+    }
+
+    /// Bytes of a checkpoint with `more` bytes of segments besides and all free clusters mapped in the worst way.
+    pub(crate) fn metadata_bytes(&self, more: u64) -> u64 {
         let maps: u64 = self.maps.values().map(|map| map.checkpoint_bytes()).sum();
         let clusters = self.allocator.free() * self.layout.worst_cluster_bytes();
         // Each lvol: its record in two blocks, an unfilled map page, its place in the directory.
         let lvols = (self.lvols.len() as u64 + 2) * (3 * BLOCK + 128);
         let bitmap = 2 * BLOCK + self.layout.clusters.div_ceil(7);
         with_page_headers(maps + clusters + more) + lvols + bitmap
-            <= self.layout.areas[0].length.min(self.layout.areas[1].length)
     }
+}
+
+/// All data clusters free, those under checkpoint areas in use.
+fn new_allocator(layout: &Layout) -> Allocator {
+    let mut allocator = Allocator::new(layout.first_cluster, layout.clusters);
+    layout.taken_clusters().for_each(|cluster| _ = allocator.claim(cluster));
+    allocator
 }

@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 use crate::core::Core;
 use crate::error::StoreError;
 use crate::format::BLOCK;
-use crate::format::layout::Region;
+use crate::format::layout::{Layout, Region};
 use crate::format::page::{BITMAP_CLUSTERS, DIRECTORY_ENTRIES, DirectoryEntry, MapPages, PageContext};
 use crate::format::record::LvolRecord;
-use crate::format::superblock::CheckpointPointer;
+use crate::format::superblock::{AREAS_AMONG_CLUSTERS, CheckpointPointer};
 
 /// How many bytes of pages are gathered for one write: bounds the time that I/O of this reactor waits.
 const STREAM: usize = 256 << 10;
@@ -30,6 +30,8 @@ struct State {
     waiting: Vec<oneshot::Sender<Result<(), String>>>,
     wanted: bool,
     running: bool,
+    /// The layout that the next one changes to.
+    growth: Option<Layout>,
 }
 
 impl Core {
@@ -44,6 +46,13 @@ impl Core {
         }
     }
 
+    /// Writes a checkpoint into the areas of a larger layout, and changes to that layout and the checkpoint in one superblock:
+    /// the store has both or neither.
+    pub(crate) async fn checkpoint_grown(self: &Rc<Self>, layout: Layout) -> Result<(), StoreError> {
+        self.checkpoints.0.borrow_mut().growth = Some(layout);
+        self.checkpoint().await
+    }
+
     /// Makes sure that a checkpoint is under way or begins.
     pub(crate) fn start_checkpoint(self: &Rc<Self>) {
         let mut state = self.checkpoints.0.borrow_mut();
@@ -53,8 +62,9 @@ impl Core {
         }
     }
 
-    async fn checkpoint_once(self: &Rc<Self>) -> Result<(), StoreError> {
+    async fn checkpoint_once(self: &Rc<Self>, growth: Option<Layout>) -> Result<(), StoreError> {
         self.check_running()?;
+        let layout = growth.unwrap_or(self.layout());
         let start = self.journal.replay_start();
         let last = self.superblock.borrow().checkpoint;
         let mut pointer = CheckpointPointer {
@@ -64,7 +74,7 @@ impl Core {
             start_position: start.position,
             ..CheckpointPointer::default()
         };
-        let lvols = self.stream(&mut pointer).await?;
+        let lvols = self.stream(&layout, &mut pointer).await?;
         // What the pages have seen is durable with this sync, and so is the data that it speaks of.
         let covered = self.journal.completed();
         self.sync().await?;
@@ -76,8 +86,16 @@ impl Core {
             superblock.lvols = lvols;
             superblock.next_map = next_map;
             superblock.damaged = damaged;
+            if growth.is_some() {
+                superblock.layout = layout;
+                superblock.features.incompatible |= AREAS_AMONG_CLUSTERS;
+            }
         })
         .await?;
+        if growth.is_some() {
+            // Only now: until both superblocks say so, nothing may be written where the old one's checkpoint is.
+            self.catalog.borrow_mut().grow(layout);
+        }
         self.journal.release_to(start);
         self.journal.set_durable(covered);
         self.journal.set_marked(covered);
@@ -87,14 +105,14 @@ impl Core {
 
     /// Writes all pages: maps first, since the directory at the end says where they are. Returns how many lvols there are in
     /// it.
-    async fn stream(&self, pointer: &mut CheckpointPointer) -> Result<u32, StoreError> {
+    async fn stream(&self, layout: &Layout, pointer: &mut CheckpointPointer) -> Result<u32, StoreError> {
         let context = PageContext { format_id: self.format_id, checkpoint: pointer.sequence };
-        let area = self.layout.areas[pointer.area as usize];
+        let area = layout.areas[pointer.area as usize];
         let mut stream = Stream { disk: &self.disk, area, context, written: 0, bytes: Vec::new() };
         let maps = self.stream_maps(&mut stream).await?;
         pointer.maps_length = stream.position();
         let lvols = self.stream_lvols(&mut stream, &maps).await?;
-        self.stream_bitmap(&mut stream).await?;
+        self.stream_bitmap(&mut stream, layout).await?;
         stream.write().await?;
         pointer.length = stream.position();
         Ok(lvols)
@@ -138,12 +156,16 @@ impl Core {
         Ok(records.len() as u32)
     }
 
-    async fn stream_bitmap(&self, stream: &mut Stream<'_>) -> Result<(), StoreError> {
+    async fn stream_bitmap(&self, stream: &mut Stream<'_>, layout: &Layout) -> Result<(), StoreError> {
+        let grown = (*layout != self.layout()).then(|| self.catalog.borrow().grown_allocator(layout));
         let mut done = 0;
-        while done < self.layout.clusters {
-            let count = (self.layout.clusters - done).min(BITMAP_CLUSTERS);
-            let first = self.layout.first_cluster + done;
-            let bits = self.catalog.borrow().allocator.bits(first, count);
+        while done < layout.clusters {
+            let count = (layout.clusters - done).min(BITMAP_CLUSTERS);
+            let first = layout.first_cluster + done;
+            let bits = match &grown {
+                Some(allocator) => allocator.bits(first, count),
+                None => self.catalog.borrow().allocator.bits(first, count),
+            };
             // At most BITMAP_CLUSTERS: fits.
             let count32 = count as u32;
             stream.put(|context, address, bytes| context.put_bitmap(first, count32, &bits, address, bytes));
@@ -243,15 +265,15 @@ impl Stream<'_> {
 /// Writes checkpoints as long as someone wants one.
 async fn run_checkpoints(core: Rc<Core>) {
     loop {
-        let waiting = {
+        let (waiting, growth) = {
             let mut state = core.checkpoints.0.borrow_mut();
             if !std::mem::take(&mut state.wanted) {
                 state.running = false;
                 return;
             }
-            std::mem::take(&mut state.waiting)
+            (std::mem::take(&mut state.waiting), state.growth.take())
         };
-        let result = core.checkpoint_once().await.map_err(|error| error.to_string());
+        let result = core.checkpoint_once(growth).await.map_err(|error| error.to_string());
         if let Err(error) = &result {
             // The last checkpoint and the journal since are whole. The journal stops when it is full.
             tracing::error!(error, "no checkpoint could be written");

@@ -20,7 +20,7 @@ use crate::reclaim::Reclaim;
 /// An open store.
 pub(crate) struct Core {
     pub(crate) disk: Disk,
-    pub(crate) layout: Layout,
+    layout: Cell<Layout>,
     pub(crate) format_id: [u8; 16],
     pub(crate) catalog: RefCell<Catalog>,
     pub(crate) journal: Journal,
@@ -34,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) disk_reply: DiskReply,
     /// As it is on disk.
     pub(crate) superblock: RefCell<Superblock>,
+    /// One write of it at a time.
+    superblock_turn: tokio::sync::Mutex<()>,
     /// One control operation at a time: each sees the outcome of the one before it.
     pub(crate) control: tokio::sync::Mutex<()>,
     pub(crate) clean_open: bool,
@@ -54,7 +56,7 @@ impl Core {
         let io = Rc::new(Io::default());
         Rc::new(Self {
             disk,
-            layout: superblock.layout,
+            layout: Cell::new(superblock.layout),
             format_id: superblock.format_id,
             catalog: RefCell::new(catalog),
             journal,
@@ -66,12 +68,18 @@ impl Core {
             disk_reply: DiskReply::new(Rc::clone(&io) as Rc<dyn DiskSink>),
             io,
             superblock: RefCell::new(superblock),
+            superblock_turn: tokio::sync::Mutex::new(()),
             control: tokio::sync::Mutex::new(()),
             clean_open: opened.clean,
             damaged: Cell::new(opened.damaged),
             failure: RefCell::new(None),
             closed: Cell::new(false),
         })
+    }
+
+    /// Where things are on the disk: what the superblock says.
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout.get()
     }
 
     /// An error if nothing can be written any more.
@@ -128,12 +136,16 @@ impl Core {
 
     /// Writes the superblock as changed by `change`, both copies, durably.
     pub(crate) async fn write_superblock(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), StoreError> {
+        let _turn = self.superblock_turn.lock().await;
         let mut superblock = self.superblock.borrow().clone();
         change(&mut superblock);
         superblock.generation += 1;
         let result = write_superblocks(&self.disk, &superblock).await;
         match &result {
-            Ok(()) => *self.superblock.borrow_mut() = superblock,
+            Ok(()) => {
+                self.layout.set(superblock.layout);
+                *self.superblock.borrow_mut() = superblock;
+            }
             Err(error) => self.stop(&error.to_string()),
         }
         result

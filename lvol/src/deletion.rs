@@ -344,7 +344,7 @@ impl Core {
     async fn merge_batch(self: &Rc<Self>, child: &Lvol, pair: &Pair<'_>, start: u32) -> Result<(), StoreError> {
         let clusters = u64::from(start)..u64::from(start) + SPAN;
         let _held = child.volume().locks.lock(clusters.clone(), Mode::Exclusive).await;
-        let batch = pair.plan(start, &self.layout);
+        let batch = pair.plan(start, &self.layout());
         let writable = !child.volume().read_only();
         let _moving = Moving(child.volume());
         if batch.moves_child && writable {

@@ -45,7 +45,7 @@ impl Lvol {
         let mut blocks = head / BLOCK..tail / BLOCK;
         if end == self.volume().size() {
             // The rest of the last cluster belongs to nobody else: it goes with the last block.
-            let per_cluster = u64::from(self.core().layout.blocks_per_cluster());
+            let per_cluster = u64::from(self.core().layout().blocks_per_cluster());
             blocks.end = end.div_ceil(BLOCK).next_multiple_of(per_cluster).max(blocks.start);
         } else {
             self.write_zeroes(tail, end).await?;
@@ -69,7 +69,7 @@ impl Lvol {
 
     /// Cuts the next step off the front, passing over what nobody holds.
     fn next_step(&self, blocks: &mut Span<u64>) -> Option<Span<u64>> {
-        let per_cluster = u64::from(self.core().layout.blocks_per_cluster());
+        let per_cluster = u64::from(self.core().layout().blocks_per_cluster());
         if blocks.is_empty() {
             return None;
         }
@@ -83,7 +83,7 @@ impl Lvol {
     }
 
     async fn erase_step(&self, blocks: Span<u64>) -> Result<(), Error> {
-        let per_cluster = u64::from(self.core().layout.blocks_per_cluster());
+        let per_cluster = u64::from(self.core().layout().blocks_per_cluster());
         let clusters = blocks.start / per_cluster..blocks.end.div_ceil(per_cluster);
         let _held = self.volume().locks.lock(clusters.clone(), Mode::Exclusive).await;
         let mut plan = Plan::default();
@@ -93,7 +93,7 @@ impl Lvol {
             let (first, count) = ((start % per_cluster) as u32, (end - start) as u32);
             self.plan_erase(Part { index: index as u32, first, count }, &mut plan);
         }
-        let entry_bytes = self.core().layout.worst_cluster_bytes();
+        let entry_bytes = self.core().layout().worst_cluster_bytes();
         if plan.new_entries > 0 && !self.core().catalog.borrow().has_metadata_room(plan.new_entries * entry_bytes) {
             return Err(StoreError::NoSpace { detail: "the maps are full" }.into());
         }
@@ -160,7 +160,7 @@ impl Lvol {
         if !held && !hides {
             return;
         }
-        let base = self.core().layout.cluster_offset(cluster);
+        let base = self.core().layout().cluster_offset(cluster);
         plan.discards
             .push(Range { offset: base + u64::from(part.first) * BLOCK, length: u64::from(part.count) * BLOCK });
         match (held, hides) {
@@ -168,7 +168,7 @@ impl Lvol {
             (true, true) => {}
             (true, false) => {
                 plan.vacates = true;
-                plan.change(map, self.core().layout.blocks_per_cluster(), part, false);
+                plan.change(map, self.core().layout().blocks_per_cluster(), part, false);
             }
             (false, _) => {
                 // A cluster has at most 1024 blocks.

@@ -85,6 +85,21 @@ pub enum StoreError {
         /// Why.
         detail: String,
     },
+    /// The heads would be larger than the store's overcommit limit allows.
+    #[error(
+        "the lvols of the store have {provisioned} bytes already, and {more} more would be over its overcommit limit of \
+         {allowed} bytes ({percent} %)"
+    )]
+    Overcommitted {
+        /// Bytes of all heads.
+        provisioned: u64,
+        /// Bytes that were asked for besides.
+        more: u64,
+        /// Bytes that heads may have in all.
+        allowed: u64,
+        /// The limit in percent of the store.
+        percent: u32,
+    },
     /// No space for it: of data, or of metadata.
     #[error("no space left in the store: {detail}")]
     NoSpace {
@@ -111,7 +126,7 @@ impl StoreError {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
-            StoreError::NoSpace { .. } => ErrorKind::NoSpace,
+            StoreError::NoSpace { .. } | StoreError::Overcommitted { .. } => ErrorKind::NoSpace,
             StoreError::Closed | StoreError::NotFound { .. } | StoreError::Deleting { .. } => ErrorKind::Unavailable,
             StoreError::Invalid { .. } => ErrorKind::InvalidField,
             StoreError::LvolDamaged { .. } => ErrorKind::ReadFailed,

@@ -14,8 +14,21 @@ pub struct FormatOptions {
     pub name: String,
     /// The unit of allocation in bytes: a power of two, 16 KiB to 4 MiB; 64 KiB suits most.
     pub cluster_size: u32,
+    /// How far its space may be used.
+    pub limits: StoreLimits,
     /// Overwrite a store that is there.
     pub force: bool,
+}
+
+/// How far the space of a store may be used. Can be changed later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// How large all heads together may be, in percent of the store; 0 for any size. What is there already stays, but nothing is made
+    /// or grown beyond it.
+    pub overcommit_percent: u32,
+    /// Bytes that writes of hosts do not take, so that the store's own work finds space on a full store; rounded up to
+    /// clusters.
+    pub reserve: u64,
 }
 
 impl FormatOptions {
@@ -24,7 +37,13 @@ impl FormatOptions {
 
     /// The usual options for a store of this identity.
     pub fn new(uuid: Uuid, name: impl Into<String>) -> Self {
-        Self { uuid, name: name.into(), cluster_size: Self::DEFAULT_CLUSTER_SIZE, force: false }
+        Self {
+            uuid,
+            name: name.into(),
+            cluster_size: Self::DEFAULT_CLUSTER_SIZE,
+            limits: StoreLimits::default(),
+            force: false,
+        }
     }
 }
 
@@ -45,8 +64,18 @@ pub struct StoreInfo {
     pub pending_clusters: u64,
     /// Bytes of data clusters in all.
     pub size: u64,
-    /// Bytes of free and pending clusters.
+    /// Bytes of free and pending clusters, the reserve with them.
     pub free: u64,
+    /// Bytes of the disk that the store uses, metadata included.
+    pub disk_size: u64,
+    /// Bytes of all heads.
+    pub provisioned: u64,
+    /// How far the space may be used.
+    pub limits: StoreLimits,
+    /// Bytes of metadata, with all free clusters counted as if they were mapped in the worst way.
+    pub metadata: u64,
+    /// Bytes that there are for metadata: new lvols end there.
+    pub metadata_room: u64,
     /// How many lvols there are, without internal ones.
     pub lvols: usize,
     /// How many internal lvols there are.

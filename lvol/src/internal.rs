@@ -87,7 +87,7 @@ impl Core {
         size: u64,
         block_size: u32,
     ) -> Result<InternalInfo, StoreError> {
-        check_size(size, block_size, self.layout.cluster_size)?;
+        check_size(size, block_size, self.layout().cluster_size)?;
         let _one = self.control.lock().await;
         match self.catalog.borrow().users_lvol(owner) {
             None => return Err(StoreError::NotFound { uuid: owner }),

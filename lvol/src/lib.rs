@@ -21,11 +21,13 @@ mod extents;
 mod flush;
 mod format;
 mod grace;
+mod growth;
 mod hints;
 mod info;
 mod internal;
 mod io;
 mod journal;
+mod limits;
 mod locks;
 mod lvol;
 mod map;
@@ -42,7 +44,7 @@ mod write;
 pub use crate::error::StoreError;
 pub use crate::info::{
     CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, InternalInfo, LvolInfo, LvolKind, LvolState, Role,
-    SnapshotSpec, StoreInfo, WaitsFor,
+    SnapshotSpec, StoreInfo, StoreLimits, WaitsFor,
 };
 pub use crate::lvol::Lvol;
 pub use crate::store::Store;

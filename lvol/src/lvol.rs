@@ -94,7 +94,7 @@ impl Lvol {
         let length = range.end().next_multiple_of(alignment) - offset;
         let number = self.volume.chain_number();
         self.volume.with_chain(|chain| {
-            resolve(self.core.layout.cluster_size, Range { offset, length }, |index, first, count| {
+            resolve(self.core.layout().cluster_size, Range { offset, length }, |index, first, count| {
                 self.core.hints.find(number, chain, index, first, count)
             })
         })
@@ -153,7 +153,7 @@ impl Lvol {
 
     /// Where the range is on disk if this lvol itself holds all of it.
     fn held_pieces(&self, offset: u64, length: u64) -> Option<Pieces> {
-        let cluster_size = u64::from(self.core.layout.cluster_size);
+        let cluster_size = u64::from(self.core.layout().cluster_size);
         self.volume.with_chain(|chain| {
             let mut at = offset;
             while at < offset + length {
@@ -166,7 +166,7 @@ impl Lvol {
                 }
                 at += end - within;
             }
-            Some(resolve(self.core.layout.cluster_size, Range { offset, length }, |index, first, count| {
+            Some(resolve(self.core.layout().cluster_size, Range { offset, length }, |index, first, count| {
                 find(&chain[..1], index, first, count)
             }))
         })

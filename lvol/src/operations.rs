@@ -22,10 +22,18 @@ impl Store {
     /// Makes an lvol, thin: it takes no space until it is written. The same request again finds the same lvol (I30).
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when the UUID is taken by an lvol of another name, size or block size.
+    /// [`StoreError::Conflict`] when the UUID is taken by an lvol of another name, size or block size;
+    /// [`StoreError::Overcommitted`] beyond the store's limit.
     pub async fn create(&self, spec: &CreateLvol) -> Result<LvolInfo, StoreError> {
         let (store, spec) = (self.clone(), spec.clone());
-        to_the_end(async move { store.create_under(None, &spec).await }).await
+        to_the_end(async move { store.create_under(None, None, &spec).await }).await
+    }
+
+    /// The same for an lvol that is made to take the place of another, which is deleted next: both together do not count as
+    /// more than the larger one.
+    pub async fn create_in_place_of(&self, old: Uuid, spec: &CreateLvol) -> Result<LvolInfo, StoreError> {
+        let (store, spec) = (self.clone(), spec.clone());
+        to_the_end(async move { store.create_under(None, Some(old), &spec).await }).await
     }
 
     /// Makes a head that reads through a snapshot: it begins with the snapshot's content, and takes no space until it is
@@ -35,7 +43,7 @@ impl Store {
     /// As for [`Store::create`]; also when `snapshot` is a head.
     pub async fn clone_snapshot(&self, snapshot: Uuid, spec: &CreateLvol) -> Result<LvolInfo, StoreError> {
         let (store, spec) = (self.clone(), spec.clone());
-        to_the_end(async move { store.create_under(Some(snapshot), &spec).await }).await
+        to_the_end(async move { store.create_under(Some(snapshot), None, &spec).await }).await
     }
 
     /// Takes a snapshot of a head: the snapshot gets all blocks that the head had, the head keeps its UUID and reads through it.
@@ -100,9 +108,14 @@ impl Store {
         to_the_end(async move { store.change_record(id, change).await.map(drop) }).await
     }
 
-    async fn create_under(&self, parent: Option<Uuid>, spec: &CreateLvol) -> Result<LvolInfo, StoreError> {
+    async fn create_under(
+        &self,
+        parent: Option<Uuid>,
+        replaced: Option<Uuid>,
+        spec: &CreateLvol,
+    ) -> Result<LvolInfo, StoreError> {
         check_spec(&spec.name, &spec.attributes, spec.uuid)?;
-        check_size(spec.size, spec.block_size, self.core.layout.cluster_size)?;
+        check_size(spec.size, spec.block_size, self.core.layout().cluster_size)?;
         let _one = self.core.control.lock().await;
         self.check_not_internal(spec.uuid)?;
         if let Some(found) = self.lvol_info(spec.uuid) {
@@ -119,6 +132,8 @@ impl Store {
         if let Some(parent) = parent {
             self.check_parent(parent, spec).await?;
         }
+        let replaced = replaced.and_then(|old| self.lvol_info(old)).map_or(0, |old| old.size);
+        self.core.check_overcommit(spec.size.saturating_sub(replaced))?;
         let record = LvolRecord {
             uuid: spec.uuid,
             parent,
@@ -210,10 +225,11 @@ impl Store {
         let _one = self.core.control.lock().await;
         let lvol = self.open_head(id).await?;
         let old = self.record(id)?;
-        check_size(size, old.block_size, self.core.layout.cluster_size)?;
+        check_size(size, old.block_size, self.core.layout().cluster_size)?;
         if size < old.size {
             return Err(StoreError::invalid(format!("{id} has {} bytes and cannot have {size}", old.size)));
         }
+        self.core.check_overcommit(size - old.size)?;
         // What erases the end of an lvol erases the rest of the last cluster too: nothing may be there yet.
         let record = LvolRecord { size, ..old };
         self.commit_between_writes(&lvol, vec![Record::LvolPut(Box::new(record))]).await?;

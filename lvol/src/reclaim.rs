@@ -108,8 +108,8 @@ impl Core {
 
     /// Gives a run of clusters back to the disk, then makes them free.
     async fn give_back(&self, run: &[u64]) {
-        let offset = self.layout.cluster_offset(run[0]);
-        let length = run.len() as u64 * u64::from(self.layout.cluster_size);
+        let offset = self.layout().cluster_offset(run[0]);
+        let length = run.len() as u64 * u64::from(self.layout().cluster_size);
         if let Err(error) = self.disk.discard(offset, length).await {
             // The clusters can be used all the same: nothing relies on their content.
             tracing::debug!(%error, offset, length, "discard failed");

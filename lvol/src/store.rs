@@ -15,6 +15,7 @@ use crate::format::BLOCK;
 use crate::format::layout::{CLUSTER_SIZES, Layout, MIN_SIZE};
 use crate::format::superblock::{CheckpointPointer, Features, MAX_NAME, PLACES, Superblock};
 use crate::info::{Extent, FormatOptions, LvolInfo, LvolKind, LvolState, StoreInfo};
+use crate::limits::{limits_of, told};
 use crate::lvol::Lvol;
 use crate::operations::to_the_end;
 use crate::recovery;
@@ -44,12 +45,12 @@ impl Store {
     /// [`StoreError::Occupied`] when another store is there, unless `force` is set; nothing is changed then.
     pub async fn format(disk: &Disk, options: &FormatOptions) -> Result<(), StoreError> {
         check_name(&options.name)?;
-        let layout = plan(disk, options.cluster_size)?;
         if !options.force
             && let Some(found) = found_store(disk).await?
         {
-            return already_formatted(&found, &layout, options);
+            return already_formatted(&found, disk, options);
         }
+        let layout = plan(disk, options.cluster_size)?;
         let superblock = Superblock {
             generation: 1,
             format_id: reactor::random_bytes(),
@@ -66,6 +67,7 @@ impl Store {
             checkpoint: CheckpointPointer { area: 1, start_batch: 1, ..CheckpointPointer::default() },
             lvols: 0,
             next_map: 1,
+            limits: limits_of(&layout, options.limits)?,
         };
         // The old superblocks go first: a crash in between must not leave the second of a former store as the only one.
         for place in PLACES {
@@ -93,17 +95,23 @@ impl Store {
         let superblock = core.superblock.borrow();
         let catalog = core.catalog.borrow();
         let (free, pending) = (catalog.allocator.free(), core.reclaim.pending());
-        let cluster = u64::from(core.layout.cluster_size);
+        let layout = core.layout();
+        let cluster = u64::from(layout.cluster_size);
         let internal: Vec<_> = catalog.lvols.values().filter(|node| node.record.internal.is_some()).collect();
         StoreInfo {
             uuid: superblock.uuid,
             name: superblock.name.clone(),
-            cluster_size: core.layout.cluster_size,
-            clusters: core.layout.clusters,
+            cluster_size: layout.cluster_size,
+            clusters: layout.data_clusters(),
             free_clusters: free,
             pending_clusters: pending,
-            size: core.layout.clusters * cluster,
+            size: layout.data_clusters() * cluster,
             free: (free + pending) * cluster,
+            disk_size: layout.size,
+            provisioned: catalog.provisioned(),
+            limits: told(&superblock.limits, layout.cluster_size),
+            metadata: catalog.metadata_bytes(0),
+            metadata_room: catalog.metadata_room(),
             lvols: catalog.lvols.len() - internal.len(),
             internal_lvols: internal.len(),
             internal_bytes: internal.iter().map(|node| catalog.used_bytes(node)).sum(),
@@ -207,9 +215,7 @@ impl Core {
         let node = catalog.lvols.get_mut(&id).ok_or(StoreError::NotFound { uuid: id })?;
         let record = &node.record;
         let chain = chain.map_err(|reason| StoreError::LvolDamaged { uuid: id, reason })?;
-        let volume = node
-            .volume
-            .get_or_insert_with(|| Rc::new(Volume::new(record.size, record.block_size, record.snapshot, chain)));
+        let volume = node.volume.get_or_insert_with(|| Rc::new(Volume::new(record, chain)));
         Ok(Lvol::new(Rc::clone(self), Rc::clone(volume)))
     }
 }
@@ -231,8 +237,12 @@ async fn found_store(disk: &Disk) -> Result<Option<Superblock>, StoreError> {
     Ok(first.or(second).ok())
 }
 
-fn already_formatted(found: &Superblock, layout: &Layout, options: &FormatOptions) -> Result<(), StoreError> {
-    let same = found.uuid == options.uuid && found.name == options.name && found.layout == *layout;
+/// The size is not compared: a store may have grown since, or its disk.
+fn already_formatted(found: &Superblock, disk: &Disk, options: &FormatOptions) -> Result<(), StoreError> {
+    let same = found.uuid == options.uuid
+        && found.name == options.name
+        && found.layout.cluster_size == options.cluster_size
+        && found.layout.size <= disk.size();
     match same {
         true => Ok(()),
         false => Err(StoreError::Occupied { uuid: found.uuid, name: found.name.clone() }),

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use block_device::{ErrorKind, Reply, Request};
 use tokio::sync::Notify;
 
+use crate::format::record::LvolRecord;
 use crate::hints::ChainNumber;
 use crate::locks::RangeLocks;
 use crate::map::Map;
@@ -16,6 +17,8 @@ pub(crate) struct Volume {
     size: Cell<u64>,
     block_size: u32,
     read_only: bool,
+    /// It belongs to another lvol.
+    internal: bool,
     /// The maps it reads through, its own first. Never empty.
     chain: RefCell<Vec<Rc<Map>>>,
     number: ChainNumber,
@@ -46,11 +49,12 @@ struct Filling {
 }
 
 impl Volume {
-    pub(crate) fn new(size: u64, block_size: u32, read_only: bool, chain: Vec<Rc<Map>>) -> Self {
+    pub(crate) fn new(record: &LvolRecord, chain: Vec<Rc<Map>>) -> Self {
         Self {
-            size: Cell::new(size),
-            block_size,
-            read_only,
+            size: Cell::new(record.size),
+            block_size: record.block_size,
+            read_only: record.snapshot,
+            internal: record.internal.is_some(),
             chain: RefCell::new(chain),
             number: ChainNumber::default(),
             locks: Rc::default(),
@@ -99,6 +103,10 @@ impl Volume {
 
     pub(crate) const fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    pub(crate) const fn internal(&self) -> bool {
+        self.internal
     }
 
     pub(crate) fn is_retired(&self) -> bool {

@@ -65,7 +65,7 @@ impl Lvol {
 
     /// The clusters of the lvol that a range of bytes touches.
     pub(crate) fn clusters(&self, offset: u64, length: u64) -> Span<u64> {
-        let cluster_size = u64::from(self.core().layout.cluster_size);
+        let cluster_size = u64::from(self.core().layout().cluster_size);
         offset / cluster_size..(offset + length).div_ceil(cluster_size)
     }
 
@@ -100,7 +100,7 @@ impl Lvol {
 
     async fn block_part(&self, offset: u64, part: Slice) -> Result<(u64, Slice), Error> {
         let block = offset - offset % BLOCK;
-        let cluster_size = u64::from(self.core().layout.cluster_size);
+        let cluster_size = u64::from(self.core().layout().cluster_size);
         let map = self.volume().map();
         let run = map.run((block / cluster_size) as u32, (block % cluster_size / BLOCK) as u32, 1);
         if !self.merges() && matches!(run.held, Held::Data(_)) {
@@ -162,7 +162,7 @@ impl Lvol {
             return true;
         }
         let want = (*next..end).take_while(|&index| is_new(index)).count() as u64;
-        let Some(run) = self.core().catalog.borrow_mut().allocator.take(want) else { return false };
+        let Some(run) = self.core().catalog.borrow_mut().take(want, volume.internal()) else { return false };
         let mut left = run.first..run.first + run.count;
         while *next < end && is_new(*next) {
             if volume.join_filling(*next as u32).is_none() {
@@ -179,7 +179,7 @@ impl Lvol {
     }
 
     fn plan(&self, parts: &[(u64, Slice)]) -> Plan {
-        let cluster_size = u64::from(self.core().layout.cluster_size);
+        let cluster_size = u64::from(self.core().layout().cluster_size);
         let map = self.volume().map();
         let mut plan = Plan::default();
         for (offset, data) in parts {
@@ -197,7 +197,7 @@ impl Lvol {
 
     /// Plans the write of data that lies within one cluster.
     fn plan_cluster(&self, map: &Map, offset: u64, data: Slice, plan: &mut Plan) {
-        let cluster_size = u64::from(self.core().layout.cluster_size);
+        let cluster_size = u64::from(self.core().layout().cluster_size);
         let index = (offset / cluster_size) as u32;
         let within = offset % cluster_size;
         let kind = map.kind(index);
@@ -206,7 +206,7 @@ impl Lvol {
             // Claimed before: it is being filled.
             _ => self.volume().filling_cluster(index),
         };
-        let base = self.core().layout.cluster_offset(cluster);
+        let base = self.core().layout().cluster_offset(cluster);
         let (first, blocks) = ((within / BLOCK) as u32, (data.len() as u64).div_ceil(BLOCK) as u32);
         if kind == Held::Zero {
             plan.keep_zeroes(map, index, cluster, base, first..first + blocks);

@@ -163,6 +163,15 @@ impl Disk {
         Ok(())
     }
 
+    /// Takes notice of a file or device that became larger meanwhile; returns its size. Brief and blocking.
+    pub fn measure(&self) -> io::Result<u64> {
+        if let Backing::Driver(home, id) = &self.inner.backing {
+            let size = home.with_driver(|driver| driver.measure_disk(*id))?;
+            self.inner.size.set(size);
+        }
+        Ok(self.size())
+    }
+
     /// Fills `buffer` from `offset`. Hands it back also with an error.
     pub async fn read(&self, offset: u64, buffer: Buffer) -> (io::Result<()>, Buffer) {
         if let Err(error) = self.check(offset, buffer.len() as u64) {

@@ -192,7 +192,11 @@ fn what_is_no_disk_is_refused_by_name() {
 fn resizing_is_seen_at_once() {
     with_disk(|disk, folder| async move {
         disk.resize(8 << 20).expect("grown");
-        assert_eq!(std::fs::metadata(folder.path().join("disk")).expect("there").len(), 8 << 20);
+        let path = folder.path().join("disk");
+        assert_eq!(std::fs::metadata(&path).expect("there").len(), 8 << 20);
+        let other = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+        other.set_len(12 << 20).expect("larger");
+        assert_eq!((disk.size(), disk.measure().expect("measured"), disk.size()), (8 << 20, 12 << 20, 12 << 20));
         disk.write(7 << 20, patterned(0..4096)).await.expect("written");
         disk.resize(4 << 20).expect("shrunk");
         assert!(disk.read(7 << 20, Buffer::new(4096)).await.0.is_err());

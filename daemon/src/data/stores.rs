@@ -30,8 +30,7 @@ pub(super) async fn format(spec: StoreSpec, again: bool) -> Result<(), ControlEr
             disk
         }
     };
-    let options =
-        FormatOptions { uuid: spec.uuid, name: spec.name.clone(), cluster_size: spec.cluster_size, force: false };
+    let options = FormatOptions { cluster_size: spec.cluster_size, ..FormatOptions::new(spec.uuid, spec.name.clone()) };
     Store::format(&disk, &options).await.map_err(|error| store_error(&spec, error))
 }
 

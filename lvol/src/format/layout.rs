@@ -1,5 +1,7 @@
 //! Where things are on a disk.
 
+use std::ops::Range;
+
 use super::{BLOCK, Flaw};
 use crate::map::Shape;
 
@@ -26,8 +28,16 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    const fn end(&self) -> u64 {
+    pub(crate) const fn end(&self) -> u64 {
         self.offset.saturating_add(self.length)
+    }
+
+    /// Whether it is made of whole units of this many bytes inside another region.
+    const fn is_made_of(&self, unit: u64, other: &Self) -> bool {
+        self.offset.is_multiple_of(unit)
+            && self.length.is_multiple_of(unit)
+            && other.offset <= self.offset
+            && self.end() <= other.end()
     }
 
     const fn overlaps(&self, other: &Self) -> bool {
@@ -43,11 +53,12 @@ pub(crate) struct Layout {
     /// Bytes a cluster, a power of two.
     pub(crate) cluster_size: u32,
     pub(crate) journal: Region,
-    /// Checkpoints are written into one while the other holds the last.
+    /// Checkpoints are written into one while the other holds the last. They lie before the clusters, or, once the store
+    /// has grown, among them.
     pub(crate) areas: [Region; 2],
     /// The number of the first data cluster: cluster n starts at byte n × cluster size. Never 0.
     pub(crate) first_cluster: u64,
-    /// How many data clusters there are.
+    /// How many clusters there are from there on, those that an area takes with them.
     pub(crate) clusters: u64,
 }
 
@@ -62,15 +73,51 @@ impl Layout {
         // Long enough that a checkpoint of all maps is rare, short enough to read at open in well under a second.
         let journal =
             Region { offset: SECOND_SUPERBLOCK + BLOCK, length: blocks_up((size / 128).clamp(1 << 20, 256 << 20)) };
-        // Every cluster mapped in the worst way, lvol records and zero entries besides.
-        let worst = with_page_headers((size / cluster) * worst_cluster_bytes(cluster_size));
-        let length = blocks_up(worst + (size / 64).clamp(512 << 10, 64 << 20));
+        let length = area_length(size, cluster_size);
         let first = Region { offset: journal.end(), length };
         let second = Region { offset: first.end(), length };
         let first_cluster = second.end().div_ceil(cluster);
         let clusters = (size / cluster).checked_sub(first_cluster)?;
         let layout = Self { size, cluster_size, journal, areas: [first, second], first_cluster, clusters };
         layout.check().ok().map(|()| layout)
+    }
+
+    /// The layout of this store on a larger disk, or the least size that is large enough. Everything stays where it is but for
+    /// the checkpoint areas, which are too short: new ones lie behind the last cluster. The old ones become clusters if they are
+    /// made of whole ones.
+    pub(crate) fn grown(&self, size: u64) -> Result<Self, u64> {
+        let cluster = u64::from(self.cluster_size);
+        let size = size - size % BLOCK;
+        let first = Region { offset: self.data_end(), length: self.grown_area_length(size) };
+        let second = Region { offset: first.end(), length: first.length };
+        let clusters = (size / cluster).saturating_sub(self.first_cluster);
+        let layout = Self { size, areas: [first, second], clusters, ..*self };
+        match second.end() < size / cluster * cluster && layout.check().is_ok() {
+            true => Ok(layout),
+            false => Err(self.least_growth()),
+        }
+    }
+
+    /// The smallest size that this store can grow to.
+    fn least_growth(&self) -> u64 {
+        let mut size = self.data_end();
+        loop {
+            let needed = self.data_end() + 2 * self.grown_area_length(size) + u64::from(self.cluster_size);
+            if needed <= size {
+                return size;
+            }
+            size = needed;
+        }
+    }
+
+    /// Whole clusters, so that the area can become clusters later.
+    fn grown_area_length(&self, size: u64) -> u64 {
+        area_length(size, self.cluster_size).next_multiple_of(u64::from(self.cluster_size))
+    }
+
+    /// Where the last cluster ends.
+    const fn data_end(&self) -> u64 {
+        (self.first_cluster + self.clusters) * self.cluster_size as u64
     }
 
     /// Whether the numbers make sense together, before any arithmetic trusts them: what protects recovery from a
@@ -88,14 +135,18 @@ impl Layout {
             offset: self.first_cluster.checked_mul(cluster).ok_or(Flaw::Content("the data lies beyond the end"))?,
             length: self.clusters.checked_mul(cluster).ok_or(Flaw::Content("the data lies beyond the end"))?,
         };
-        let regions = [block(0), block(SECOND_SUPERBLOCK), self.journal, self.areas[0], self.areas[1], data];
+        let regions = [block(0), block(SECOND_SUPERBLOCK), self.journal, data, self.areas[0], self.areas[1]];
         for (place, region) in regions.iter().enumerate() {
             if region.length == 0 || (region.offset | region.length) % BLOCK != 0 || region.end() > self.size {
                 return Err(Flaw::Content("a region is empty, unaligned or beyond the end"));
             }
-            if regions[..place].iter().any(|other| other.overlaps(region)) {
+            let is_hole = |other: &Region| *other == data && region.is_made_of(cluster, other);
+            if regions[..place].iter().any(|other| other.overlaps(region) && !is_hole(other)) {
                 return Err(Flaw::Content("two regions overlap"));
             }
+        }
+        if self.data_clusters() == 0 {
+            return Err(Flaw::Content("there are no data clusters"));
         }
         if self.journal.length < 256 << 10 {
             return Err(Flaw::Content("the journal is too short"));
@@ -112,6 +163,27 @@ impl Layout {
     /// Whether a cluster number is one of a data cluster.
     pub(crate) fn is_data(&self, cluster: u64) -> bool {
         cluster.checked_sub(self.first_cluster).is_some_and(|place| place < self.clusters)
+            && !self.areas.iter().any(|area| self.clusters_of(area).contains(&cluster))
+    }
+
+    /// How many data clusters there are.
+    pub(crate) fn data_clusters(&self) -> u64 {
+        let taken = self.areas.iter().map(|area| self.clusters_of(area)).map(|taken| taken.end - taken.start);
+        self.clusters - taken.sum::<u64>()
+    }
+
+    /// The clusters that the checkpoint areas take.
+    pub(crate) fn taken_clusters(&self) -> impl Iterator<Item = u64> + use<> {
+        let [first, second] = self.areas.map(|area| self.clusters_of(&area));
+        first.chain(second)
+    }
+
+    /// Those of one area: none if it lies elsewhere.
+    fn clusters_of(&self, area: &Region) -> Range<u64> {
+        let cluster = u64::from(self.cluster_size);
+        let among = area.offset >= self.first_cluster * cluster && area.end() <= self.data_end();
+        // Checked: it is made of whole ones.
+        if among { area.offset / cluster..area.end() / cluster } else { 0..0 }
     }
 
     /// 4 KiB blocks a cluster.
@@ -127,6 +199,13 @@ impl Layout {
 
 fn valid_cluster_size(size: u32) -> bool {
     size.is_power_of_two() && CLUSTER_SIZES.contains(&size)
+}
+
+/// How long a checkpoint area of a store of this size is: every cluster mapped in the worst way, lvol records and zero
+/// entries besides.
+fn area_length(size: u64, cluster_size: u32) -> u64 {
+    let worst = with_page_headers((size / u64::from(cluster_size)) * worst_cluster_bytes(cluster_size));
+    blocks_up(worst + (size / 64).clamp(512 << 10, 64 << 20))
 }
 
 const fn worst_cluster_bytes(cluster_size: u32) -> u64 {
@@ -168,6 +247,59 @@ mod tests {
         assert_eq!(Layout::plan(1 << 30, 8 << 10), None);
         assert_eq!(Layout::plan(1 << 30, 8 << 20), None);
         assert!(Layout::plan(MIN_SIZE, 64 << 10).is_some());
+    }
+
+    #[test]
+    fn a_store_grows_again_and_again_and_former_areas_become_clusters() {
+        for cluster_size in (14..=22).map(|shift| 1 << shift) {
+            let mut layout = Layout::plan(256 << 20, cluster_size).expect("large enough");
+            let mut size = layout.size;
+            for round in 0..4 {
+                size = size * 2 + 5000;
+                let grown = layout.grown(size).expect("large enough");
+                assert_eq!((grown.check(), grown.journal), (Ok(()), layout.journal));
+                assert!(grown.taken_clusters().all(|cluster| !grown.is_data(cluster) && !layout.is_data(cluster)));
+                let kept = (layout.first_cluster..layout.first_cluster + layout.clusters).all(|at| grown.is_data(at));
+                assert!(kept, "also where the areas were, round {round}");
+                let data =
+                    (grown.first_cluster..size.div_ceil(u64::from(cluster_size))).filter(|at| grown.is_data(*at));
+                assert_eq!(data.count() as u64, grown.data_clusters());
+                // The reserve for metadata is that of a new store of this size.
+                assert!(grown.areas.iter().all(|area| area.length >= area_length(size, cluster_size)));
+                layout = grown;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_little_to_grow_by_names_what_is_enough() {
+        let layout = Layout::plan(1 << 30, 64 << 10).expect("large enough");
+        let least = layout.grown((1 << 30) + (1 << 20)).expect_err("no room for the areas");
+        assert!((1 << 30..3 << 29).contains(&least), "{least}");
+        assert_eq!(layout.grown(least - 4096), Err(least));
+        assert_eq!(layout.grown(least).expect("enough").data_clusters(), layout.clusters + 1);
+        assert_eq!(layout.grown(u64::MAX), Err(least));
+    }
+
+    #[test]
+    fn areas_among_the_clusters_must_be_whole_clusters() {
+        let good = Layout::plan(1 << 30, 64 << 10).expect("large enough").grown(2 << 30).expect("large enough");
+        let [first, second] = good.areas;
+        for area in [
+            Region { offset: first.offset + 4096, ..first },
+            Region { length: first.length - 4096, ..first },
+            Region { offset: good.first_cluster * (64 << 10) - (64 << 10), length: 128 << 10 },
+            Region { offset: (2 << 30) - (64 << 10), length: 128 << 10 },
+            Region { length: first.length + (64 << 10), ..first },
+        ] {
+            assert!(Layout { areas: [area, second], ..good }.check().is_err(), "{area:?}");
+        }
+        let end = good.first_cluster * (64 << 10);
+        let all = Layout {
+            areas: [Region { offset: end, length: good.size - end }, Region { offset: 4 << 20, ..second }],
+            ..good
+        };
+        assert!(all.check().is_err());
     }
 
     #[test]

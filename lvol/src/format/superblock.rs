@@ -16,6 +16,10 @@ pub(crate) const MAX_NAME: usize = 255;
 
 const NAME_AT: usize = 288;
 
+/// Behind the longest name.
+const RESERVE_AT: usize = 544;
+const OVERCOMMIT_AT: usize = 552;
+
 /// What counts up, one by one, never gets here: whoever adds one need not look.
 pub(crate) const MAX_COUNTER: u64 = u64::MAX / 2;
 
@@ -31,6 +35,18 @@ pub(crate) struct Features {
     pub(crate) read_only: u64,
     /// A program that does not know them must not open the store.
     pub(crate) incompatible: u64,
+}
+
+/// [`Features::incompatible`]: the checkpoint areas lie among the data clusters, as they do once a store has grown.
+pub(crate) const AREAS_AMONG_CLUSTERS: u64 = 1;
+
+/// How far the space of a store may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// The sizes of all heads together, in percent of the store's; 0 for any.
+    pub(crate) overcommit_percent: u32,
+    /// Clusters that writes of hosts do not take.
+    pub(crate) reserve: u64,
 }
 
 /// Where a checkpoint is, and where replay starts on top of it.
@@ -75,6 +91,7 @@ pub(crate) struct Superblock {
     pub(crate) lvols: u32,
     /// The lowest map id never used.
     pub(crate) next_map: u32,
+    pub(crate) limits: Limits,
 }
 
 impl Superblock {
@@ -104,6 +121,8 @@ impl Superblock {
         put_u32(&mut bytes, 276, self.lvols);
         put_u16(&mut bytes, 280, self.name.len() as u16);
         bytes[NAME_AT..NAME_AT + self.name.len()].copy_from_slice(self.name.as_bytes());
+        put_u64(&mut bytes, RESERVE_AT, self.limits.reserve);
+        put_u32(&mut bytes, OVERCOMMIT_AT, self.limits.overcommit_percent);
         let header =
             Header { magic: MAGIC, kind: 0, address: place, sequence: self.generation, format_id: self.format_id };
         header.seal(&mut bytes);
@@ -156,7 +175,8 @@ impl Superblock {
         if counters.iter().any(|&counter| counter > MAX_COUNTER) {
             return Err(Flaw::Content("a counter is higher than one can have become"));
         }
-        let name = bytes.get(NAME_AT..NAME_AT + usize::from(u16_at(bytes, 280))).unwrap_or(&[0xff]);
+        let name = usize::from(u16_at(bytes, 280));
+        let name = bytes.get(NAME_AT..NAME_AT + name).filter(|_| name <= MAX_NAME).unwrap_or(&[0xff]);
         let name = std::str::from_utf8(name).map_err(|_| Flaw::Content("the store's name is no text"))?;
         Ok(Self {
             generation: header.sequence,
@@ -177,6 +197,7 @@ impl Superblock {
             checkpoint,
             lvols: u32_at(bytes, 276),
             next_map: u32_at(bytes, 272),
+            limits: Limits { overcommit_percent: u32_at(bytes, OVERCOMMIT_AT), reserve: u64_at(bytes, RESERVE_AT) },
         })
     }
 }
@@ -226,6 +247,7 @@ mod tests {
             },
             lvols: 3,
             next_map: 8,
+            limits: Limits { overcommit_percent: 300, reserve: 77 },
         }
     }
 
@@ -273,6 +295,7 @@ mod tests {
         assert_eq!((u64_at(&bytes, 248), u64_at(&bytes, 256), u64_at(&bytes, 264)), (100, 12288, 101));
         assert_eq!((u32_at(&bytes, 272), u32_at(&bytes, 276), u16_at(&bytes, 280)), (8, 3, 6));
         assert_eq!(&bytes[288..294], b"quarry");
-        assert!(bytes[294..].iter().all(|&byte| byte == 0));
+        assert_eq!((u64_at(&bytes, 544), u32_at(&bytes, 552)), (77, 300));
+        assert!(bytes[294..544].iter().chain(&bytes[556..]).all(|&byte| byte == 0));
     }
 }

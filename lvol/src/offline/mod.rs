@@ -79,8 +79,8 @@ fn summary(state: &State, owners: &Owners) -> StoreSummary {
     StoreSummary {
         uuid: state.superblock.uuid,
         name: state.superblock.name.clone(),
-        size: layout.clusters * cluster,
-        free: (layout.clusters - owners.used) * cluster,
+        size: layout.data_clusters() * cluster,
+        free: (layout.data_clusters() - owners.used) * cluster,
         lvols: state.lvols.len(),
     }
 }

@@ -271,10 +271,13 @@ pub(super) fn new_name(record: &LvolRecord) -> String {
 /// store was closed in order.
 fn check_bitmap(state: &mut State, owners: &Owners) {
     let superblock = &state.superblock;
-    let clusters = superblock.layout.clusters;
+    let layout = superblock.layout;
+    let clusters = layout.clusters;
+    // Those of checkpoint areas are in use, and nobody's.
+    let is_data = |place: u64| layout.is_data(layout.first_cluster + place);
     let used = |place: u64| state.bitmap[(place / 64) as usize] >> (place % 64) & 1 == 1;
     let owned = |place: u64| owners.maps[place as usize] != 0;
-    let leaked = (0..clusters).filter(|place| used(*place) && !owned(*place)).count();
+    let leaked = (0..clusters).filter(|place| is_data(*place) && used(*place) && !owned(*place)).count();
     let missing = (0..clusters).filter(|place| !used(*place) && owned(*place)).count();
     if superblock.damaged {
         let text = format!(

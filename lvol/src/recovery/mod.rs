@@ -22,12 +22,12 @@ use reactor::{Buffer, Disk};
 use crate::catalog::Catalog;
 use crate::core::{Core, Opened, write_superblock_copy};
 use crate::error::StoreError;
-use crate::format::superblock::{PLACES, Superblock};
+use crate::format::superblock::{AREAS_AMONG_CLUSTERS, PLACES, Superblock};
 use crate::format::{BLOCK, Flaw};
 use crate::journal::{Journal, ReplayStart};
 
-/// Feature bits that this program knows. None is in use yet.
-const KNOWN_INCOMPATIBLE: u64 = 0;
+/// Feature bits that this program knows.
+const KNOWN_INCOMPATIBLE: u64 = AREAS_AMONG_CLUSTERS;
 const KNOWN_READ_ONLY: u64 = 0;
 
 /// Opens the store on `disk`.
@@ -39,6 +39,7 @@ pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
     let clean = superblock.clean;
     let mut catalog = Catalog::new(superblock.layout);
     catalog.next_map = superblock.next_map.max(1);
+    catalog.reserve = superblock.limits.reserve;
     let found = load::load_checkpoint(&disk, &superblock, &mut catalog).await?;
     let mut start =
         ReplayStart { batch: superblock.checkpoint.start_batch, position: superblock.checkpoint.start_position };

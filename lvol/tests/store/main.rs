@@ -5,6 +5,7 @@ mod control;
 mod crash;
 mod damage;
 mod files;
+mod growth;
 mod internal;
 mod late_reads;
 mod model;

@@ -78,6 +78,7 @@ impl Model {
             96 => self.clone_snapshot().await,
             97 => self.revert(head).await,
             98 => self.grow(head).await,
+            99 if self.random.chance(0.3) => self.grow_store().await,
             _ => self.reopen().await,
         }
     }
@@ -202,6 +203,21 @@ impl Model {
         assert_eq!(self.open[&head].geometry().size(), larger);
         assert!(matches!(self.store().grow(head, larger - block).await, Err(StoreError::Invalid { .. })));
         self.reference.grow(head, larger);
+    }
+
+    /// The disk becomes larger, and the store with it; some of the time to no more than it is.
+    async fn grow_store(&mut self) {
+        let before = self.store().info();
+        // Each time as large that the areas of the times before are large enough for nothing but data.
+        if before.disk_size < 512 << 20 {
+            let more = (self.disk.size() / 8192 + self.random.below(256)) << 12;
+            self.disk.resize(self.disk.size() + more).expect("larger");
+        }
+        let after = self.store().grow_store(None).await.expect("grown");
+        assert_eq!(after.disk_size, self.disk.size());
+        assert!(after.size >= before.size);
+        check_space(&self.store());
+        assert_eq!(self.store().grow_store(Some(after.disk_size)).await.expect("the same again").size, after.size);
     }
 
     async fn delete(&mut self) {

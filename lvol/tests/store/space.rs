@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::{ErrorKind, Request, execute};
-use lvol::{LvolState, StoreError};
+use lvol::{LvolState, Role, StoreError, StoreLimits};
 use reactor::simulated::{DiskFault, DiskFaultKind};
 
 use crate::rig::{
@@ -263,5 +263,113 @@ fn a_full_backing_is_no_space_too() {
         assert!(read(&head, 0, 4096).await.expect("read") == stamped(1, 4096)[..]);
         execute(&*head, Request::write(0, stamped(5, 4096))).await.expect("overwritten");
         check_space(&store);
+    });
+}
+
+/// Writes of hosts leave the reserve; what goes on in the store works on a store that is full to the last cluster (I32).
+#[test]
+fn a_store_full_to_its_reserve_still_deletes_merges_and_writes_checkpoints() {
+    for reserve in [0, 8 * CLUSTER] {
+        let rig = Rig::formatted(9);
+        rig.run(async move {
+            let store = open().await;
+            let limits = StoreLimits { reserve: reserve.saturating_sub(1), overcommit_percent: 0 };
+            assert_eq!(store.set_limits(limits).await.expect("set").limits.reserve, reserve);
+            store.create(&lvol(1, 64 << 20)).await.expect("created");
+            let head = store.open_lvol(id(1)).await.expect("opened");
+            write(&head, 0, stamped(1, 16 * CLUSTER as usize)).await.expect("written");
+            store.snapshot(id(1), &snapshot(2)).await.expect("cut");
+            // Parts of clusters that the snapshot has too: merging has to copy.
+            for cluster in 0..8 {
+                write(&head, cluster * CLUSTER, stamped(2, 8192)).await.expect("written");
+            }
+            let mut at = 16;
+            while let Ok(()) = write(&head, at * CLUSTER, stamped(3, CLUSTER as usize)).await {
+                at += 1;
+            }
+            assert_eq!(kind(write(&head, at * CLUSTER, stamped(3, 4096)).await), Some(ErrorKind::NoSpace));
+            assert_eq!(store.info().free, reserve);
+            store.create_internal(id(1), Role::Hashes, 1 << 20, 4096).await.expect("created");
+            let internal = store.open_internal(id(1), Role::Hashes).await.expect("opened");
+            let outcome = write(&internal, 0, stamped(5, 4096)).await;
+            assert_eq!(kind(outcome), (reserve == 0).then_some(ErrorKind::NoSpace), "what the reserve is for");
+            drop(internal);
+            store.delete_internal(id(1), Role::Hashes).await.expect("deleted");
+            unmap(&head, 16 * CLUSTER + 4096, 8192).await.expect("unmapped");
+            write_zeroes(&head, 9 * CLUSTER, 4096).await.expect("zeroed");
+            store.snapshot(id(1), &snapshot(3)).await.expect("cut");
+            store.delete(id(2)).await.expect("marked");
+            store.deleted(id(2)).await.expect("merged");
+            store.delete(id(3)).await.expect("marked");
+            store.deleted(id(3)).await.expect("merged");
+            assert_eq!(store.info().limits.reserve, reserve);
+            let content = read(&head, 0, CLUSTER).await.expect("read");
+            assert!(content[..8192] == stamped(2, 8192)[..]);
+            assert!(content[8192..] == stamped(1, CLUSTER as usize - 8192)[..]);
+            // Eight clusters were there twice.
+            flush(&head).await.expect("flushed");
+            reactor::sleep(Duration::from_secs(2)).await;
+            assert_eq!(store.info().free, reserve + 8 * CLUSTER);
+            check_space(&store);
+            store.close().await.expect("with a checkpoint");
+            drop(head);
+            let store = open().await;
+            assert_eq!(store.info().limits.reserve, reserve, "kept in the superblock");
+            let head = store.open_lvol(id(1)).await.expect("opened");
+            for cluster in at..at + 8 {
+                write(&head, cluster * CLUSTER, stamped(4, 4096)).await.expect("written");
+            }
+            assert_eq!(kind(write(&head, (at + 8) * CLUSTER, stamped(4, 4096)).await), Some(ErrorKind::NoSpace));
+            store.set_limits(StoreLimits::default()).await.expect("set");
+            let outcome = write(&head, (at + 8) * CLUSTER, stamped(4, 4096)).await;
+            assert_eq!(kind(outcome), (reserve == 0).then_some(ErrorKind::NoSpace), "the reserve is given up");
+            let too_much = StoreLimits { reserve: store.info().size, overcommit_percent: 0 };
+            assert!(matches!(store.set_limits(too_much).await, Err(StoreError::Invalid { .. })));
+            store.delete(id(1)).await.expect("deleted");
+        });
+    }
+}
+
+/// Heads are made and grown up to the limit and not beyond; what exists is not touched, whatever the limit becomes.
+#[test]
+fn heads_beyond_the_overcommit_limit_are_refused_with_the_figures() {
+    let rig = Rig::formatted(10);
+    rig.run(async {
+        let limited = |overcommit_percent| StoreLimits { overcommit_percent, reserve: 0 };
+        let store = open().await;
+        store.set_limits(limited(200)).await.expect("set");
+        let (size, half) = (store.info().size, store.info().size / 2);
+        store.create(&lvol(1, size)).await.expect("created");
+        store.create(&lvol(2, half)).await.expect("created");
+        let figures = |error: StoreError| match error {
+            StoreError::Overcommitted { provisioned, more, allowed, percent } => (provisioned, more, allowed, percent),
+            other => panic!("another error: {other}"),
+        };
+        let refused = store.create(&lvol(3, half + 4096)).await.expect_err("beyond the limit");
+        assert_eq!(figures(refused), (size + half, half + 4096, 2 * size, 200));
+        // Snapshots have no size of their own; clones and growth do.
+        store.snapshot(id(1), &snapshot(4)).await.expect("cut");
+        let refused = store.clone_snapshot(id(4), &lvol(5, size)).await.expect_err("beyond the limit");
+        assert_eq!(figures(refused), (size + half, size, 2 * size, 200));
+        let refused = store.grow(id(2), size + 4096).await.expect_err("beyond the limit");
+        assert_eq!(figures(refused), (size + half, half + 4096, 2 * size, 200));
+        store.grow(id(2), size).await.expect("exactly the limit");
+        assert_eq!(store.info().provisioned, 2 * size);
+        // What takes another's place only counts for what it is larger.
+        store.create_in_place_of(id(2), &lvol(6, size)).await.expect("created");
+        assert_eq!(store.info().provisioned, 3 * size);
+        store.delete(id(6)).await.expect("deleted");
+
+        store.set_limits(limited(100)).await.expect("set");
+        store.create(&lvol(1, size)).await.expect("the same again");
+        store.grow(id(2), size).await.expect("the same again");
+        store.rename(id(2), "other").await.expect("renamed");
+        let refused = store.create(&lvol(7, 4096)).await.expect_err("beyond the limit");
+        assert_eq!(figures(refused), (2 * size, 4096, size, 100));
+        store.close().await.expect("closed");
+        let store = open().await;
+        assert_eq!(store.info().limits, limited(100), "kept in the superblock");
+        store.set_limits(limited(0)).await.expect("set");
+        store.create(&lvol(7, 1 << 40)).await.expect("no limit");
     });
 }

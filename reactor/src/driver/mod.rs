@@ -128,6 +128,9 @@ pub(crate) trait Driver {
     /// Changes the size of a file-backed disk, durably.
     fn resize_disk(&mut self, disk: ResourceId, size: u64) -> io::Result<()>;
 
+    /// The size of a disk now: whoever made it larger need not have been us.
+    fn measure_disk(&mut self, disk: ResourceId) -> io::Result<u64>;
+
     /// Binds and listens; returns the address in use (with the port chosen for port 0).
     fn listen(&mut self, address: SocketAddr) -> io::Result<(ResourceId, SocketAddr)>;
 

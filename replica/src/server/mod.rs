@@ -189,7 +189,7 @@ impl Inner {
                 epoch: 0,
                 instance: Uuid::nil(),
             };
-            let created = self.create_head(&attribute, &spec.name, spec.size, spec.block_size).await;
+            let created = self.create_head(None, &attribute, &spec.name, spec.size, spec.block_size).await;
             created.inspect_err(|_| self.forget(spec.replica, &entry))?;
         }
         let lvols = self.store.lvols();
@@ -205,6 +205,7 @@ impl Inner {
 
     async fn create_head(
         &self,
+        old: Option<Uuid>,
         attribute: &Attribute,
         name: &str,
         size: u64,
@@ -212,7 +213,11 @@ impl Inner {
     ) -> Result<LvolInfo, StoreError> {
         let attributes = BTreeMap::from([(REPLICA.to_owned(), attribute.encode())]);
         let uuid = head_uuid(attribute.replica, attribute.generation);
-        self.store.create(&CreateLvol { uuid, name: name.to_owned(), size, block_size, attributes }).await
+        let spec = CreateLvol { uuid, name: name.to_owned(), size, block_size, attributes };
+        match old {
+            Some(old) => self.store.create_in_place_of(old, &spec).await,
+            None => self.store.create(&spec).await,
+        }
     }
 
     async fn delete(&self, replica: Uuid, volume: Option<Uuid>) -> Result<(), ReplicaError> {
@@ -292,7 +297,7 @@ impl Inner {
         let (old, attribute) = self.still_granted(replica, gate)?;
         gate.drained().await;
         let new = Attribute { state: ReplicaState::Rebuilding, generation: attribute.generation + 1, ..attribute };
-        let head = self.create_head(&new, &old.name, old.size, old.block_size).await?;
+        let head = self.create_head(Some(old.uuid), &new, &old.name, old.size, old.block_size).await?;
         gate.replace(self.store.open_lvol(head.uuid).await? as Rc<dyn BlockDevice>);
         self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?;
         Ok(())

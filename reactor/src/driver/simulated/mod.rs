@@ -81,6 +81,10 @@ impl Driver for SimulatedDriver {
         self.state.borrow_mut().resize_disk(self.reactor, disk, size)
     }
 
+    fn measure_disk(&mut self, disk: ResourceId) -> io::Result<u64> {
+        Ok(self.state.borrow().measure_disk(self.reactor, disk))
+    }
+
     fn listen(&mut self, address: SocketAddr) -> io::Result<(ResourceId, SocketAddr)> {
         self.state.borrow_mut().listen(self.reactor, address)
     }

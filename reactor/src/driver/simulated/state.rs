@@ -349,6 +349,11 @@ impl State {
         Ok(())
     }
 
+    pub(crate) fn measure_disk(&self, index: usize, resource: ResourceId) -> u64 {
+        let Resource::Disk { disk, .. } = self.resource(index, resource) else { unreachable!("a disk is measured") };
+        self.disks[disk].size()
+    }
+
     /// The disk with this name.
     pub(crate) fn disk(&self, node: usize, path: &Path) -> Option<usize> {
         self.disk_names.get(&(node, path.to_owned())).copied()

@@ -78,6 +78,15 @@ pub(super) fn resize(file: &OwnedFd, kind: Kind, size: u64) -> io::Result<()> {
     file.sync_all()
 }
 
+/// The size of an open disk now.
+pub(super) fn measure(file: &OwnedFd, kind: Kind) -> io::Result<u64> {
+    let file = File::from(file.try_clone()?);
+    match kind {
+        Kind::BlockDevice => measure_device(&file).map(|(size, _)| size),
+        _ => Ok(file.metadata()?.len()),
+    }
+}
+
 fn open_file(path: &Path, options: &DiskOptions) -> io::Result<(File, bool)> {
     let mut how = OpenOptions::new();
     how.read(true).write(!options.read_only).create(options.create.is_some() && !options.read_only);

@@ -281,6 +281,11 @@ impl Driver for UringDriver {
         disks::resize(&resource.file, resource.kind, size)
     }
 
+    fn measure_disk(&mut self, disk: ResourceId) -> io::Result<u64> {
+        let resource = self.descriptors.get(disk)?;
+        disks::measure(&resource.file, resource.kind)
+    }
+
     fn listen(&mut self, address: SocketAddr) -> io::Result<(ResourceId, SocketAddr)> {
         let (socket, address) = sockets::listen(address, self.congestion.as_deref())?;
         let id = self.descriptors.add(&self.ring.submitter(), socket, Kind::Listener)?;

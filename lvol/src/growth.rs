@@ -1,0 +1,84 @@
+//! A store on a disk that became larger.
+//!
+//! ```text
+//! room for the new checkpoint areas behind the last cluster ─▶ a whole checkpoint into one of them ─▶ one superblock:
+//! size, areas, clusters, checkpoint ─▶ the new clusters are free
+//! ```
+//! Until that superblock nothing that the store uses is touched; from its first copy on the store is the larger one, whichever
+//! copy survives leads to the same state. The journal stays where it is: reads and writes go on throughout.
+
+use std::io;
+use std::rc::Rc;
+
+use crate::core::Core;
+use crate::error::StoreError;
+use crate::info::StoreInfo;
+use crate::operations::to_the_end;
+use crate::store::Store;
+
+/// Bytes of a new area that are made zero at once.
+const STEP: u64 = 64 << 20;
+
+impl Store {
+    /// Makes the store as large as its disk, or `size` bytes of it; durable when it returns. A size that it has already is fine
+    /// (I30). Reads and writes go on meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a size that is smaller, too little more, or more than the disk has;
+    /// [`StoreError::NoSpace`] when a sparse disk has no room for the metadata. The store is as it was then.
+    pub async fn grow_store(&self, size: Option<u64>) -> Result<StoreInfo, StoreError> {
+        let store = self.clone();
+        to_the_end(async move {
+            let _one = store.core.control.lock().await;
+            store.core.check_running()?;
+            store.core.grow_to(size).await?;
+            Ok(store.info())
+        })
+        .await
+    }
+}
+
+impl Core {
+    async fn grow_to(self: &Rc<Self>, size: Option<u64>) -> Result<(), StoreError> {
+        let has = self.disk.measure().map_err(StoreError::io("measuring the disk"))?;
+        let (layout, wanted) = (self.layout(), size.unwrap_or(has));
+        if wanted == layout.size || wanted - wanted % crate::format::BLOCK == layout.size {
+            return Ok(());
+        }
+        if wanted < layout.size {
+            return Err(StoreError::invalid(format!("the store has {} bytes and cannot have {wanted}", layout.size)));
+        }
+        if wanted > has {
+            return Err(StoreError::invalid(format!("the disk has {has} bytes and the store cannot have {wanted}")));
+        }
+        let grown = layout.grown(wanted).map_err(|least| {
+            let size = layout.size;
+            StoreError::invalid(format!("a store of {size} bytes grows to {least} bytes at least, not to {wanted}"))
+        })?;
+        for area in grown.areas {
+            self.make_room(area.offset, area.end()).await?;
+        }
+        let written = self.checkpoint_grown(grown).await;
+        match written {
+            // The checkpoint that failed counts for nothing, and the store goes on.
+            Err(StoreError::Stopped { detail }) if self.failure().is_none() => {
+                Err(StoreError::Io { doing: "growing the store", source: io::Error::other(detail) })
+            }
+            result => result,
+        }
+    }
+
+    /// Takes room of a sparse disk, so that there is some for each checkpoint from now on.
+    async fn make_room(&self, start: u64, end: u64) -> Result<(), StoreError> {
+        for offset in (start..end).step_by(STEP as usize) {
+            let zeroed = self.disk.write_zeroes(offset, STEP.min(end - offset)).await;
+            zeroed.map_err(|error| match error.kind() {
+                io::ErrorKind::StorageFull => {
+                    StoreError::NoSpace { detail: "the disk has no room for the metadata of a larger store" }
+                }
+                _ => StoreError::Io { doing: "making room for metadata", source: error },
+            })?;
+        }
+        Ok(())
+    }
+}
