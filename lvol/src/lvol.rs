@@ -16,6 +16,12 @@ use crate::volume::Volume;
 ///
 /// Reads, and writes to blocks that it holds already, go to the disk within [`BlockDevice::submit`], without a task and
 /// without metadata. Everything else is a task of its own.
+///
+/// Requests that overlap a write in flight are not ordered with it, nor is the write one event to them. An unmap discards blocks on
+/// the disk before the journal drops them: a read beside it may see zeroes, and a write that began after that read and was answered
+/// before the unmap can be gone when the unmap is answered; a later read beside the two may see its data, and one after them not. All of
+/// this is between requests in flight together; whatever starts when a write was answered finds it. Engines order what overlaps,
+/// so no volume shows it.
 pub struct Lvol {
     core: Rc<Core>,
     volume: Rc<Volume>,

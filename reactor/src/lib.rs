@@ -7,6 +7,7 @@
 
 pub mod buffer;
 mod core;
+mod counting;
 pub mod disk;
 mod driver;
 mod executor;
@@ -23,6 +24,7 @@ mod timer;
 
 pub use crate::buffer::{Buffer, Slice};
 pub use crate::core::{boot_id, handle, now, random, random_bytes, task_count, wall_clock};
+pub use crate::counting::CountingAllocator;
 pub use crate::disk::{Disk, DiskAction, DiskOptions, DiskReply, DiskSink};
 pub use crate::executor::{JoinHandle, TaskEnded, spawn, yield_now};
 pub use crate::mailbox::{Handle, PostError};

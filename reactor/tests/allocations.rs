@@ -2,58 +2,26 @@
 
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use reactor::{Buffer, Disk, DiskOptions, DiskReply, DiskSink, Slice, spawn};
+use reactor::{Buffer, CountingAllocator, Disk, DiskOptions, DiskReply, DiskSink, Slice, spawn};
 
 use support::{pair, run};
 
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: everything is passed on to the system's allocator; counting neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: passed on to the caller.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: passed on to the caller.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: passed on to the caller.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-fn count() {
-    // Not while the thread ends.
-    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// How many allocations `rounds` of a thing make, once it has been done for a while.
 async fn allocations(rounds: usize, mut each: impl AsyncFnMut()) -> u64 {
     for _ in 0..rounds {
         each().await;
     }
-    let before = COUNT.get();
+    let before = CountingAllocator::count();
     for _ in 0..rounds {
         each().await;
     }
-    COUNT.get() - before
+    CountingAllocator::count() - before
 }
 
 #[test]
