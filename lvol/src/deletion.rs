@@ -10,7 +10,7 @@
 //! synced, then one commit gives the entries to the child and takes them from the snapshot. Every read through the child is
 //! the same before and after. What a crash leaves is a snapshot with the rest of its entries: opening the store goes on.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub(crate) struct Merges {
     wake: Rc<Notify>,
     /// One made a step, or none will.
     progress: Notify,
+    /// How many bytes each had when it was first looked at.
+    totals: RefCell<BTreeMap<Uuid, u64>>,
 }
 
 /// What can be done next.
@@ -145,8 +147,10 @@ impl Store {
 }
 
 /// What is to be told about the deletion of an lvol.
-pub(crate) fn deletion_of(catalog: &Catalog, id: Uuid, children: usize) -> Option<Deletion> {
+pub(crate) fn deletion_of(core: &Core, catalog: &Catalog, id: Uuid, children: usize) -> Option<Deletion> {
     let node = catalog.lvols.get(&id)?;
+    let left = catalog.used_bytes(node);
+    let total = core.merges.totals.borrow().get(&id).copied().unwrap_or(left);
     let stage = node.record.deletion?;
     let waits_for = match children {
         0 => None,
@@ -154,11 +158,17 @@ pub(crate) fn deletion_of(catalog: &Catalog, id: Uuid, children: usize) -> Optio
         1 => catalog.child(id).and_then(|child| catalog.damage(child)).map(|_| WaitsFor::Repair),
         _ => Some(WaitsFor::Children),
     };
-    Some(Deletion { merging: stage == Stage::Merging, waits_for, error: node.trouble.clone() })
+    Some(Deletion {
+        merging: stage == Stage::Merging,
+        left,
+        total: total.max(left),
+        waits_for,
+        error: node.trouble.clone(),
+    })
 }
 
 /// Whether someone has an lvol open: the catalog's own reference is one.
-fn is_open(volume: Option<&Rc<Volume>>) -> bool {
+pub(crate) fn is_open(volume: Option<&Rc<Volume>>) -> bool {
     volume.is_some_and(|volume| Rc::strong_count(volume) > 1)
 }
 
@@ -277,6 +287,7 @@ impl Core {
             Some(Due::Drop(uuid)) => (uuid, self.drop_lvol(uuid).await),
             Some(Due::Merge { snapshot, child }) => (snapshot, self.merge_some(snapshot, child).await),
         };
+        self.merges.totals.borrow_mut().retain(|uuid, _| self.catalog.borrow().lvols.contains_key(uuid));
         if let Some(node) = self.catalog.borrow_mut().lvols.get_mut(&uuid) {
             node.trouble = result.as_ref().err().map(ToString::to_string);
         }
@@ -284,6 +295,10 @@ impl Core {
     }
 
     async fn merge_some(self: &Rc<Self>, snapshot: Uuid, child: Uuid) -> Result<(), StoreError> {
+        if let Some(node) = self.catalog.borrow().lvols.get(&snapshot) {
+            let bytes = self.catalog.borrow().used_bytes(node);
+            self.merges.totals.borrow_mut().entry(snapshot).or_insert(bytes);
+        }
         let (parent, record) = {
             let catalog = self.catalog.borrow();
             (catalog.record(snapshot)?, catalog.record(child)?)

@@ -71,6 +71,18 @@ pub enum StoreError {
         /// The lvol.
         uuid: Uuid,
     },
+    /// An import of it is under way, or was cut off: it can be imported again, or deleted.
+    #[error("lvol {uuid} is incomplete: its import did not end")]
+    Incomplete {
+        /// The lvol.
+        uuid: Uuid,
+    },
+    /// Someone has it open.
+    #[error("lvol {uuid} is in use")]
+    InUse {
+        /// The lvol.
+        uuid: Uuid,
+    },
     /// This lvol is damaged; the store and the other lvols are not affected (I28).
     #[error("lvol {uuid} is damaged: {reason}")]
     LvolDamaged {
@@ -113,6 +125,15 @@ impl StoreError {
         move |source| Self::Io { doing, source }
     }
 
+    /// What an lvol answered.
+    pub(crate) fn of_request(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::NoSpace => Self::NoSpace { detail: "all clusters are in use" },
+            ErrorKind::InvalidField | ErrorKind::InvalidRange => Self::invalid("no whole blocks of the lvol"),
+            _ => Self::Io { doing: "reading or writing an lvol", source: io::Error::other(error) },
+        }
+    }
+
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::Invalid { detail: detail.into() }
     }
@@ -127,7 +148,10 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
             StoreError::NoSpace { .. } | StoreError::Overcommitted { .. } => ErrorKind::NoSpace,
-            StoreError::Closed | StoreError::NotFound { .. } | StoreError::Deleting { .. } => ErrorKind::Unavailable,
+            StoreError::Closed
+            | StoreError::NotFound { .. }
+            | StoreError::Deleting { .. }
+            | StoreError::Incomplete { .. } => ErrorKind::Unavailable,
             StoreError::Invalid { .. } => ErrorKind::InvalidField,
             StoreError::LvolDamaged { .. } => ErrorKind::ReadFailed,
             _ => ErrorKind::WriteFailed,

@@ -138,6 +138,8 @@ pub struct LvolInfo {
     pub attributes: BTreeMap<String, Vec<u8>>,
     /// Whether it can be used.
     pub state: LvolState,
+    /// An import of it is under way, or was cut off: it cannot be opened.
+    pub incomplete: bool,
     /// How far its deletion is, if it was asked for while others read through it: it cannot be opened any more.
     pub deletion: Option<Deletion>,
 }
@@ -199,9 +201,13 @@ pub struct InternalInfo {
 /// How far the deletion of a snapshot is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletion {
-    /// Its blocks are on their way into its child; [`LvolInfo::used_bytes`] tells how much is left. It cannot be cancelled
+    /// Its blocks are on their way into its child. It cannot be cancelled
     /// any more.
     pub merging: bool,
+    /// Bytes of clusters that are still the snapshot's own.
+    pub left: u64,
+    /// The same when the deletion began, or when the store was opened since.
+    pub total: u64,
     /// What it waits for.
     pub waits_for: Option<WaitsFor>,
     /// What went wrong at the last attempt; there will be another.
@@ -263,4 +269,17 @@ pub struct Extent {
     pub length: u64,
     /// What is there.
     pub kind: ExtentKind,
+}
+
+/// What an lvol takes in its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of its own clusters: each cluster is one lvol's.
+    pub used: u64,
+    /// Bytes that deleting it now would give back. Without children: its own. With one: the clusters that are not needed any more when
+    /// its blocks are merged into the child: where both have a cluster, and where the child hides all that it has in one. With several
+    /// it stays: none.
+    pub unique: u64,
+    /// Bytes that read as data, whoever in its chain holds them.
+    pub referenced: u64,
 }

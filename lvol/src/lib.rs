@@ -38,13 +38,16 @@ mod reclaim;
 mod recovery;
 mod ring;
 mod store;
+mod transfer;
+mod usage;
 mod volume;
 mod write;
 
 pub use crate::error::StoreError;
 pub use crate::info::{
     CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, InternalInfo, LvolInfo, LvolKind, LvolState, Role,
-    SnapshotSpec, StoreInfo, StoreLimits, WaitsFor,
+    SnapshotSpec, StoreInfo, StoreLimits, Usage, WaitsFor,
 };
 pub use crate::lvol::Lvol;
 pub use crate::store::Store;
+pub use crate::transfer::{Export, ExportPiece, Import};

@@ -13,12 +13,14 @@ use crate::deletion::deletion_of;
 use crate::error::StoreError;
 use crate::format::BLOCK;
 use crate::format::layout::{CLUSTER_SIZES, Layout, MIN_SIZE};
+use crate::format::record::LvolRecord;
 use crate::format::superblock::{CheckpointPointer, Features, MAX_NAME, PLACES, Superblock};
 use crate::info::{Extent, FormatOptions, LvolInfo, LvolKind, LvolState, StoreInfo};
 use crate::limits::{limits_of, told};
 use crate::lvol::Lvol;
 use crate::operations::to_the_end;
 use crate::recovery;
+use crate::transfer::INCOMPLETE;
 use crate::volume::Volume;
 
 /// I29 on disks that promise little.
@@ -132,14 +134,14 @@ impl Store {
             }
         }
         let ids = catalog.lvols.keys();
-        ids.filter_map(|id| info_of(&catalog, *id, children.remove(id).unwrap_or_default())).collect()
+        ids.filter_map(|id| info_of(&self.core, &catalog, *id, children.remove(id).unwrap_or_default())).collect()
     }
 
     /// One lvol.
     pub fn lvol_info(&self, id: Uuid) -> Option<LvolInfo> {
         let catalog = self.core.catalog.borrow();
         let children = catalog.lvols.values().filter(|node| node.record.parent == Some(id));
-        info_of(&catalog, id, children.map(|node| node.record.uuid).collect())
+        info_of(&self.core, &catalog, id, children.map(|node| node.record.uuid).collect())
     }
 
     /// Opens an lvol for I/O. Opening it again gives another handle of the same lvol.
@@ -153,6 +155,7 @@ impl Store {
         match self.core.catalog.borrow().users_lvol(id) {
             None => return Err(StoreError::NotFound { uuid: id }),
             Some(node) if node.record.deletion.is_some() => return Err(StoreError::Deleting { uuid: id }),
+            Some(node) if is_incomplete(&node.record) => return Err(StoreError::Incomplete { uuid: id }),
             Some(_) => {}
         }
         self.core.open_lvol(id).await.map(Rc::new)
@@ -249,10 +252,14 @@ fn already_formatted(found: &Superblock, disk: &Disk, options: &FormatOptions) -
     }
 }
 
-fn info_of(catalog: &Catalog, id: Uuid, children: Vec<Uuid>) -> Option<LvolInfo> {
+fn is_incomplete(record: &LvolRecord) -> bool {
+    record.attributes.contains_key(INCOMPLETE)
+}
+
+fn info_of(core: &Core, catalog: &Catalog, id: Uuid, children: Vec<Uuid>) -> Option<LvolInfo> {
     let node = catalog.users_lvol(id)?;
     let record = &node.record;
-    let deletion = deletion_of(catalog, id, children.len());
+    let deletion = deletion_of(core, catalog, id, children.len());
     Some(LvolInfo {
         uuid: id,
         name: record.name.clone(),
@@ -268,6 +275,7 @@ fn info_of(catalog: &Catalog, id: Uuid, children: Vec<Uuid>) -> Option<LvolInfo>
             None => LvolState::Ready,
             Some(reason) => LvolState::Damaged { reason },
         },
+        incomplete: is_incomplete(record),
         deletion,
     })
 }

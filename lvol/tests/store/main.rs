@@ -13,3 +13,4 @@ mod operations;
 mod reference;
 mod rig;
 mod space;
+mod transfer;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::operations::settle;
 use crate::reference::Reference;
 use crate::rig::{Rig, check_space, disk, id, options, read, read_all, snapshot, stamped};
+use crate::transfer::exported;
 
 /// A run of the model test.
 #[derive(Clone, Copy)]
@@ -227,6 +228,9 @@ impl Model {
     }
 
     async fn delete_one(&mut self, uuid: Uuid) {
+        if self.random.chance(0.3) {
+            return self.delete_and_measure(uuid).await;
+        }
         self.store().delete(uuid).await.expect("gone, or marked");
         self.open.remove(&uuid);
         self.reference.delete(uuid);
@@ -234,6 +238,24 @@ impl Model {
         if self.random.chance(0.3) {
             settle(&self.store()).await;
         }
+    }
+
+    /// What is said before of the space that comes back is what comes back.
+    async fn delete_and_measure(&mut self, uuid: Uuid) {
+        let store = self.store();
+        settle(&store).await;
+        let alone = store.lvols().iter().all(|lvol| lvol.deletion.is_none());
+        let usage = store.usage(uuid).await.expect("looked up");
+        let content = &self.reference.lvols[&uuid].content;
+        let data = content.chunks(4096).filter(|block| block.iter().any(|byte| *byte != 0)).count() as u64 * 4096;
+        assert!(usage.referenced + 4096 > data && usage.referenced <= content.len() as u64, "{usage:?}");
+        let before = store.info().free;
+        store.delete(uuid).await.expect("gone, or marked");
+        self.open.remove(&uuid);
+        self.reference.delete(uuid);
+        settle(&store).await;
+        // One that waited for this one goes with it.
+        assert!(!alone || store.info().free - before == usage.unique, "{usage:?}");
     }
 
     async fn reopen(&mut self) {
@@ -262,6 +284,9 @@ impl Model {
             let mut there = ancestors.filter(|parent| self.reference.lvols.contains_key(parent));
             assert_eq!(there.next(), expected.parent);
             assert!(read_all(&self.open[&info.uuid]).await == expected.content, "{} differs", info.uuid);
+            if info.kind == LvolKind::Snapshot {
+                assert!(exported(&self.store(), info.uuid).await.0 == expected.content, "{} differs", info.uuid);
+            }
         }
         check_space(&self.store());
     }
