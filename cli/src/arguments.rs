@@ -201,6 +201,45 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         discard_newer: bool,
     },
+    /// Make a replica on one more node; it is rebuilt while the volume is in use
+    AddReplica {
+        /// The volume's name or UUID
+        volume: String,
+        /// The node
+        #[arg(long)]
+        node: String,
+    },
+    /// Let the replica on a node go and delete it
+    RemoveReplica {
+        /// The volume's name or UUID
+        volume: String,
+        /// The node
+        #[arg(long)]
+        node: String,
+    },
+    /// Add a replica on one node, and remove that on another once the new one is in sync
+    ReplaceReplica {
+        /// The volume's name or UUID
+        volume: String,
+        /// The node whose replica is to go
+        #[arg(long)]
+        node: String,
+        /// The node that gets one
+        #[arg(long)]
+        by: String,
+    },
+    /// Open a volume whose replicas in sync will not come back with one that is out of sync: writes are lost. Without
+    /// --force it only says which
+    Recover {
+        /// The volume's name or UUID
+        volume: String,
+        /// The node whose replica is to count
+        #[arg(long)]
+        node: String,
+        /// Do it
+        #[arg(long)]
+        force: bool,
+    },
     /// End the export, stop the engine and delete the replicas
     Delete {
         /// Its name or UUID

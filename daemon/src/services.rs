@@ -175,6 +175,22 @@ impl VolumeService for Services {
         self.detached(|control| async move { control.volumes.grow(request.into_inner()).await }).await
     }
 
+    async fn add_replica(&self, request: Request<v1::AddReplicaRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.add_replica(request.into_inner()).await }).await
+    }
+
+    async fn remove_replica(&self, request: Request<v1::RemoveReplicaRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.remove_replica(request.into_inner()).await }).await
+    }
+
+    async fn replace_replica(&self, request: Request<v1::ReplaceReplicaRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.replace_replica(request.into_inner()).await }).await
+    }
+
+    async fn recover(&self, request: Request<v1::RecoverVolumeRequest>) -> Answer<v1::RecoverVolumeResponse> {
+        self.detached(|control| async move { control.volumes.recover(request.into_inner()).await }).await
+    }
+
     async fn delete(&self, request: Request<v1::DeleteVolumeRequest>) -> Answer<v1::DeleteVolumeResponse> {
         self.detached(|control| async move {
             let pending = control.volumes.delete(request.into_inner()).await;

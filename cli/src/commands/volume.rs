@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use proto::v1::{
-    CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState, GetVolumeRequest, GrowVolumeRequest,
-    ListVolumesRequest, Member, MemberState, RevertVolumeRequest, Volume, VolumeState,
+    AddReplicaRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState, GetVolumeRequest,
+    GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RecoverVolumeRequest, RemoveReplicaRequest,
+    ReplaceReplicaRequest, RevertVolumeRequest, Volume, VolumeState,
 };
 
 use super::snapshot;
@@ -40,6 +41,20 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             let request = RevertVolumeRequest { volume, snapshot, discard_newer: *discard_newer };
             show(&answer(client.volumes().revert(request).await)?, output)
         }
+        VolumeCommand::AddReplica { volume, node } => {
+            let request = AddReplicaRequest { volume: volume.clone(), node: node.clone() };
+            show(&answer(client.volumes().add_replica(request).await)?, output)
+        }
+        VolumeCommand::RemoveReplica { volume, node } => {
+            let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone() };
+            show(&answer(client.volumes().remove_replica(request).await)?, output)
+        }
+        VolumeCommand::ReplaceReplica { volume, node, by } => {
+            let (volume, node, by_node) = (volume.clone(), node.clone(), by.clone());
+            let request = ReplaceReplicaRequest { volume, node, by_node };
+            show(&answer(client.volumes().replace_replica(request).await)?, output)
+        }
+        VolumeCommand::Recover { volume, node, force } => recover(client, volume, node, *force, output).await,
         VolumeCommand::Delete { volume, uuid } => delete(client, volume, uuid.as_deref(), output).await,
     }
 }
@@ -67,6 +82,20 @@ async fn delete(client: &Client, volume: &str, uuid: Option<&str>, output: Outpu
     println!("volume {volume} is deleted");
     if !pending.is_empty() {
         println!("Not reachable now: {}. The replicas there are deleted when they are back.", pending.join(", "));
+    }
+    Ok(())
+}
+
+async fn recover(client: &Client, volume: &str, node: &str, force: bool, output: Output) -> anyhow::Result<()> {
+    let request = RecoverVolumeRequest { volume: volume.to_owned(), node: node.to_owned(), force };
+    let answered = answer(client.volumes().recover(request).await)?;
+    if output == Output::Json {
+        return print_json(&answered);
+    }
+    println!("{}", answered.consequence);
+    match force {
+        true => println!("The volume goes on with the replica on node {node}."),
+        false => println!("Nothing was changed. Send it again with --force to go on all the same."),
     }
     Ok(())
 }

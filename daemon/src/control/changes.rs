@@ -3,7 +3,7 @@
 use proto::v1;
 use uuid::Uuid;
 
-use super::engines::Engines;
+use super::engines::{Engines, MemberRecord};
 use super::error::ControlError;
 use super::volumes::Volumes;
 use crate::data::{SnapshotFacts, VolumeChange};
@@ -15,8 +15,34 @@ impl Engines {
         self.data().change(home, volume, record.name.clone(), change.clone()).await?;
         match change {
             VolumeChange::Grow(size) => self.note_size(volume, size).await,
-            VolumeChange::DeleteSnapshot(_) | VolumeChange::Revert { .. } => Ok(()),
+            VolumeChange::DeleteSnapshot(_)
+            | VolumeChange::Revert { .. }
+            | VolumeChange::AddReplica(_)
+            | VolumeChange::RemoveReplica(_) => Ok(()),
         }
+    }
+
+    /// Takes a replica into a volume.
+    pub(super) async fn add_member(&self, volume: Uuid, member: MemberRecord) -> Result<(), ControlError> {
+        let spec = self.member_spec(&member);
+        self.change(volume, VolumeChange::AddReplica(spec)).await?;
+        self.note_members(volume, |members| {
+            members.retain(|known| known.replica != member.replica);
+            members.push(member);
+        })
+        .await
+    }
+
+    /// Lets a replica of a volume go; its content stays.
+    pub(super) async fn remove_member(&self, volume: Uuid, replica: Uuid) -> Result<(), ControlError> {
+        self.change(volume, VolumeChange::RemoveReplica(replica)).await?;
+        self.note_members(volume, |members| members.retain(|known| known.replica != replica)).await
+    }
+
+    /// Makes a replica that is out of sync the one that counts.
+    pub(super) async fn force(&self, volume: Uuid, replica: Uuid) -> Result<(), ControlError> {
+        let (_lock, record, home) = self.lock_running(volume).await?;
+        self.data().force(home, volume, record.name, replica).await
     }
 
     async fn snapshots(&self, volume: Uuid) -> Result<Vec<SnapshotFacts>, ControlError> {

@@ -222,19 +222,23 @@ impl Engines {
     }
 
     fn spec(&self, record: &EngineRecord) -> EngineSpec {
-        let members = record.members.iter().map(|member| MemberSpec {
-            replica: member.replica,
-            node: member.node.clone(),
-            // The configuration knows better where a node is now than the record.
-            address: self.here.peers.replica_address(&member.node).unwrap_or(member.address),
-            store: member.store,
-        });
+        let members = record.members.iter().map(|member| self.member_spec(member));
         EngineSpec {
             volume: record.volume,
             name: record.name.clone(),
             size: record.size,
             block_size: record.block_size,
             members: members.collect(),
+        }
+    }
+
+    pub(super) fn member_spec(&self, member: &MemberRecord) -> MemberSpec {
+        MemberSpec {
+            replica: member.replica,
+            node: member.node.clone(),
+            // The configuration knows better where a node is now than the record.
+            address: self.here.peers.replica_address(&member.node).unwrap_or(member.address),
+            store: member.store,
         }
     }
 
@@ -353,8 +357,21 @@ impl Engines {
 
     /// Notes the size that a volume has grown to.
     pub(super) async fn note_size(&self, volume: Uuid, size: u64) -> Result<(), ControlError> {
-        let Some((record, ..)) = self.entry(volume) else { return Ok(()) };
-        let record = EngineRecord { size, ..record };
+        self.note(volume, |record| record.size = size).await
+    }
+
+    /// Notes which replicas a volume has.
+    pub(super) async fn note_members(
+        &self,
+        volume: Uuid,
+        change: impl FnOnce(&mut Vec<MemberRecord>),
+    ) -> Result<(), ControlError> {
+        self.note(volume, |record| change(&mut record.members)).await
+    }
+
+    async fn note(&self, volume: Uuid, change: impl FnOnce(&mut EngineRecord)) -> Result<(), ControlError> {
+        let Some((mut record, ..)) = self.entry(volume) else { return Ok(()) };
+        change(&mut record);
         self.records.store(volume, &record).await?;
         if let Some(entry) = self.entries().get_mut(&volume) {
             entry.record = record;

@@ -42,7 +42,7 @@ pub(crate) struct Control {
     pub(crate) stores: Arc<Stores>,
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) engines: Arc<Engines>,
-    pub(crate) volumes: Volumes,
+    pub(crate) volumes: Arc<Volumes>,
 }
 
 impl Control {
@@ -73,7 +73,8 @@ impl Control {
             engines: Arc::clone(&engines),
             deletions: Arc::clone(&deletions),
         };
-        let volumes = Volumes::start(here, state.records("volumes")?)?;
+        let volumes = Arc::new(Volumes::start(here, state.records("volumes")?)?);
+        volumes.resume_replacing();
         Ok(Arc::new(Self {
             config: config.clone(),
             state_directory: state.path().display().to_string(),

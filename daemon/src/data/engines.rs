@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::errors::{engine_error, registry_error};
 use super::room::room;
 use super::standby::Standby;
-use super::{EngineFacts, EngineSpec, Inner, MemberFacts, SnapshotFacts, VolumeChange};
+use super::{EngineFacts, EngineSpec, Inner, MemberFacts, MemberSpec, SnapshotFacts, VolumeChange};
 use crate::control::ControlError;
 
 /// A volume on its reactor: what hosts see, and the engine behind it.
@@ -147,11 +147,22 @@ pub(super) async fn change(volume: Uuid, name: String, change: VolumeChange) -> 
         VolumeChange::DeleteSnapshot(snapshot) => engine.delete_snapshot(snapshot).await,
         VolumeChange::Revert { snapshot, discard_newer } => engine.revert(snapshot, discard_newer).await,
         VolumeChange::Grow(size) => engine.grow(size).await,
+        VolumeChange::AddReplica(member) => {
+            let MemberSpec { replica, node, address, .. } = member;
+            engine.add_replica(NewReplica { replica, node, address }).await
+        }
+        VolumeChange::RemoveReplica(replica) => engine.remove_replica(replica).await,
     };
     done.map_err(|error| engine_error(&name, error))?;
     // I39: it is durable on every replica in sync.
     export.subsystem.refresh(nvmf_target::identity::NAMESPACE_ID);
     Ok(())
+}
+
+/// Makes a replica that is out of sync the one that counts.
+pub(super) async fn force(volume: Uuid, name: String, replica: Uuid) -> Result<(), ControlError> {
+    let (_, engine) = running(volume)?;
+    engine.recover(replica).await.map_err(|error| engine_error(&name, error))
 }
 
 /// The snapshots of a volume, oldest first.

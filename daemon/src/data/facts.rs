@@ -136,6 +136,8 @@ pub(crate) enum VolumeChange {
     },
     /// To this many bytes.
     Grow(u64),
+    AddReplica(MemberSpec),
+    RemoveReplica(Uuid),
 }
 
 /// A replica as a running engine sees it.

@@ -165,6 +165,17 @@ impl DataPath {
         self.on(home, move |_| engines::change(volume, name, change)).await?
     }
 
+    /// Makes a replica of a volume that is out of sync the one that counts.
+    pub(crate) async fn force(
+        &self,
+        home: usize,
+        volume: Uuid,
+        name: String,
+        replica: Uuid,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| engines::force(volume, name, replica)).await?
+    }
+
     /// The snapshots of a volume, oldest first.
     pub(crate) async fn snapshots(
         &self,

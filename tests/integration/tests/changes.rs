@@ -110,3 +110,66 @@ async fn a_connected_host_sees_the_new_size() -> anyhow::Result<()> {
     let _ = grown.send(());
     seen.await
 }
+
+#[tokio::test]
+async fn replicas_are_added_replaced_and_removed_in_use() -> anyhow::Result<()> {
+    let mut house = House::open(&NODES, 512 * MIB).await?;
+    let volume = house.create_volume("v", 64 * MIB, &["a"]).await?;
+    let (address, nqn) = (house.cluster.nodes()[0].addresses().nvmf, export_of(&volume)?.nqn.clone());
+    let host = Host::new()?;
+    host.write(address, &nqn, 0, 1, 4 << 20).await?;
+    refused(&house, &["volume", "add-replica", "v", "--node", "d"])?;
+    ok(&house, &["volume", "add-replica", "v", "--node", "b"])?;
+    ok(&house, &["volume", "add-replica", "v", "--node", "b"]).context("it is there already")?;
+    ensure!(house.wait_until_healthy("v").await?.replicas.len() == 2);
+
+    // The daemon dies while the new one is being rebuilt: the replacement goes on.
+    ok(&house, &["volume", "replace-replica", "v", "--node", "b", "--by", "c"])?;
+    house.cluster.node(0).kill()?;
+    house.cluster.node(0).start().await?;
+    let replaced = |volume: &proto::v1::Volume| {
+        let nodes: Vec<_> = volume.replicas.iter().map(|replica| replica.node.as_str()).collect();
+        nodes == ["a", "c"]
+    };
+    let limit = Instant::now() + PATIENCE;
+    while !replaced(&house.volume("v").await?) {
+        ensure!(Instant::now() < limit, "not replaced: {:#?}\n{}", house.volume("v").await?, house.logs());
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    house.wait_until_healthy("v").await?;
+    let left = said(&house.ashlar(1, &["replica", "list"])?);
+    ensure!(!left.contains("ready"), "its content is deleted: {left}");
+
+    ok(&house, &["volume", "remove-replica", "v", "--node", "a"])?;
+    ok(&house, &["volume", "remove-replica", "v", "--node", "a"]).context("nothing to do")?;
+    refused(&house, &["volume", "remove-replica", "v", "--node", "c"])?;
+    house.wait_until_healthy("v").await?;
+    assert_eq!(host.read(address, &nqn, 0, 4 << 20).await?, vec![1; 4 << 20]);
+    ok(&house, &["volume", "delete", "v"]).map(drop)
+}
+
+#[tokio::test]
+async fn a_volume_whose_newest_replica_is_gone_opens_by_force_only() -> anyhow::Result<()> {
+    // I5, I6
+    let mut house = House::open(&NODES, 512 * MIB).await?;
+    let volume = house.create_volume("v", 64 * MIB, &["b", "c"]).await?;
+    let (address, nqn) = (house.cluster.nodes()[0].addresses().nvmf, export_of(&volume)?.nqn.clone());
+    let host = Host::new()?;
+    host.write(address, &nqn, 0, 1, 1 << 20).await?;
+    refused(&house, &["volume", "recover", "v", "--node", "b"])?;
+    house.cluster.node(2).kill()?;
+    host.write(address, &nqn, 0, 2, 1 << 20).await?;
+    house.cluster.node(1).kill()?;
+    house.cluster.node(2).start().await?;
+    let waiting = |engine: &proto::v1::Engine| engine.state() == proto::v1::EngineState::Starting;
+    house.wait_for_engine("v", waiting).await?;
+    let text = ok(&house, &["volume", "recover", "v", "--node", "c"])?;
+    ensure!(text.contains("on b") && text.contains("Nothing was changed"), "{text}");
+    refused(&house, &["volume", "recover", "v", "--node", "b", "--force"])?;
+    ok(&house, &["volume", "recover", "v", "--node", "c", "--force"])?;
+    assert_eq!(host.read(address, &nqn, 0, 1 << 20).await?, vec![1; 1 << 20], "what c had when it left");
+    house.cluster.node(1).start().await?;
+    house.wait_until_healthy("v").await?;
+    assert_eq!(host.read(address, &nqn, 0, 1 << 20).await?, vec![1; 1 << 20]);
+    Ok(())
+}

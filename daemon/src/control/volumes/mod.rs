@@ -10,6 +10,8 @@
 //!
 //! Each step can be repeated, and a call that failed half way goes on where it was when it is sent again.
 
+mod members;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,13 +21,13 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::deletions::{DeletionRecord, Deletions};
-use super::engines::{EngineRecord, Engines};
-use super::error::{Comparison, ControlError};
-use super::locks::KeyedLocks;
-use super::peers::{self, Peers};
-use super::replicas::Replicas;
-use super::request;
+use crate::control::deletions::{DeletionRecord, Deletions};
+use crate::control::engines::{EngineRecord, Engines};
+use crate::control::error::{Comparison, ControlError};
+use crate::control::locks::KeyedLocks;
+use crate::control::peers::{self, Peers};
+use crate::control::replicas::Replicas;
+use crate::control::request;
 use crate::state::{Records, StateError};
 
 /// How long a creation waits for its engine, so that the volume can be attached when the call returns.
@@ -54,6 +56,24 @@ pub(crate) struct VolumeRecord {
 struct ReplicaRecord {
     uuid: Uuid,
     node: String,
+    /// What is being done with it, apart from the volume's own life.
+    #[serde(default)]
+    change: ReplicaChange,
+}
+
+/// What becomes of a replica of a volume that exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ReplicaChange {
+    /// Nothing: it belongs to the volume.
+    #[default]
+    Stays,
+    /// It is being made and taken in.
+    Joins,
+    /// It goes when the one named is in sync.
+    ReplacedBy(Uuid),
+    /// It is being let go.
+    Leaves,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,7 +202,7 @@ impl Volumes {
                 .err()
                 .unwrap_or_else(|| ControlError::failed("STATE", "a volume was found by UUID but not by name")));
         }
-        let replicas = wanted.nodes.into_iter().map(|node| ReplicaRecord { uuid: Uuid::new_v4(), node });
+        let replicas = wanted.nodes.into_iter().map(ReplicaRecord::new);
         let record = VolumeRecord {
             uuid,
             name: wanted.name,
@@ -221,15 +241,7 @@ impl Volumes {
     async fn create_replicas(&self, record: &VolumeRecord) -> Result<(), ControlError> {
         let mut calls = JoinSet::new();
         for replica in &record.replicas {
-            let request = record.replica_request(replica);
-            let node = replica.node.clone();
-            if node == self.here.node {
-                let replicas = Arc::clone(&self.here.replicas);
-                calls.spawn(async move { replicas.create(request).await.map(drop) });
-            } else {
-                let peers = Arc::clone(&self.here.peers);
-                calls.spawn(async move { peers.create_replica(&node, request).await.map(drop) });
-            }
+            calls.spawn(self.create_replica(record, replica));
         }
         let mut result = Ok(());
         while let Some(call) = calls.join_next().await {
@@ -240,6 +252,23 @@ impl Volumes {
             let name = &record.name;
             error.while_doing(format!("volume `{name}` is half made; create it again to go on, or delete it. Cause"))
         })
+    }
+
+    /// Makes one replica on its node.
+    fn create_replica(
+        &self,
+        record: &VolumeRecord,
+        replica: &ReplicaRecord,
+    ) -> impl Future<Output = Result<(), ControlError>> + Send + use<> {
+        let (request, node) = (record.replica_request(replica), replica.node.clone());
+        let here = (node == self.here.node).then(|| Arc::clone(&self.here.replicas));
+        let peers = Arc::clone(&self.here.peers);
+        async move {
+            match here {
+                Some(replicas) => replicas.create(request).await.map(drop),
+                None => peers.create_replica(&node, request).await.map(drop),
+            }
+        }
     }
 
     /// Ends a volume. An absent one is a success (I42).
@@ -428,6 +457,10 @@ impl VolumeRecord {
 }
 
 impl ReplicaRecord {
+    fn new(node: String) -> Self {
+        Self { uuid: Uuid::new_v4(), node, change: ReplicaChange::Stays }
+    }
+
     /// Without an address: the configuration knows it.
     fn placement(&self) -> v1::ReplicaPlacement {
         v1::ReplicaPlacement { replica_uuid: self.uuid.to_string(), node: self.node.clone(), address: String::new() }

@@ -1,0 +1,233 @@
+//! Replicas of a volume that exists: one more, one less, one instead of another, one for all.
+//!
+//! ```text
+//!        record          replica made, engine told         record              in sync: record     engine told, replica deleted
+//! (none) ─────▶ JOINS ──────────────────────────▶ STAYS ──────────▶ REPLACED BY ──────────▶ LEAVES ──────────────────────────▶ (none)
+//! ```
+//!
+//! Each step can be repeated: a call that failed half way goes on where it was when it is sent again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1::{self, EngineState, MemberState};
+use uuid::Uuid;
+
+use super::{Entry, MOST_REPLICAS, Phase, ReplicaChange, ReplicaRecord, VolumeRecord, Volumes};
+use crate::control::deletions::DeletionRecord;
+use crate::control::error::ControlError;
+use crate::control::peers;
+use crate::control::retry::Backoff;
+
+impl Volumes {
+    /// Makes a replica on one more node.
+    pub(crate) async fn add_replica(&self, request: v1::AddReplicaRequest) -> Result<v1::Volume, ControlError> {
+        let (_lock, record) = self.lock_created(&request.volume).await?;
+        let uuid = record.uuid;
+        self.join(record, &request.node).await?;
+        self.describe(uuid).await
+    }
+
+    /// Lets the replica of a node go.
+    pub(crate) async fn remove_replica(&self, request: v1::RemoveReplicaRequest) -> Result<v1::Volume, ControlError> {
+        let (_lock, record) = self.lock_created(&request.volume).await?;
+        let uuid = record.uuid;
+        if let Some(replica) = record.on(&request.node).map(|replica| replica.uuid) {
+            self.let_go(record, replica).await?;
+        }
+        self.describe(uuid).await
+    }
+
+    /// Adds a replica; the one that it replaces goes when it is in sync.
+    pub(crate) async fn replace_replica(
+        self: &Arc<Self>,
+        request: v1::ReplaceReplicaRequest,
+    ) -> Result<v1::Volume, ControlError> {
+        let (_lock, record) = self.lock_created(&request.volume).await?;
+        let uuid = record.uuid;
+        let Some(old) = record.on(&request.node).map(|replica| replica.uuid) else {
+            // The same again, after it was done.
+            return match record.on(&request.by_node) {
+                Some(_) => self.describe(uuid).await,
+                None => Err(ControlError::not_found("replica on node", &request.node)),
+            };
+        };
+        if request.node == request.by_node {
+            return Err(ControlError::invalid("by_node", "it has the replica that is to be replaced"));
+        }
+        let mut record = self.join(record, &request.by_node).await?;
+        let new = record.on(&request.by_node).map(|replica| replica.uuid);
+        let new = new.ok_or_else(|| ControlError::failed("STATE", "a replica that was just added is not there"))?;
+        record.set_change(old, ReplicaChange::ReplacedBy(new));
+        self.keep(&record).await?;
+        tokio::spawn(Arc::clone(self).finish_replacing(uuid, old));
+        self.describe(uuid).await
+    }
+
+    /// Goes on with replacements that the end of the daemon interrupted.
+    pub(crate) fn resume_replacing(self: &Arc<Self>) {
+        let records: Vec<_> = self.entries().values().map(|entry| entry.record.clone()).collect();
+        for record in records {
+            for replica in &record.replicas {
+                if matches!(replica.change, ReplicaChange::ReplacedBy(_)) {
+                    tokio::spawn(Arc::clone(self).finish_replacing(record.uuid, replica.uuid));
+                }
+            }
+        }
+    }
+
+    /// Makes a replica that is out of sync the one that counts; without force it only says what that means.
+    pub(crate) async fn recover(
+        &self,
+        request: v1::RecoverVolumeRequest,
+    ) -> Result<v1::RecoverVolumeResponse, ControlError> {
+        let (_lock, record) = self.lock_created(&request.volume).await?;
+        let replica = record.on(&request.node).map(|replica| replica.uuid);
+        let replica = replica.ok_or_else(|| ControlError::not_found("replica on node", &request.node))?;
+        let engine = self.here.engines.get(record.uuid).await?;
+        let consequence = consequence(&engine, replica)?;
+        if request.force {
+            self.here.engines.force(record.uuid, replica).await?;
+        }
+        let volume = Some(self.describe(record.uuid).await?);
+        Ok(v1::RecoverVolumeResponse { consequence, volume })
+    }
+
+    /// From a node without a replica to one whose replica is being rebuilt.
+    async fn join(&self, mut record: VolumeRecord, node: &str) -> Result<VolumeRecord, ControlError> {
+        match record.on(node).map(|replica| replica.change) {
+            Some(ReplicaChange::Joins) => {}
+            Some(ReplicaChange::Leaves) => {
+                let text = format!("the replica on node `{node}` is being removed: send that again first");
+                return Err(ControlError::precondition("LEAVING", text));
+            }
+            Some(_) => return Ok(record),
+            None => {
+                if node != self.here.node && self.here.peers.replica_address(node).is_none() {
+                    return Err(peers::unknown(node));
+                }
+                if record.replicas.len() >= MOST_REPLICAS {
+                    return Err(ControlError::invalid(
+                        "node",
+                        format!("a volume has at most {MOST_REPLICAS} replicas"),
+                    ));
+                }
+                record
+                    .replicas
+                    .push(ReplicaRecord { change: ReplicaChange::Joins, ..ReplicaRecord::new(node.to_owned()) });
+                self.keep(&record).await?;
+            }
+        }
+        let Some(replica) = record.on(node).cloned() else {
+            return Err(ControlError::failed("STATE", "a replica that was just noted is not there"));
+        };
+        let joined = self.join_noted(&record, &replica).await;
+        self.noting_failure(record.uuid, joined)?;
+        record.set_change(replica.uuid, ReplicaChange::Stays);
+        self.keep(&record).await?;
+        Ok(record)
+    }
+
+    async fn join_noted(&self, record: &VolumeRecord, replica: &ReplicaRecord) -> Result<(), ControlError> {
+        self.create_replica(record, replica).await?;
+        let member = self.here.engines.member(&replica.placement()).await?;
+        self.here.engines.add_member(record.uuid, member).await
+    }
+
+    async fn let_go(&self, mut record: VolumeRecord, replica: Uuid) -> Result<(), ControlError> {
+        // First whether it may go: a refusal changes nothing.
+        self.here.engines.remove_member(record.uuid, replica).await?;
+        record.set_change(replica, ReplicaChange::Leaves);
+        self.keep(&record).await?;
+        let Some(place) = record.replicas.iter().position(|known| known.uuid == replica) else { return Ok(()) };
+        let node = record.replicas[place].node.clone();
+        let deletion = DeletionRecord { replica, volume: record.uuid, node };
+        if let Err(error) = self.here.deletions.delete_now(&deletion).await {
+            tracing::warn!(volume = %record.name, %error, "a replica is deleted later");
+            self.here.deletions.delete_later(deletion, &error).await?;
+        }
+        record.replicas.remove(place);
+        Ok(self.keep(&record).await?)
+    }
+
+    /// Lets a replica go once the one that replaces it is in sync. Ends when the replacement was called off or the volume
+    /// is gone.
+    async fn finish_replacing(self: Arc<Self>, volume: Uuid, old: Uuid) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            backoff.wait().await;
+            match self.try_replacing(volume, old).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%volume, replica = %old, %error, "a replica cannot be replaced yet"),
+            }
+        }
+    }
+
+    /// Whether there is nothing left to do.
+    async fn try_replacing(&self, volume: Uuid, old: Uuid) -> Result<bool, ControlError> {
+        let Ok((_lock, record)) = self.lock_created(&volume.to_string()).await else { return Ok(true) };
+        let change = record.replicas.iter().find(|replica| replica.uuid == old).map(|replica| replica.change);
+        let Some(ReplicaChange::ReplacedBy(new)) = change else { return Ok(true) };
+        let engine = self.here.engines.get(volume).await?;
+        let new = new.to_string();
+        let in_sync = |member: &v1::Member| member.replica_uuid == new && member.state() == MemberState::InSync;
+        if !engine.members.iter().any(in_sync) {
+            return Ok(false);
+        }
+        self.let_go(record, old).await?;
+        Ok(true)
+    }
+
+    /// A volume that exists, and keeps others from changing it meanwhile.
+    async fn lock_created(
+        &self,
+        volume: &str,
+    ) -> Result<(tokio::sync::OwnedMutexGuard<()>, VolumeRecord), ControlError> {
+        let name = self.find(volume)?.record.name;
+        let lock = self.locks.lock(name).await;
+        let Entry { record, .. } = self.find(volume)?;
+        match record.phase {
+            Phase::Created => Ok((lock, record)),
+            Phase::Creating | Phase::Deleting => {
+                let text = format!("volume `{}` is being created or deleted: finish that first", record.name);
+                Err(ControlError::precondition("NOT_CREATED", text))
+            }
+        }
+    }
+}
+
+impl VolumeRecord {
+    fn on(&self, node: &str) -> Option<&ReplicaRecord> {
+        self.replicas.iter().find(|replica| replica.node == node)
+    }
+
+    fn set_change(&mut self, replica: Uuid, change: ReplicaChange) {
+        if let Some(known) = self.replicas.iter_mut().find(|known| known.uuid == replica) {
+            known.change = change;
+        }
+    }
+}
+
+/// What it means to go on with a replica that is out of sync (I5).
+fn consequence(engine: &v1::Engine, replica: Uuid) -> Result<String, ControlError> {
+    if engine.state() != EngineState::Starting {
+        let text = format!("volume `{}` is served: there is nothing to recover", engine.name);
+        return Err(ControlError::precondition("NOT_WAITING", text));
+    }
+    let chosen = replica.to_string();
+    let (mut newer, mut reason) = (Vec::new(), String::new());
+    for member in &engine.members {
+        if member.replica_uuid == chosen {
+            reason.clone_from(&member.reason);
+        }
+        if matches!(member.state(), MemberState::InSync) {
+            newer.push(member.node.as_str());
+        }
+    }
+    Ok(format!(
+        "Replicas that have everything acknowledged: on {}. Bring one of them back if there is any way to. The chosen one left earlier ({reason}): \
+         whatever was acknowledged since is lost for good, and those named are overwritten from it when they come back.",
+        if newer.is_empty() { "no node".to_owned() } else { newer.join(", ") }
+    ))
+}
