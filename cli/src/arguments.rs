@@ -72,6 +72,25 @@ pub(crate) enum StoreCommand {
     Create(CreateStore),
     /// List the stores of the node
     List,
+    /// Make a store as large as its file or device has become, in use
+    Grow {
+        /// Its name or UUID
+        store: String,
+        /// Make the file this large first; of a device use that much
+        #[arg(long)]
+        size: Option<Size>,
+    },
+    /// Show how far the space of a store may be used, or set it
+    Limits {
+        /// Its name or UUID
+        store: String,
+        /// How large all volumes in it together may be, in percent of its size; 0 for any size
+        #[arg(long, value_name = "PERCENT")]
+        overcommit: Option<u32>,
+        /// Space that writes of hosts leave for the store's own work
+        #[arg(long)]
+        reserve: Option<Size>,
+    },
     /// Check a store that is not open, and repair it
     ///
     /// Needs no daemon: reads the file or device itself, and refuses one that is in use. Without --repair nothing is written.

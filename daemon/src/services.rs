@@ -70,6 +70,14 @@ impl StoreService for Services {
         answer(self.control.stores.get(&request.into_inner().store).await)
     }
 
+    async fn grow(&self, request: Request<v1::GrowStoreRequest>) -> Answer<v1::Store> {
+        self.detached(|control| async move { control.stores.grow(request.into_inner()).await }).await
+    }
+
+    async fn set_limits(&self, request: Request<v1::SetStoreLimitsRequest>) -> Answer<v1::Store> {
+        self.detached(|control| async move { control.stores.set_limits(request.into_inner()).await }).await
+    }
+
     async fn delete(&self, request: Request<v1::DeleteStoreRequest>) -> Answer<v1::DeleteStoreResponse> {
         self.detached(|control| async move {
             control.stores.delete(request.into_inner()).await.map(|()| v1::DeleteStoreResponse {})

@@ -1,6 +1,9 @@
 //! `ashlar store`.
 
-use proto::v1::{CreateStoreRequest, DeleteStoreRequest, ListStoresRequest, ListStoresResponse, Store, StoreState};
+use proto::v1::{
+    CreateStoreRequest, DeleteStoreRequest, GetStoreRequest, GrowStoreRequest, ListStoresRequest, ListStoresResponse,
+    SetStoreLimitsRequest, Store, StoreState,
+};
 
 use crate::arguments::{CreateStore, Output, StoreCommand};
 use crate::client::{Client, answer};
@@ -11,6 +14,21 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
     match command {
         StoreCommand::Create(options) => create(client, options, output).await,
         StoreCommand::List => list(client, output).await,
+        StoreCommand::Grow { store, size } => {
+            let request = GrowStoreRequest { store: store.clone(), size_bytes: size.map_or(0, |size| size.0) };
+            show(&answer(client.stores().grow(request).await)?, output)
+        }
+        StoreCommand::Limits { store, overcommit: None, reserve: None } => {
+            show(&answer(client.stores().get(GetStoreRequest { store: store.clone() }).await)?, output)
+        }
+        StoreCommand::Limits { store, overcommit, reserve } => {
+            let request = SetStoreLimitsRequest {
+                store: store.clone(),
+                overcommit_percent: *overcommit,
+                reserve_bytes: reserve.map(|size| size.0),
+            };
+            show(&answer(client.stores().set_limits(request).await)?, output)
+        }
         StoreCommand::Check(_) | StoreCommand::Dump(_) => unreachable!("run without a daemon, by `offline`"),
         StoreCommand::Delete { store, uuid } => {
             let expected_uuid = uuid.clone().unwrap_or_default();
@@ -23,6 +41,37 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
             Ok(())
         }
     }
+}
+
+fn show(store: &Store, output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return print_json(store);
+    }
+    print!("{}", render_space(store));
+    Ok(())
+}
+
+fn render_space(store: &Store) -> String {
+    let limit = match store.overcommit_percent {
+        0 => "no limit".to_owned(),
+        percent => format!("at most {percent} % of the size"),
+    };
+    format!(
+        "store        {} ({} of {})\n\
+         size         {}\n\
+         free         {} ({} of it reserved)\n\
+         provisioned  {} ({limit})\n\
+         metadata     {} of {}\n",
+        store.name,
+        Size(store.disk_bytes),
+        store.path,
+        Size(store.size_bytes),
+        Size(store.free_bytes),
+        Size(store.reserve_bytes.min(store.free_bytes)),
+        Size(store.provisioned_bytes),
+        Size(store.metadata_bytes),
+        Size(store.metadata_room_bytes),
+    )
 }
 
 async fn create(client: &Client, options: &CreateStore, output: Output) -> anyhow::Result<()> {

@@ -62,6 +62,11 @@ impl ControlError {
         Self::new(Code::ResourceExhausted, "NO_SPACE", message)
     }
 
+    /// The store's overcommit limit does not allow it.
+    pub(crate) fn overcommitted(message: impl fmt::Display) -> Self {
+        Self::new(Code::ResourceExhausted, "OVERCOMMITTED", message)
+    }
+
     /// The backing or the state directory failed.
     pub(crate) fn failed(reason: &'static str, message: impl fmt::Display) -> Self {
         Self::new(Code::Internal, reason, message)

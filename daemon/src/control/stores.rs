@@ -10,7 +10,9 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::future::Future;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -234,6 +236,32 @@ impl Stores {
         Ok(())
     }
 
+    /// Makes a store larger. A file is made larger first, when a size is given.
+    pub(crate) async fn grow(&self, request: v1::GrowStoreRequest) -> Result<v1::Store, ControlError> {
+        let _change = self.changes.lock().await;
+        let open = self.open_store(&request.store)?;
+        let spec = self.find(&request.store)?.spec;
+        let size = (request.size_bytes > 0).then_some(request.size_bytes);
+        let Backing::Path { path, .. } = &spec.backing else {
+            let text = format!("store `{}` lives in memory, and keeps its size", spec.name);
+            return Err(ControlError::precondition("VOLATILE", text));
+        };
+        if let Some(size) = size {
+            extend_file(path.clone(), size).await?;
+        }
+        self.data.grow_store(open.home, open.uuid, size).await?;
+        self.describe(open.uuid).await
+    }
+
+    /// Sets how far the space of a store may be used.
+    pub(crate) async fn set_limits(&self, request: v1::SetStoreLimitsRequest) -> Result<v1::Store, ControlError> {
+        let _change = self.changes.lock().await;
+        let open = self.open_store(&request.store)?;
+        let (percent, reserve) = (request.overcommit_percent, request.reserve_bytes);
+        self.data.set_store_limits(open.home, open.uuid, percent, reserve).await?;
+        self.describe(open.uuid).await
+    }
+
     async fn close_empty(&self, spec: &StoreSpec, home: usize) -> Result<(), ControlError> {
         let lvols = self.data.stores(home).await?.get(&spec.uuid).map_or(0, |facts| facts.lvols);
         if lvols > 0 {
@@ -369,6 +397,27 @@ impl Stores {
     }
 }
 
+/// Makes a file at least this large, durably. Devices and files that are large enough stay as they are.
+async fn extend_file(path: PathBuf, size: u64) -> Result<(), ControlError> {
+    let shown = path.display().to_string();
+    let extend = move || {
+        let file = OpenOptions::new().write(true).open(&path)?;
+        let found = file.metadata()?;
+        if found.is_file() && found.len() < size {
+            file.set_len(size)?;
+            file.sync_all()?;
+        }
+        Ok(())
+    };
+    let extended = tokio::task::spawn_blocking(extend).await.unwrap_or_else(|ended| Err(io::Error::other(ended)));
+    extended.map_err(|error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ControlError::exhausted(format!("{shown}: {error}"))
+        }
+        _ => ControlError::precondition("PATH_FAILED", format!("{shown} cannot be made {size} bytes long: {error}")),
+    })
+}
+
 fn still_opening(name: &str) -> ControlError {
     ControlError::unavailable("STORE_OPENING", format!("store `{name}` is still being read; try again soon"))
 }
@@ -406,6 +455,12 @@ impl Entry {
             lvols: facts.map_or(0, |facts| facts.lvols),
             // Far fewer than u32 can count.
             reactor: self.home as u32,
+            disk_bytes: facts.map_or(0, |facts| facts.disk_size),
+            provisioned_bytes: facts.map_or(0, |facts| facts.provisioned),
+            overcommit_percent: facts.map_or(0, |facts| facts.limits.overcommit_percent),
+            reserve_bytes: facts.map_or(0, |facts| facts.limits.reserve),
+            metadata_bytes: facts.map_or(0, |facts| facts.metadata),
+            metadata_room_bytes: facts.map_or(0, |facts| facts.metadata_room),
             is_volatile: matches!(self.spec.backing, Backing::Memory { .. }),
         }
     }

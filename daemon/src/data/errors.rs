@@ -48,6 +48,14 @@ pub(super) fn store_error(spec: &StoreSpec, error: StoreError) -> ControlError {
     .with("store", &spec.name)
 }
 
+/// A store that cannot be changed as asked.
+pub(super) fn change_error(error: StoreError) -> ControlError {
+    match error {
+        StoreError::Invalid { detail } => ControlError::invalid("store", detail),
+        error => other(error),
+    }
+}
+
 /// A replica that cannot be made or deleted.
 pub(super) fn replica_error(error: ReplicaError) -> ControlError {
     match error {
@@ -87,6 +95,13 @@ pub(super) fn registry_error(error: RegistryError) -> ControlError {
 fn other(error: StoreError) -> ControlError {
     match error {
         error @ StoreError::NoSpace { .. } => ControlError::exhausted(error),
+        StoreError::Overcommitted { provisioned, more, allowed, percent } => {
+            ControlError::overcommitted(error.to_string())
+                .with("provisioned_bytes", provisioned)
+                .with("asked_bytes", more)
+                .with("allowed_bytes", allowed)
+                .with("overcommit_percent", percent)
+        }
         error @ StoreError::Conflict { .. } => ControlError::precondition("CONFLICT", error),
         error @ (StoreError::Damaged { .. } | StoreError::LvolDamaged { .. }) => {
             ControlError::precondition("STORE_DAMAGED", error)

@@ -35,6 +35,15 @@ pub(crate) struct StoreFacts {
     /// Bytes.
     pub(crate) cluster_size: u32,
     pub(crate) lvols: u32,
+    /// Bytes of the file or device in use.
+    pub(crate) disk_size: u64,
+    /// Bytes of all heads.
+    pub(crate) provisioned: u64,
+    pub(crate) limits: lvol::StoreLimits,
+    /// Bytes.
+    pub(crate) metadata: u64,
+    /// Bytes.
+    pub(crate) metadata_room: u64,
     /// Why nothing is written to it any more, if so.
     pub(crate) failure: Option<String>,
 }

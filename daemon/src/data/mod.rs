@@ -73,6 +73,22 @@ impl DataPath {
         self.on(home, move |_| stores::close(store)).await?
     }
 
+    /// Makes an open store as large as its file or device has become, or `size` bytes of it.
+    pub(crate) async fn grow_store(&self, home: usize, store: Uuid, size: Option<u64>) -> Result<(), ControlError> {
+        self.on(home, move |_| stores::grow(store, size)).await?
+    }
+
+    /// Sets those limits of an open store that are given.
+    pub(crate) async fn set_store_limits(
+        &self,
+        home: usize,
+        store: Uuid,
+        overcommit_percent: Option<u32>,
+        reserve: Option<u64>,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| stores::set_limits(store, overcommit_percent, reserve)).await?
+    }
+
     /// The open stores of a reactor.
     pub(crate) async fn stores(&self, home: usize) -> Result<BTreeMap<Uuid, StoreFacts>, ControlError> {
         self.on(home, |_| async { stores::facts() }).await

@@ -5,12 +5,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use lvol::{FormatOptions, Store, StoreError};
+use lvol::{FormatOptions, Store, StoreError, StoreLimits};
 use reactor::{Buffer, Disk, DiskOptions};
 use replica::{ReplicaInfo, ReplicaServer};
 use uuid::Uuid;
 
-use super::errors::{disk_error, replica_error, store_error};
+use super::errors::{change_error, disk_error, replica_error, store_error};
 use super::room::{room, while_released};
 use super::{Backing, Inner, ReplicaFacts, ReplicaSpec, StoreFacts, StoreSpec};
 use crate::control::ControlError;
@@ -97,6 +97,27 @@ pub(super) async fn close(store: Uuid) -> Result<(), ControlError> {
     result
 }
 
+/// Makes a store as large as its file or device has become, or a part of it.
+pub(super) async fn grow(store: Uuid, size: Option<u64>) -> Result<(), ControlError> {
+    let store = server(store)?.store().clone();
+    store.grow_store(size).await.map(drop).map_err(change_error)
+}
+
+/// Sets the limits of a store that are given.
+pub(super) async fn set_limits(
+    store: Uuid,
+    overcommit_percent: Option<u32>,
+    reserve: Option<u64>,
+) -> Result<(), ControlError> {
+    let store = server(store)?.store().clone();
+    let now = store.info().limits;
+    let limits = StoreLimits {
+        overcommit_percent: overcommit_percent.unwrap_or(now.overcommit_percent),
+        reserve: reserve.unwrap_or(now.reserve),
+    };
+    store.set_limits(limits).await.map(drop).map_err(change_error)
+}
+
 /// Closes all stores of this reactor. Those that fail to are logged; the next start recovers them.
 pub(super) async fn close_all() {
     let stores: Vec<_> = room().stores.borrow().keys().copied().collect();
@@ -118,6 +139,11 @@ pub(super) fn facts() -> BTreeMap<Uuid, StoreFacts> {
             free: info.free,
             cluster_size: info.cluster_size,
             lvols: u32::try_from(info.lvols).unwrap_or(u32::MAX),
+            disk_size: info.disk_size,
+            provisioned: info.provisioned,
+            limits: info.limits,
+            metadata: info.metadata,
+            metadata_room: info.metadata_room,
             failure: info.failure,
         };
         (*uuid, facts)
