@@ -90,6 +90,8 @@ pub struct EngineStatus {
     pub replicas: Vec<ReplicaStatus>,
     /// Requests it has not answered.
     pub in_flight: usize,
+    /// Regions of 1 MiB noted with the replicas as those where writes may be in flight.
+    pub noted_regions: usize,
 }
 
 /// What an engine does.
@@ -126,6 +128,8 @@ pub struct ReplicaStatus {
     pub local: bool,
     /// The last thing that went wrong with it, if something did.
     pub trouble: Option<String>,
+    /// Bytes of the regions in which it may lack something, while it is not in sync; none if that is not known.
+    pub changed: Option<u64>,
     /// How far its rebuild or settling is.
     pub copy: Option<CopyProgress>,
     /// The age of its oldest request in flight.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::config::{EngineConfig, EngineState};
 use crate::connector::Connector;
 use crate::flight::{Flight, Slot, Stage};
+use crate::intent::{Intents, Unflushed};
 use crate::members::{Mask, Members, Role, bit};
 use crate::registry::{Registry, VolumeRecord};
 use crate::session::Tasks;
@@ -80,6 +81,14 @@ pub(crate) struct Core {
     pub(crate) copying: Semaphore,
     /// One for each member while a session lasts: [`Core::look_after`].
     pub(crate) watchers: RefCell<Tasks>,
+    /// Counts the sessions.
+    pub(crate) session: Cell<u64>,
+    pub(crate) intents: RefCell<Intents>,
+    pub(crate) unflushed: RefCell<Unflushed>,
+    /// Held while the intent is noted, before `saving`.
+    pub(crate) noting: Mutex<()>,
+    /// Held while what absent members lack is noted.
+    pub(crate) saving: Mutex<()>,
     pub(crate) signals: Signals,
 }
 
@@ -90,6 +99,8 @@ pub(crate) struct Signals {
     pub(crate) pump: Notify,
     /// A busy replica is to be tried again.
     pub(crate) busy: Notify,
+    /// A write waits until its regions are noted, or one that might give its place has ended.
+    pub(crate) intent: Notify,
     /// A member failed and has to be recorded.
     pub(crate) failing: Notify,
     /// The phase or a member changed: whoever waits for such a thing looks again.
@@ -130,6 +141,11 @@ impl Core {
             administration: Mutex::new(()),
             copying: Semaphore::new(1),
             watchers: RefCell::default(),
+            session: Cell::new(0),
+            intents: RefCell::default(),
+            unflushed: RefCell::default(),
+            noting: Mutex::new(()),
+            saving: Mutex::new(()),
             signals: Signals::default(),
         })
     }
@@ -176,11 +192,18 @@ impl Core {
     }
 
     /// Sends a request to replicas: a read to one, anything else to all that receive writes.
-    fn start(&self, index: usize) {
-        let is_read =
-            matches!(self.flight.borrow_mut().slot(index).request, Request::Read { .. } | Request::Compare { .. });
-        if is_read {
+    pub(crate) fn start(&self, index: usize) {
+        let (is_write, is_flush) = {
+            let mut flight = self.flight.borrow_mut();
+            let request = &flight.slot(index).request;
+            (request.is_write(), matches!(request, Request::Flush))
+        };
+        if is_flush {
+            self.begin_flush(index);
+        } else if !is_write {
             return self.start_read(index);
+        } else if !self.may_send(index) {
+            return;
         }
         let targets: SmallVec<[(usize, Rc<dyn Replica>); 4]> = {
             let members = self.members.borrow();
@@ -199,6 +222,10 @@ impl Core {
         for (member, replica) in targets {
             replica.submit(request.clone(), self.reply(index, member));
         }
+    }
+
+    fn begin_flush(&self, index: usize) {
+        self.flight.borrow_mut().slot(index).tells = self.unflushed.borrow_mut().begin_flush();
     }
 
     fn start_read(&self, index: usize) {
@@ -297,7 +324,10 @@ impl Core {
             verdict(slot, &members, &self.phase.borrow())
         };
         match next {
-            Verdict::Acknowledge => self.finish(index, Ok(Segments::none())),
+            Verdict::Acknowledge => {
+                self.end_flush(index, true);
+                self.finish(index, Ok(Segments::none()));
+            }
             Verdict::Fail(error) => {
                 self.fail_copies(index);
                 self.finish(index, Err(error));
@@ -326,6 +356,13 @@ impl Core {
                 self.finish(index, Err(error));
                 self.lose();
             }
+        }
+    }
+
+    /// A flush has ended: with each replica that is in sync, or not.
+    fn end_flush(&self, index: usize, everywhere: bool) {
+        if std::mem::take(&mut self.flight.borrow_mut().slot(index).tells) {
+            self.unflushed.borrow_mut().end_flush(everywhere);
         }
     }
 
@@ -365,6 +402,10 @@ impl Core {
         }
         if awaited {
             self.signals.ended.notify_waiters();
+        }
+        self.sent_is_over(&slot.request, slot.session);
+        if slot.tells {
+            self.unflushed.borrow_mut().end_flush(false);
         }
         // I14: whatever came of it, an engine that has stopped acknowledges nothing.
         let outcome = self.stopped().map_or(outcome, Err);
@@ -491,7 +532,11 @@ fn verdict(slot: &Slot, members: &Members, phase: &Phase) -> Verdict {
         Phase::Serving | Phase::Stopping => {}
     }
     let in_sync = members.in_sync();
-    let missing = members.recorded() & !slot.done;
+    let mut missing = members.recorded() & !slot.done;
+    if !slot.request.is_write() {
+        // Who joined while a flush was under way was made durable when it joined.
+        missing &= slot.sent | members.failing();
+    }
     if missing == 0 {
         return Verdict::Acknowledge;
     }

@@ -12,6 +12,7 @@ use crate::connector::{Connector, NodeConnector};
 use crate::copy::perform;
 use crate::core::{Core, Phase};
 use crate::recording::NotRecorded;
+use crate::regions::REGION;
 use crate::registry::{NewReplica, Registry};
 use crate::session::Tasks;
 
@@ -86,6 +87,7 @@ impl Engine {
                 local: open.is_some_and(|open| open.is_local()),
                 trouble: member.and_then(|member| member.trouble.clone()),
                 copy: member.and_then(|member| member.copy.clone()),
+                changed: member.and_then(|member| Some(member.changes.as_ref()?.regions.count() * REGION)),
                 oldest_request: open.and_then(|open| {
                     let own = open.oldest().map(|since| now() - since);
                     own.max(open.reported_age())
@@ -99,6 +101,7 @@ impl Engine {
             state: self.core.phase.borrow().state(),
             replicas: replicas.collect(),
             in_flight: self.core.flight.borrow().in_flight(),
+            noted_regions: self.core.intents.borrow().count(),
         }
     }
 
@@ -206,6 +209,8 @@ impl Core {
         let flushed =
             in_time && matches!(reactor::timeout(self.config.replica_deadline, self.flush_all()).await, Ok(true));
         if flushed {
+            // Without it the next start knows less.
+            let _closed_or_late = reactor::timeout(self.config.replica_deadline, self.close_notes()).await;
             let recorded = reactor::timeout(self.config.replica_deadline, self.record_clean()).await;
             if !matches!(recorded, Ok(Ok(()))) {
                 // The next start settles, which is slower and as right.

@@ -20,6 +20,8 @@ pub(crate) const MAX_REQUESTS: usize = 4096;
 pub(crate) enum Stage {
     /// Behind an earlier claim, or held.
     Waiting,
+    /// A write whose regions are not noted yet.
+    Noting,
     /// At replicas.
     Active,
     /// All replicas have answered; the membership has to be recorded before the host is.
@@ -34,6 +36,10 @@ pub(crate) struct Slot {
     pub(crate) reply: Option<Reply>,
     pub(crate) stage: Stage,
     pub(crate) since: Instant,
+    /// The session in which it was sent as a write; zero before.
+    pub(crate) session: u64,
+    /// A flush whose end says what is durable everywhere.
+    pub(crate) tells: bool,
     /// The order of arrival.
     sequence: u64,
     /// Members it was sent to.
@@ -89,6 +95,8 @@ impl Flight {
             reply: Some(reply),
             stage: Stage::Active,
             since: now,
+            session: 0,
+            tells: false,
             sequence,
             sent: 0,
             pending: 0,

@@ -11,15 +11,20 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod config;
 mod connector;
 mod copy;
 mod core;
 mod engine;
 mod flight;
+mod intent;
 mod members;
 mod membership;
+mod notes;
+mod noting;
 mod recording;
+mod regions;
 mod registry;
 mod resize;
 mod revert;

@@ -2,10 +2,13 @@
 
 use std::rc::Rc;
 
-use block_device::Error;
+use block_device::{Error, Range};
 use replica::Replica;
+use uuid::Uuid;
 
 use crate::config::CopyProgress;
+use crate::noting::new_uuid;
+use crate::regions::Regions;
 
 /// A set of members, a bit for each by its place in the record.
 pub(crate) type Mask = u32;
@@ -37,11 +40,42 @@ pub(crate) struct Member {
     /// The last thing that went wrong, for people.
     pub(crate) trouble: Option<String>,
     pub(crate) copy: Option<CopyProgress>,
+    /// It has the notes that those in sync have.
+    pub(crate) noted: bool,
+    /// What it lacks while it is not in sync, if that is known (I23).
+    pub(crate) changes: Option<Changes>,
+    /// It failed, and what it lacks is followed, or known not to be.
+    pub(crate) following: bool,
+}
+
+/// What a member lacks: each write since a certain time is added when it is sent.
+pub(crate) struct Changes {
+    /// Names the time: what was followed at another one is something else.
+    pub(crate) generation: Uuid,
+    pub(crate) regions: Regions,
+    /// It grew since it was noted.
+    pub(crate) unsaved: bool,
+}
+
+impl Changes {
+    /// Of someone who lacks nothing yet.
+    pub(crate) fn new() -> Self {
+        Self { generation: new_uuid(), regions: Regions::default(), unsaved: true }
+    }
 }
 
 impl Member {
-    pub(crate) const fn absent() -> Self {
-        Self { role: Role::Absent, replica: None, failing: None, trouble: None, copy: None }
+    pub(crate) fn absent() -> Self {
+        Self {
+            role: Role::Absent,
+            replica: None,
+            failing: None,
+            trouble: None,
+            copy: None,
+            noted: false,
+            changes: None,
+            following: false,
+        }
     }
 
     /// The replica, if it can be used.
@@ -73,6 +107,33 @@ impl Members {
     /// Those that failed and are not recorded so yet.
     pub(crate) fn failing(&self) -> Mask {
         self.mask(|member| member.failing.is_some())
+    }
+
+    /// Those that have the notes of those in sync, and can be told new ones.
+    pub(crate) fn noted(&self) -> Mask {
+        self.mask(|member| member.noted && member.working().is_some())
+    }
+
+    /// Those that failed and can be recorded: what they lack is followed, or known not to be.
+    pub(crate) fn followed(&self) -> Mask {
+        self.mask(|member| member.failing.is_some() && member.following)
+    }
+
+    /// A write is about to be sent: whoever is not in sync may come to lack it.
+    pub(crate) fn follow(&mut self, ranges: &[Range]) {
+        for changes in self.0.iter_mut().filter_map(|member| member.changes.as_mut()) {
+            let new = ranges.iter().fold(false, |new, range| changes.regions.insert_range(*range) | new);
+            changes.unsaved |= new;
+        }
+    }
+
+    /// What these lack is not known any more.
+    pub(crate) fn stop_following(&mut self, members: Mask) {
+        for (index, member) in self.0.iter_mut().enumerate() {
+            if members & bit(index) != 0 {
+                member.changes = None;
+            }
+        }
     }
 
     /// Those that get writes.

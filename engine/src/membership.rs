@@ -32,6 +32,8 @@ impl Core {
             node: new.node,
             address: new.address,
             state: MemberState::OutOfSync { since, reason: "it was added and has nothing yet".to_owned() },
+            token: None,
+            changes: None,
         };
         let recorded = self.change_record(|record| {
             record.replicas.push(added.clone());
@@ -59,12 +61,15 @@ impl Core {
         let Some(place) = place else { return Ok(()) };
         let recorded = self.change_record(|record| {
             record.replicas.retain(|member| member.replica != replica);
+            // Notes are found by the places of members, which move.
+            record.replicas.iter_mut().for_each(|member| member.changes = None);
             self.members.borrow().readable() & !bit(place) != 0
         });
         recorded.await.map_err(|reason| match self.is_serving() {
             true => EngineError::Config("no other replica is in sync and in reach".to_owned()),
             false => not_recorded(reason),
         })?;
+        self.members.borrow_mut().stop_following(!0);
         let removed = self.members.borrow_mut().0.remove(place);
         if let Some(replica) = removed.replica {
             replica.close();
@@ -98,6 +103,8 @@ impl Core {
         let since = wall_clock().as_secs();
         let recorded = self.change_record(|record| {
             for member in &mut record.replicas {
+                // What it lacks was known of another history (I23).
+                (member.token, member.changes) = (None, None);
                 member.state = match member.replica == replica {
                     true => MemberState::InSync,
                     false => {

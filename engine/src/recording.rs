@@ -93,20 +93,21 @@ impl Core {
     }
 
     async fn record_failing(&self) -> Result<(), NotRecorded> {
+        self.follow_failing().await;
         let since = wall_clock().as_secs();
         let mut recorded = 0;
         let result = self
             .change_record(|record| {
                 let members = self.members.borrow();
-                recorded = members.failing();
-                if members.in_sync() & !recorded == 0 {
+                recorded = members.followed();
+                if members.in_sync() & !members.failing() == 0 {
                     // I3: the last one is never recorded.
                     return false;
                 }
-                for (index, member) in members.0.iter().enumerate() {
-                    if let Some(error) = &member.failing {
-                        record.replicas[index].state = MemberState::OutOfSync { since, reason: error.to_string() };
-                    }
+                for (index, member) in members.0.iter().enumerate().filter(|(index, _)| recorded & bit(*index) != 0) {
+                    let reason = member.failing.as_ref().map(ToString::to_string).unwrap_or_default();
+                    record.replicas[index].state = MemberState::OutOfSync { since, reason };
+                    record.replicas[index].changes = member.changes.as_ref().map(|changes| changes.generation);
                 }
                 true
             })
@@ -124,7 +125,7 @@ impl Core {
         for (index, member) in self.members.borrow_mut().0.iter_mut().enumerate() {
             if recorded & bit(index) != 0 {
                 member.role = Role::Absent;
-                member.failing = None;
+                (member.failing, member.noted, member.following) = (None, false, false);
                 // Its requests have ended; a drop closes it.
                 member.replica = None;
                 let reason = member.trouble.as_deref().unwrap_or_default();

@@ -73,9 +73,13 @@ impl Core {
     async fn record_pending(&self, pending: Option<PendingChange>) -> Result<(), EngineError> {
         let recorded = self.change_record(|record| {
             record.pending = pending.clone();
+            // Of those that are not in sync nobody knows any more what they lack (I23).
+            record.replicas.iter_mut().for_each(|replica| replica.changes = None);
             true
         });
-        recorded.await.map_err(|reason| EngineError::Unavailable(Error::from(reason).to_string()))
+        recorded.await.map_err(|reason| EngineError::Unavailable(Error::from(reason).to_string()))?;
+        self.members.borrow_mut().stop_following(!0);
+        Ok(())
     }
 
     /// Ends what an engine before had begun, on every replica that was opened in sync. Those that do not follow count as

@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block_device::{Error, ErrorKind};
+use block_device::{Completions, Error, ErrorKind, Reply, Request};
 use reactor::{Instant, JoinHandle, now, random, sleep, sleep_until, spawn, timeout, wall_clock};
 use replica::{OpenError, OpenReplica, Replica, ReplicaState};
 use tokio::sync::Notify;
 
+use crate::admission::Admission;
 use crate::core::{Core, Phase};
+use crate::intent::{Intents, Unflushed};
 use crate::members::{Member, Members, Role};
 use crate::recording::NotRecorded;
 use crate::registry::{MemberState, RegistryError, ReplicaRecord, VolumeRecord};
@@ -76,13 +78,15 @@ impl Core {
     async fn session(self: &Rc<Self>) -> Result<(), SessionError> {
         let was_clean = self.raise_epoch().await?;
         let opened = self.open_in_sync().await?;
-        let opened = self.end_pending_change(opened).await?;
-        self.admit(&opened, was_clean).await?;
+        let mut opened = self.end_pending_change(opened).await?;
+        let admission = self.judge(&mut opened, was_clean).await?;
+        self.admit(&opened, &admission).await?;
+        self.open_notes(&opened, &admission).await?;
         if let Some(error) = self.stopped() {
             return Err(SessionError::Stopped(error));
         }
         let mut tasks = Tasks::default();
-        self.begin(&mut tasks, opened);
+        self.begin(&mut tasks, opened, admission);
         self.until(|| (!self.is_running()).then_some(())).await;
         drop(tasks);
         self.end_session();
@@ -214,9 +218,8 @@ impl Core {
     }
 
     /// Records who is in sync in this session, before the first request is served (I1, I7).
-    async fn admit(&self, opened: &Opened, was_clean: bool) -> Result<(), SessionError> {
+    async fn admit(&self, opened: &Opened, admission: &Admission) -> Result<(), SessionError> {
         let since = wall_clock().as_secs();
-        let source = source(opened);
         self.change_record(|record| {
             // Somebody may have recovered the volume by force meanwhile: then others are to be opened.
             if !record
@@ -228,13 +231,17 @@ impl Core {
                 return false;
             }
             for (index, replica) in record.replicas.iter_mut().enumerate() {
+                replica.changes = admission.changes[index].as_ref().map(|changes| changes.generation);
                 if replica.state != MemberState::InSync {
                     continue;
                 }
                 if opened[index].is_none() {
                     let reason = "it could not be reached when the volume was opened".to_owned();
                     replica.state = MemberState::OutOfSync { since, reason };
-                } else if !was_clean && Some(index) != source {
+                    continue;
+                }
+                replica.token = admission.tokens[index];
+                if !admission.is_in_sync(index, opened) {
                     replica.state = MemberState::Settling;
                 }
             }
@@ -246,11 +253,13 @@ impl Core {
     }
 
     /// Serves: members, and the tasks that look after them.
-    fn begin(self: &Rc<Self>, tasks: &mut Tasks, opened: Opened) {
+    fn begin(self: &Rc<Self>, tasks: &mut Tasks, opened: Opened, mut admission: Admission) {
         let record = self.record.borrow().clone();
         let mut members = Vec::new();
-        for (replica, record) in opened.into_iter().zip(&record.replicas) {
+        for (index, (replica, record)) in opened.into_iter().zip(&record.replicas).enumerate() {
             let mut member = Member::absent();
+            member.changes = admission.changes[index].take();
+            member.noted = record.state == MemberState::InSync && admission.tokens[index].is_some();
             if let MemberState::OutOfSync { reason, .. } = &record.state {
                 member.trouble = Some(reason.clone());
             }
@@ -264,10 +273,19 @@ impl Core {
         }
         *self.members.borrow_mut() = Members(members);
         self.take_limits();
+        self.session.set(self.session.get() + 1);
+        *self.intents.borrow_mut() = Intents::default();
+        *self.unflushed.borrow_mut() = Unflushed::new(!admission.was_clean);
         self.set_phase(Phase::Serving);
         self.watch_members();
+        if !admission.was_clean {
+            // What the engine before wrote is known to be durable from its end on.
+            self.submit(Request::Flush, Reply::new(Completions::new(), 0));
+        }
         let core = Rc::clone(self);
         tasks.spawn(async move { core.record_failures().await });
+        let core = Rc::clone(self);
+        tasks.spawn(async move { core.keep_noting().await });
         let core = Rc::clone(self);
         tasks.spawn(async move { core.enforce_deadline().await });
         tracing::info!(volume = %self.config.volume, epoch = record.epoch, "the volume is served");
@@ -303,6 +321,7 @@ impl Core {
             replica.fail(error.clone());
         }
         self.conclude_recorded();
+        self.end_unsent(&error);
         self.signals.pump.notify_one();
         self.signals.announce_change();
     }
@@ -336,12 +355,6 @@ impl Core {
     }
 }
 
-/// Whose content counts where replicas in sync may differ: the local one's if it is open.
-fn source(opened: &Opened) -> Option<usize> {
-    let is_local = |replica: &Option<Rc<dyn Replica>>| replica.as_ref().is_some_and(|replica| replica.is_local());
-    opened.iter().position(is_local).or_else(|| opened.iter().position(Option::is_some))
-}
-
 fn waiting_for(record: &VolumeRecord) -> String {
     let in_sync = record.replicas.iter().filter(|replica| replica.state == MemberState::InSync);
     let names: Vec<_> = in_sync.map(|replica| format!("{} on {}", replica.replica, replica.node)).collect();
@@ -362,6 +375,8 @@ pub(crate) enum SessionError {
     Change(Error),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error("the notes of the replicas failed: {0}")]
+    Notes(Error),
     #[error("{0}")]
     Stopped(Error),
 }

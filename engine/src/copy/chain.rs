@@ -23,9 +23,15 @@ impl Job<'_> {
     /// Whether the target's snapshots are the first of the source's, with the same content.
     async fn can_stay(&self) -> Result<bool, Error> {
         let source = self.source()?;
-        let (wanted, have) = (snapshots(&*source).await?, snapshots(&*self.target).await?);
+        let wanted = snapshots(&*source).await?;
+        self.delete_strangers(&wanted).await?;
+        let have = snapshots(&*self.target).await?;
         if !is_beginning(&have, &wanted) {
             return Ok(false);
+        }
+        if self.partial.get() {
+            // They were the same when it left, and do not change (I24).
+            return Ok(true);
         }
         for snapshot in &have {
             let pair = Pair { source: &*source, ours: snapshot.id, theirs: snapshot.id };
@@ -34,6 +40,17 @@ impl Job<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Deletes snapshots that were deleted from the volume while the target was away, or that only the target has (I25). What it
+    /// reads like stays.
+    async fn delete_strangers(&self, wanted: &[ChainEntry]) -> Result<(), Error> {
+        for snapshot in snapshots(&*self.target).await? {
+            if !wanted.iter().any(|wanted| wanted.id == snapshot.id) {
+                self.target.delete_snapshot(snapshot.id).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether two lvols read the same, given that what they are read through does.
@@ -60,7 +77,7 @@ impl Job<'_> {
             return Err(Error::with_detail(ErrorKind::Internal, "the replica has other snapshots than the source"));
         }
         for snapshot in &wanted[have.len()..] {
-            self.begin_lvol(format!("copying snapshot {}", snapshot.name));
+            self.begin_lvol(format!("copying snapshot {}", snapshot.name))?;
             let pair = Pair { source: &*source, ours: snapshot.id, theirs: head(&*self.target).await? };
             self.copy_snapshot(pair).await?;
             // The target's head reads like the snapshot now: cut it under the same uuid.

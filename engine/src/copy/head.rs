@@ -1,16 +1,17 @@
 //! Copying and settling the head, which changes meanwhile: region by region, each kept from writes while it is looked at.
 
-use block_device::{Error, Range, Request};
+use block_device::{Error, ErrorKind, Range, Request};
 use replica::ExtentKind;
 
 use super::chain::head;
 use super::compare::Pair;
 use super::own::{next_own, own_in};
 use super::transfer::{perform, pieces, write};
-use super::{Interrupted, Job, REGION};
+use super::{Interrupted, Job};
 use crate::core::Core;
 use crate::flight::ranges;
 use crate::members::bit;
+use crate::regions::{REGION, Regions};
 
 impl Job<'_> {
     /// Makes the target's head read like the source's. Writes before a region's turn are in what is copied; later ones reach the
@@ -18,7 +19,7 @@ impl Job<'_> {
     pub(super) async fn copy_head(&self, step: &str) -> Result<(), Interrupted> {
         let source = self.source()?;
         let pair = Pair { source: &*source, ours: head(&*source).await?, theirs: head(&*self.target).await? };
-        self.begin_lvol(step.to_owned());
+        self.begin_lvol(step.to_owned())?;
         let mut from = 0;
         while let Some(region) = self.next_region(pair, from).await? {
             let _locked = self.core.lock_region(region).await;
@@ -33,6 +34,9 @@ impl Job<'_> {
     /// The next region from `from` on in which the two may differ.
     pub(super) async fn next_region(&self, pair: Pair<'_>, from: u64) -> Result<Option<Range>, Error> {
         let size = self.size();
+        if let Some(needs) = &*self.needs.borrow() {
+            return Ok(next_needed(needs, from, size));
+        }
         let here = next_own(pair.source, pair.ours, from, size).await?;
         let there = match self.fresh.get() {
             true => None,
@@ -68,17 +72,35 @@ impl Job<'_> {
         perform(&*self.target, Request::WriteZeroes { range, unmap: true, fua: false }).await.map(drop)
     }
 
-    pub(super) fn begin_lvol(&self, step: String) {
+    /// Before each lvol: what the target lacks may have grown. Once it receives writes it does not grow for those any more.
+    pub(super) fn begin_lvol(&self, step: String) -> Result<(), Error> {
         let size = self.size();
+        self.needs.replace(match self.partial.get() {
+            true => Some(self.followed()?),
+            false => None,
+        });
         self.progress(|copy| {
             copy.step = step;
             (copy.position, copy.size) = (0, size);
         });
+        Ok(())
+    }
+
+    fn followed(&self) -> Result<Regions, Error> {
+        let members = self.core.members.borrow();
+        let changes = members.0[self.member].changes.as_ref().map(|changes| changes.regions.clone());
+        changes.ok_or_else(|| Error::with_detail(ErrorKind::Aborted, "what the replica lacks is not known any more"))
     }
 
     fn size(&self) -> u64 {
         self.core.geometry.get().size()
     }
+}
+
+/// The first region of a set from `from` on, as far as the volume reaches.
+fn next_needed(needs: &Regions, from: u64, size: u64) -> Option<Range> {
+    let offset = needs.next(from.div_ceil(REGION))? * REGION;
+    (offset < size).then(|| Range { offset, length: REGION.min(size - offset) })
 }
 
 /// Writes to a region wait while it lives.

@@ -6,7 +6,7 @@ mod head;
 mod own;
 mod transfer;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ pub(crate) use self::transfer::perform;
 use crate::config::CopyProgress;
 use crate::core::Core;
 use crate::members::Role;
+use crate::members::bit;
+use crate::noting::noted;
 use crate::recording::NotRecorded;
-use crate::registry::MemberState;
+use crate::regions::Regions;
+use crate::registry::{MemberState, VolumeRecord};
 use crate::session::Pause;
-
-/// Bytes copied in one step: what a write may have to wait for.
-const REGION: u64 = 1 << 20;
 
 /// Bytes whose hashes are asked for at once.
 const COMPARED_AT_ONCE: u64 = 4 << 20;
@@ -38,6 +38,10 @@ struct Job<'a> {
     core: &'a Rc<Core>,
     member: usize,
     target: Rc<dyn Replica>,
+    /// Only what the target is known to lack is looked at.
+    partial: Cell<bool>,
+    /// Where the lvol being copied may differ from the target; none if that is not known.
+    needs: RefCell<Option<Regions>>,
     /// The target was emptied: there is nothing to compare with.
     fresh: Cell<bool>,
 }
@@ -103,13 +107,24 @@ impl Core {
         if let Some(reason) = self.unfit(&*target, false) {
             return Err(Error::with_detail(ErrorKind::Internal, reason));
         }
-        let job = Job { core: self, member, target: Rc::clone(&target), fresh: Cell::new(false) };
+        let partial = Cell::new(self.is_known(member, &*target).await?);
+        let (needs, fresh) = (RefCell::new(None), Cell::new(false));
+        let job = Job { core: self, member, target: Rc::clone(&target), partial, needs, fresh };
         let failed = target.failed();
         // Dropping the job at any step is safe: until the last one the record says that the replica is not in sync (I20).
         match race(job.run(&record.state), failed).await {
             Raced::First(result) => result,
             Raced::Second(error) => Err(error),
         }
+    }
+
+    /// Whether what a replica lacks is known: it was followed since it was in sync, and this is still the one that was (I23).
+    async fn is_known(&self, member: usize, target: &dyn Replica) -> Result<bool, Error> {
+        let followed = self.members.borrow().0[member].changes.is_some();
+        let expected = self.record.borrow().replicas[member].token;
+        let found = if followed { noted(target).await? } else { None };
+        let found = found.and_then(|noted| noted.token(member));
+        Ok(followed && found.is_some() && found == expected)
     }
 
     /// Forgets a replica whose copy failed.
@@ -146,7 +161,7 @@ impl Job<'_> {
     /// A rebuild: `docs/replication.md` has the reason for each step's place.
     async fn rebuild(&self) -> Result<(), Error> {
         self.detach();
-        self.record(MemberState::Rebuilding).await?;
+        self.begin_rebuild().await?;
         self.prepare().await?;
         loop {
             self.copy_snapshots().await?;
@@ -165,8 +180,27 @@ impl Job<'_> {
         }
     }
 
+    /// Records it. What is not known to be all that it lacks is not followed any longer.
+    async fn begin_rebuild(&self) -> Result<(), NotRecorded> {
+        let partial = self.partial.get();
+        let begun = |record: &mut VolumeRecord| {
+            let replica = &mut record.replicas[self.member];
+            replica.state = MemberState::Rebuilding;
+            replica.changes = replica.changes.filter(|_| partial);
+            true
+        };
+        self.core.change_record(begun).await?;
+        if !partial {
+            // Not before the record says so: a map that it names is complete.
+            self.core.members.borrow_mut().stop_following(bit(self.member));
+        }
+        Ok(())
+    }
+
     /// Starts over with an empty target.
     async fn empty(&self) -> Result<(), Error> {
+        self.partial.set(false);
+        self.begin_rebuild().await?;
         self.progress(|copy| copy.step = "emptying".to_owned());
         let reset = reactor::timeout(RESET_LIMIT, self.target.reset()).await;
         reset.map_err(|_| Error::with_detail(ErrorKind::TimedOut, "emptying the replica took too long"))??;
@@ -215,31 +249,30 @@ impl Job<'_> {
         change(members.0[self.member].copy.get_or_insert_default());
     }
 
-    async fn record(&self, state: MemberState) -> Result<(), NotRecorded> {
-        let change = |record: &mut crate::registry::VolumeRecord| {
-            record.replicas[self.member].state = state.clone();
-            true
-        };
-        self.core.change_record(change).await
-    }
-
     /// The last step: durable, marked whole, waited for, and then in sync (I20, I21).
     async fn join(&self) -> Result<(), Interrupted> {
         // Most of what is not durable yet, without holding anyone up.
         perform(&*self.target, Request::Flush).await?;
         let _administration = self.core.administration.lock().await;
+        let token;
         {
             let _held = self.core.hold_writes().await;
             self.check_attached()?;
             perform(&*self.target, Request::Flush).await?;
+            // What is noted from here on reaches it too.
+            let _noting = self.core.noting.lock().await;
+            let _saving = self.core.saving.lock().await;
+            token = self.core.in_time(self.core.note_all_with(self.member, &*self.target)).await?;
             self.target.set_state(ReplicaState::Complete).await?;
             self.check_attached()?;
             // From here on acknowledgements wait for it, or for the record to say that it is out of sync. So the
             // record may say "in sync" at any moment from now, and a registry that is away holds nobody up.
             self.attach(Role::Settling);
+            self.core.members.borrow_mut().0[self.member].noted = token.is_some();
         }
         let recorded = self.core.change_record(|record| {
-            record.replicas[self.member].state = MemberState::InSync;
+            let replica = &mut record.replicas[self.member];
+            (replica.state, replica.token, replica.changes) = (MemberState::InSync, token, None);
             self.check_attached().is_ok()
         });
         recorded.await.map_err(Error::from)?;
@@ -254,7 +287,7 @@ impl Job<'_> {
             let mut members = self.core.members.borrow_mut();
             let member = &mut members.0[self.member];
             member.role = Role::InSync;
-            member.copy = None;
+            (member.copy, member.changes) = (None, None);
             member.replica = Some(Rc::clone(&self.target));
             member.failing = self.target.failure();
             if member.failing.is_none() {

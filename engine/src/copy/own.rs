@@ -4,8 +4,9 @@ use block_device::{Error, Range};
 use replica::{Extent, Replica};
 use uuid::Uuid;
 
+use super::EXTENTS;
 use super::transfer::cut;
-use super::{EXTENTS, REGION};
+use crate::regions::REGION;
 
 /// The first region from `from` on in which an lvol has own blocks.
 pub(super) async fn next_own(replica: &dyn Replica, lvol: Uuid, from: u64, size: u64) -> Result<Option<Range>, Error> {

@@ -58,6 +58,12 @@ pub struct ReplicaRecord {
     pub address: SocketAddr,
     /// What it has.
     pub state: MemberState,
+    /// The token in its notes when it was in sync last: one made anew under its uuid has another.
+    #[serde(default, with = "uuid_text::optional", skip_serializing_if = "Option::is_none")]
+    pub token: Option<Uuid>,
+    /// Names what it lacks, as the replicas in sync have it noted; none if it is in sync, or if that is not known.
+    #[serde(default, with = "uuid_text::optional", skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Uuid>,
 }
 
 /// What a replica has of the acknowledged writes.
@@ -87,6 +93,8 @@ impl VolumeRecord {
             node: new.node,
             address: new.address,
             state: MemberState::InSync,
+            token: None,
+            changes: None,
         };
         Self {
             volume,
@@ -136,5 +144,26 @@ mod uuid_text {
     pub(super) fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Uuid, D::Error> {
         let text = String::deserialize(deserializer)?;
         Uuid::parse_str(&text).map_err(D::Error::custom)
+    }
+
+    pub(super) mod optional {
+        use super::{Deserialize, Deserializer, Error, Serializer, Uuid};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            uuid: &Option<Uuid>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            match uuid {
+                Some(uuid) => serializer.collect_str(uuid),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'d, D: Deserializer<'d>>(
+            deserializer: D,
+        ) -> Result<Option<Uuid>, D::Error> {
+            let text = Option::<String>::deserialize(deserializer)?;
+            text.map(|text| Uuid::parse_str(&text).map_err(D::Error::custom)).transpose()
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Engines in a simulated world, and once on the kernel's.
 //!
 //! `fakes` are replicas and a registry of memory with faults to inject; `model` knows what each block may read as;
-//! `writing`, `rebuilding`, `changes` and `membership` are stories about them. `cluster` has real replicas on simulated nodes,
-//! `loopback` on reactors of the kernel.
+//! `writing`, `rebuilding`, `lacking`, `changes` and `membership` are stories about them. `cluster` has real replicas on simulated
+//! nodes, `loopback` on reactors of the kernel.
 
 mod changes;
 mod cluster;
 mod fakes;
+mod lacking;
 mod loopback;
 mod membership;
 mod model;

@@ -15,13 +15,13 @@ use crate::model::{Model, write};
 const SIZE: u64 = 4 << 20;
 const BLOCKS: u64 = SIZE / BLOCK;
 
-fn story<F: Future<Output = ()> + 'static>(seed: u64, story: F) {
+pub(crate) fn story<F: Future<Output = ()> + 'static>(seed: u64, story: F) {
     let world = World::new(seed);
     let node = world.add_node([10, 0, 0, 1].into());
     world.block_on(node, story);
 }
 
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = now();
     while !condition() {
         assert!(now() - start < Duration::from_secs(3600), "it never came to be: {what}");
@@ -29,11 +29,11 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-async fn all_in_sync(cluster: &Cluster) {
+pub(crate) async fn all_in_sync(cluster: &Cluster) {
     until("all in sync", || (0..cluster.nodes.len()).all(|node| cluster.registry.is_in_sync(node))).await;
 }
 
-fn assert_equal(cluster: &Cluster) {
+pub(crate) fn assert_equal(cluster: &Cluster) {
     let first = cluster.nodes[0].disk.borrow();
     for node in &cluster.nodes[1..] {
         let other = node.disk.borrow();
@@ -48,7 +48,7 @@ fn assert_equal(cluster: &Cluster) {
     }
 }
 
-fn snapshot_id(number: u8) -> Uuid {
+pub(crate) fn snapshot_id(number: u8) -> Uuid {
     Uuid::from_bytes([0x50 + number; 16])
 }
 
@@ -66,23 +66,12 @@ fn a_replica_with_garbage_comes_back_equal() {
         let ranges = [Range { offset: 5 * BLOCK, length: BLOCK }].into_iter().collect();
         execute(&*engine, Request::Unmap { ranges }).await.expect("acknowledged");
         (0..BLOCKS).step_by(7).for_each(|block| cluster.nodes[1].disk.borrow_mut().spoil(block, 0xbd));
+        cluster.nodes[1].disk.borrow_mut().forget();
         cluster.nodes[1].revive();
         all_in_sync(&cluster).await;
         assert_equal(&cluster);
         assert_eq!(cluster.nodes[1].disk.borrow().resets, 0, "what it has is compared");
     });
-}
-
-/// The most that the copy to a replica has compared and sent, as long as it takes.
-async fn copied(cluster: &Cluster, engine: &engine::Engine, node: usize) -> (u64, u64) {
-    let (mut compared, mut written) = (0, 0);
-    while !cluster.registry.is_in_sync(node) {
-        if let Some(copy) = &engine.status().replicas[node].copy {
-            (compared, written) = (copy.compared.max(compared), copy.written.max(written));
-        }
-        sleep(Duration::from_micros(50)).await;
-    }
-    (compared, written)
 }
 
 #[test]
@@ -103,9 +92,10 @@ fn a_rebuild_sends_only_what_differs() {
         }
         let ranges = [Range { offset: 5 * BLOCK, length: BLOCK }].into_iter().collect();
         execute(&*engine, Request::Unmap { ranges }).await.expect("acknowledged");
+        cluster.nodes[1].disk.borrow_mut().forget();
         cluster.nodes.iter().for_each(|node| node.delay.set(Duration::from_millis(2)));
         cluster.nodes[1].revive();
-        let (compared, written) = copied(&cluster, &engine, 1).await;
+        let (compared, written) = crate::lacking::copied(&cluster, &engine, 1).await;
         assert_equal(&cluster);
         assert_eq!(written, 4 * BLOCK, "zeroes are not sent as data");
         assert_eq!(compared, SIZE + SIZE / 2 + BLOCK, "the snapshot, and what either head has");
@@ -126,6 +116,7 @@ fn a_snapshot_that_differs_is_copied_anew() {
         engine.snapshot(snapshot_id(1), "s1").await.expect("cut");
         cluster.nodes[1].kill();
         write(&*engine, 3, 2).await.expect("acknowledged");
+        cluster.nodes[1].disk.borrow_mut().forget();
         cluster.nodes[1].revive();
         all_in_sync(&cluster).await;
         assert_equal(&cluster);
@@ -313,7 +304,7 @@ async fn random_story(seed: u64) {
         };
         sleep(Duration::from_millis(reactor::random() % 40)).await;
         let victim = &cluster.nodes[(reactor::random() % 3) as usize];
-        match reactor::random() % 7 {
+        match reactor::random() % 9 {
             0 => victim.kill(),
             1 => victim.cut(),
             2 => {
@@ -324,6 +315,13 @@ async fn random_story(seed: u64) {
             3 => victim.write_error.set(Some(ErrorKind::NoSpace)),
             4 => drop(engine.snapshot(snapshot_id(round + 1), "s").await),
             5 => cluster.registry.lies.set(1),
+            // Only where others have what was not flushed.
+            6 if (0..3).all(|node| cluster.registry.is_in_sync(node)) => victim.lose_power(),
+            7 if (0..3).all(|node| cluster.registry.is_in_sync(node)) => {
+                victim.kill();
+                let other = &cluster.nodes[(reactor::random() % 3) as usize];
+                other.lose_power();
+            }
             _ => {
                 // The engine crashes with its writers.
                 writers.abort();

@@ -231,6 +231,7 @@ impl Inner {
         }
         self.directory.remove(replica);
         entry.end(&Error::with_detail(ErrorKind::Unavailable, "the replica was deleted")).await;
+        entry.notes.take();
         self.delete_lvols(view::of_replica(&lvols, replica)).await?;
         self.forget(replica, &entry);
         Ok(())
@@ -279,6 +280,8 @@ impl Inner {
             self.store_attribute(head.uuid, &attribute).await.map_err(failed)?;
         }
         entry.end(&superseded(same_engine, open.epoch)).await;
+        // What the disk has counts, not what an earlier grant remembers.
+        entry.notes.take();
         self.delete_lvols(view::leftovers(&lvols, open.replica)).await.map_err(failed)?;
         let device = self.store.open_lvol(head.uuid).await.map_err(failed)?;
         let gate = Gate::new(device as Rc<dyn BlockDevice>);

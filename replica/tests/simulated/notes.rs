@@ -88,6 +88,18 @@ fn notes_end_with_their_head_and_stay_when_it_is_cut() {
 }
 
 #[test]
+fn a_replica_made_anew_under_the_same_uuid_has_no_notes() {
+    let (world, node, engine, shared) = with_replica(5);
+    world.block_on(engine, async { connect(1).await.set_note(1, b"token", true).await.expect("kept") });
+    let server = shared.borrow().clone().expect("the node runs");
+    world.block_on(node, async move {
+        server.delete(spec().replica, None).await.expect("deleted");
+        server.create(&spec()).await.expect("created");
+    });
+    world.block_on(engine, async { assert_eq!(connect(1).await.notes().await.expect("listed"), []) });
+}
+
+#[test]
 fn what_a_newer_grant_replaced_notes_nothing_any_more() {
     // I12, I13
     let (world, _, engine, _shared) = with_replica(3);

@@ -21,7 +21,10 @@ pub(crate) struct FakeDisk {
     size: u64,
     snapshots: Vec<(Uuid, String, Own)>,
     head: Own,
-    notes: BTreeMap<u8, Note>,
+    /// The head as it was made durable last.
+    durable: Own,
+    /// By place: the last note, and the last durable one.
+    notes: BTreeMap<u8, (Note, Option<Vec<u8>>)>,
 }
 
 impl FakeDisk {
@@ -35,6 +38,7 @@ impl FakeDisk {
             size,
             snapshots: Vec::new(),
             head: Own::new(),
+            durable: Own::new(),
             notes: BTreeMap::new(),
         }
     }
@@ -62,10 +66,17 @@ impl FakeDisk {
             }
             Request::WriteZeroes { range, .. } => self.zero(*range),
             Request::Unmap { ranges } => ranges.iter().for_each(|range| self.zero(*range)),
-            Request::Flush => {}
+            Request::Flush => self.flush(),
             Request::Compare { .. } => return Err(ErrorKind::Internal.into()),
         }
+        if let Request::Write { fua: true, .. } | Request::WriteZeroes { fua: true, .. } = request {
+            self.flush();
+        }
         Ok(Segments::none())
+    }
+
+    fn flush(&mut self) {
+        self.durable.clone_from(&self.head);
     }
 
     fn zero(&mut self, range: Range) {
@@ -128,6 +139,7 @@ impl FakeDisk {
     pub(crate) fn snapshot(&mut self, id: Uuid, name: String) {
         if self.snapshots.iter().all(|(snapshot, _, _)| *snapshot != id) {
             self.snapshots.push((id, name, std::mem::take(&mut self.head)));
+            self.flush();
         }
     }
 
@@ -139,13 +151,14 @@ impl FakeDisk {
         for (block, data) in own {
             child.entry(block).or_insert(data);
         }
+        self.flush();
     }
 
     pub(crate) fn revert(&mut self, id: Uuid) -> Result<(), ErrorKind> {
         let place = self.snapshots.iter().position(|(snapshot, _, _)| *snapshot == id);
         self.snapshots.truncate(place.ok_or(ErrorKind::InvalidField)? + 1);
         self.head.clear();
-        self.notes.clear();
+        self.flush();
         Ok(())
     }
 
@@ -168,12 +181,44 @@ impl FakeDisk {
         Extents { list, next }
     }
 
-    pub(crate) fn set_note(&mut self, place: u8, content: Vec<u8>) {
-        self.notes.insert(place, Note { place, current: true, content });
+    pub(crate) fn set_note(&mut self, place: u8, content: Vec<u8>, durable: bool) {
+        let before = self.notes.remove(&place).and_then(|(_, durable)| durable);
+        let kept = if durable { Some(content.clone()) } else { before };
+        self.notes.insert(place, (Note { place, current: true, content }, kept));
     }
 
     pub(crate) fn notes(&self) -> Vec<Note> {
-        self.notes.values().cloned().collect()
+        self.notes.values().map(|(note, _)| note.clone()).collect()
+    }
+
+    /// The node's machine starts anew: of its notes only durable ones are left, and nobody knows whether there were later
+    /// ones.
+    pub(crate) fn reboot(&mut self) {
+        let notes = std::mem::take(&mut self.notes);
+        // Of what was not flushed any part may be there.
+        let blocks: Vec<u64> = self.head.keys().chain(self.durable.keys()).copied().collect();
+        for block in blocks.into_iter().filter(|_| reactor::random().is_multiple_of(2)) {
+            match self.durable.get(&block) {
+                Some(data) => drop(self.head.insert(block, data.clone())),
+                None => drop(self.head.remove(&block)),
+            }
+        }
+        self.flush();
+        let left = notes.into_iter().filter_map(|(place, (_, kept))| Some((place, kept?)));
+        let note = |(place, content): (u8, Vec<u8>)| {
+            (place, (Note { place, current: false, content: content.clone() }, Some(content)))
+        };
+        self.notes = left.map(note).collect();
+    }
+
+    /// Its notes are gone: nobody knows what it lacks.
+    pub(crate) fn forget(&mut self) {
+        self.notes.clear();
+    }
+
+    /// As if it had been made anew under its uuid.
+    pub(crate) fn make_anew(&mut self) {
+        *self = Self::new(self.id, self.size);
     }
 
     pub(crate) fn reset(&mut self) {
@@ -181,6 +226,7 @@ impl FakeDisk {
         self.state = ReplicaState::Rebuilding;
         self.snapshots.clear();
         self.head.clear();
+        self.flush();
         self.notes.clear();
     }
 }

@@ -35,10 +35,13 @@ pub(crate) struct FakeNode {
     pub(crate) read_error: Cell<Option<ErrorKind>>,
     /// What snapshots fail with.
     pub(crate) snapshot_error: Cell<Option<ErrorKind>>,
+    /// What notes fail with.
+    pub(crate) note_error: Cell<Option<ErrorKind>>,
     /// How many requests are answered with Busy first.
     pub(crate) busy: Cell<u32>,
     pub(crate) writes_seen: Cell<u32>,
     pub(crate) reads_seen: Cell<u32>,
+    pub(crate) notes_seen: Cell<u32>,
     connections: RefCell<Vec<Weak<FakeReplica>>>,
     changed: Notify,
 }
@@ -54,9 +57,11 @@ impl FakeNode {
             write_error: Cell::new(None),
             read_error: Cell::new(None),
             snapshot_error: Cell::new(None),
+            note_error: Cell::new(None),
             busy: Cell::new(0),
             writes_seen: Cell::new(0),
             reads_seen: Cell::new(0),
+            notes_seen: Cell::new(0),
             connections: RefCell::default(),
             changed: Notify::new(),
         })
@@ -66,6 +71,12 @@ impl FakeNode {
     pub(crate) fn kill(&self) {
         self.reachable.set(false);
         self.cut();
+    }
+
+    /// The node's machine loses power: what was not flushed may be lost.
+    pub(crate) fn lose_power(&self) {
+        self.kill();
+        self.disk.borrow_mut().reboot();
     }
 
     /// Connections die; requests in flight may still land until the replica is opened again.
@@ -333,16 +344,23 @@ impl Replica for FakeReplica {
         })
     }
 
-    fn set_note(&self, place: u8, content: &[u8], _durable: bool) -> LocalFuture<'_, Result<(), Error>> {
+    fn set_note(&self, place: u8, content: &[u8], durable: bool) -> LocalFuture<'_, Result<(), Error>> {
         let content = content.to_vec();
-        self.control(move |node| {
-            node.disk.borrow_mut().set_note(place, content);
-            Ok(())
+        self.control(move |node| match node.note_error.get() {
+            Some(kind) => Err(kind.into()),
+            None => {
+                node.notes_seen.set(node.notes_seen.get() + 1);
+                node.disk.borrow_mut().set_note(place, content, durable);
+                Ok(())
+            }
         })
     }
 
     fn notes(&self) -> LocalFuture<'_, Result<Vec<Note>, Error>> {
-        self.control(|node| Ok(node.disk.borrow().notes()))
+        self.control(|node| match node.note_error.get() {
+            Some(kind) => Err(kind.into()),
+            None => Ok(node.disk.borrow().notes()),
+        })
     }
 
     fn reset(&self) -> LocalFuture<'_, Result<(), Error>> {
