@@ -20,6 +20,8 @@ mod error;
 mod extents;
 mod flush;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod grace;
 mod growth;
 mod hints;

@@ -1,10 +1,12 @@
-//! One entry for people and CI: `cargo xtask test|tidy|e2e|demo|simulate|bench`. docs/testing.md tells what each does.
+//! One entry for people and CI: `cargo xtask test|tidy|e2e|fuzz|miri|demo|simulate|bench`. docs/testing.md tells what each does.
 #![forbid(unsafe_code)]
 
 mod debian;
 mod e2e;
+mod fuzz;
 mod guest;
 mod libtest;
+mod miri;
 mod process;
 mod programs;
 mod report;
@@ -35,6 +37,16 @@ enum Task {
     Tidy,
     /// Test with a real Linux host, in a guest under qemu
     E2e,
+    /// Fuzz the parsers and the opening of stores with libFuzzer
+    Fuzz {
+        /// One of the targets in `fuzz/fuzz_targets`; all of them if none is named
+        target: Option<String>,
+        /// How long each runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Run the tests of formats and protocols under Miri
+    Miri,
     /// Show the main job: three nodes, a volume with three replicas, a node killed (arguments as `ashlar demo`)
     Demo {
         /// Passed on
@@ -69,6 +81,12 @@ fn main() -> Result<ExitCode> {
             if report.check("build", || programs::build(&workspace)).is_some() {
                 e2e::run(&workspace, &mut report);
             }
+            Ok(report.close())
+        }
+        Task::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
+        Task::Miri => {
+            let mut report = Report::default();
+            miri::run(&workspace, &mut report);
             Ok(report.close())
         }
         Task::Demo { arguments } => programs::demo(&workspace, &arguments),

@@ -9,7 +9,7 @@ use crate::libtest::Tell;
 use crate::programs::{self, cargo, test_programs};
 use crate::report::Report;
 use crate::workspace::Workspace;
-use crate::{e2e, libtest, process, tidy};
+use crate::{e2e, libtest, miri, process, tidy};
 
 /// No single check may take longer; the whole is to be done in 30 minutes on two cores.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
@@ -27,11 +27,13 @@ pub(crate) fn run(workspace: &Workspace, fast: bool) -> Result<ExitCode> {
         &["--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"],
         &mut report,
     );
+    check_fuzz_targets(workspace, &mut report);
     check_with(workspace, "doc", &["--workspace", "--no-deps", "--keep-going"], &mut report);
     if report.check("build", || programs::build_with_tests(workspace)).is_some() {
         let mut tests = cargo(workspace);
         tests.args(["test", "--workspace", "--no-fail-fast"]).env("ASHLAR_BIN_DIR", test_programs(workspace));
         libtest::run(&mut tests, "cargo test", &workspace.log("tests")?, LIMIT, Tell::Sums, &mut report);
+        miri::run(workspace, &mut report);
         if fast {
             report.skip("e2e", "left out by --fast");
         } else {
@@ -39,6 +41,19 @@ pub(crate) fn run(workspace: &Workspace, fast: bool) -> Result<ExitCode> {
         }
     }
     Ok(report.close())
+}
+
+/// The programs of `fuzz/`, which are no part of the workspace. Without libFuzzer itself, which needs a C++ compiler.
+fn check_fuzz_targets(workspace: &Workspace, report: &mut Report) {
+    if process::output(cargo(workspace).args(["clippy", "-h"])).is_err() {
+        return report.skip("fuzz targets", "not installed (rustup component add clippy)");
+    }
+    report.check("fuzz targets", || {
+        let mut cargo = cargo(workspace);
+        cargo.args(["clippy", "--manifest-path", "fuzz/Cargo.toml", "--no-default-features", "--bins", "--target-dir"]);
+        cargo.arg(workspace.target.join("fuzz")).args(["--", "-D", "warnings"]);
+        process::run_quietly(&mut cargo, &workspace.log("fuzz-targets")?, LIMIT)
+    });
 }
 
 /// Runs `cargo COMMAND ARGUMENTS` as a check. Toolchains of the minimal profile lack some of cargo's commands.

@@ -186,6 +186,11 @@ impl Layout {
         if among { area.offset / cluster..area.end() / cluster } else { 0..0 }
     }
 
+    /// Whether an lvol of this many bytes has no more clusters than a map can name.
+    pub(crate) fn fits_lvol(&self, size: u64) -> bool {
+        size.div_ceil(u64::from(self.cluster_size)) <= u64::from(u32::MAX)
+    }
+
     /// 4 KiB blocks a cluster.
     pub(crate) const fn blocks_per_cluster(&self) -> u32 {
         self.cluster_size / BLOCK as u32
@@ -250,6 +255,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn a_store_grows_again_and_again_and_former_areas_become_clusters() {
         for cluster_size in (14..=22).map(|shift| 1 << shift) {
             let mut layout = Layout::plan(256 << 20, cluster_size).expect("large enough");

@@ -136,6 +136,20 @@ fn checksum(bytes: &[u8]) -> u32 {
     digest.finalize() as u32
 }
 
+/// Writes the address and the checksum of the structure that starts at `bytes[0]` anew; nothing if its length makes no sense.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn reseal(bytes: &mut [u8], address: u64) {
+    if bytes.len() < HEADER {
+        return;
+    }
+    let length = u32_at(bytes, 48) as usize;
+    if (HEADER..=bytes.len()).contains(&length) {
+        put_u64(bytes, 16, address);
+        let checksum = checksum(&bytes[..length]);
+        put_u32(bytes, CHECKSUM_AT, checksum);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -138,7 +138,7 @@ fn step(blocks: u32) -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 64 }, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_map_does_what_a_plain_list_of_blocks_does(steps in prop::collection::vec(step(16), 1..60)) {
         let map = map(64 << 10);

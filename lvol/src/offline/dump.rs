@@ -181,6 +181,8 @@ fn superblock_fields(superblock: &Superblock) -> Vec<(&'static str, Value)> {
         ("durable_through", checkpoint.durable_through.into()),
         ("lvols", superblock.lvols.into()),
         ("next_map", superblock.next_map.into()),
+        ("overcommit_percent", superblock.limits.overcommit_percent.into()),
+        ("reserve", superblock.limits.reserve.into()),
     ]
 }
 

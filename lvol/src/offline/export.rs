@@ -164,7 +164,21 @@ impl<'a> Export<'a> {
             Some(reason) => Source::Unknown(reason.clone()),
             None => Source::Zeroes,
         };
-        (source, bytes(end))
+        (source, bytes(end.max(self.next_held(block))))
+    }
+
+    /// The first block from `block` on that some map of the chain may hold, or does not know: what is before is like it. That
+    /// makes an lvol that is mostly empty short.
+    fn next_held(&self, block: u64) -> u64 {
+        let blocks = u64::from(self.state.shape.blocks());
+        let end = self.size.div_ceil(BLOCK);
+        let maps = self.chain.iter().filter_map(|uuid| self.state.maps.get(&self.state.lvols[uuid].record.map));
+        let next = maps.map(|known| {
+            let (unknown, next) = known.unknown.run(block, end);
+            let used = known.map.next_used((block / blocks) as u32).map_or(end, |used| u64::from(used) * blocks);
+            if unknown { block } else { next.min(used) }
+        });
+        next.min().unwrap_or(end)
     }
 
     /// Data, but for blocks whose zeroes did not reach the disk before a power cut.

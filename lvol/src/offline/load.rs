@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::format::page::{DirectoryEntry, Page, Segment};
 use crate::format::record::{Damage, LvolRecord, Record};
 use crate::format::superblock::Superblock;
-use crate::format::{BLOCK, crc32c};
+use crate::format::{BLOCK, Flaw, crc32c};
 use crate::map::LEAF;
 use crate::recovery::scan::{Found, Scan};
 
@@ -68,9 +68,14 @@ fn take(state: &mut State, seen: &mut Seen, place: Place) {
     let block = (place.position / BLOCK) as u32;
     match place.page {
         Ok(Page::Map { map, segments }) => take_map(state, seen, block, map, &segments),
+        Ok(Page::Lvol(record)) if !state.fits(record.size) => {
+            let flaw = Flaw::Content("an lvol is larger than one can be");
+            take_bad(state, seen, (place.position, place.offset), Bad::Flaw(flaw));
+        }
         Ok(Page::Lvol(record)) => take_lvol(state, *record, place.offset),
         Ok(Page::Directory(entries)) => {
-            seen.directory.extend(entries.into_iter().map(|entry| (entry.map, (place.offset, entry))));
+            let entries = entries.into_iter().filter(|entry| state.fits(entry.size));
+            seen.directory.extend(entries.map(|entry| (entry.map, (place.offset, entry))));
         }
         Ok(Page::Bitmap { first, count, bits }) => take_bitmap(state, first, count, &bits),
         Err(bad) => take_bad(state, seen, (place.position, place.offset), bad),

@@ -73,6 +73,17 @@ pub async fn check(disk: &Disk, options: &CheckOptions) -> Result<Report, StoreE
     Ok(report)
 }
 
+/// What records come to on an empty store, for fuzzers: they are applied as in a replay, and the result is checked.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn replay_all(superblock: crate::format::superblock::Superblock, records: &[crate::format::record::Record]) {
+    let mut state = State::new(superblock);
+    for record in records {
+        // What does not fit is refused.
+        let _ = state.apply(record, 0);
+    }
+    rules::check(&mut state);
+}
+
 fn summary(state: &State, owners: &Owners) -> StoreSummary {
     let layout = &state.superblock.layout;
     let cluster = u64::from(layout.cluster_size);

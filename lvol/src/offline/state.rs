@@ -169,12 +169,17 @@ impl State {
     }
 
     fn put(&mut self, record: &LvolRecord, offset: u64) -> Result<(), Inconsistent> {
-        if record.size.div_ceil(u64::from(self.superblock.layout.cluster_size)) > u64::from(u32::MAX) {
+        if !self.fits(record.size) {
             return Err(Inconsistent("an lvol is larger than a map can be"));
         }
         self.map(record.map);
         self.lvols.insert(record.uuid, Known { record: record.clone(), offset, nameless: false });
         Ok(())
+    }
+
+    /// Whether a map can be as long as an lvol of this size.
+    pub(super) fn fits(&self, size: u64) -> bool {
+        self.superblock.layout.fits_lvol(size)
     }
 
     /// The bytes of an lvol that its own map does not know any more.

@@ -81,9 +81,14 @@ impl Found {
                 segments.extend(more);
                 self.load_segments(map, segments, catalog);
             }
+            Page::Lvol(record) if !catalog.layout().fits_lvol(record.size) => {
+                tracing::error!(lvol = %record.uuid, size = record.size, "an lvol is larger than one can be");
+                self.damaged = true;
+            }
             Page::Lvol(record) => self.take_lvol(*record, catalog),
             Page::Directory(entries) => {
-                self.directory.extend(entries.into_iter().map(|entry| (entry.map, entry)));
+                let entries = entries.into_iter().filter(|entry| catalog.layout().fits_lvol(entry.size));
+                self.directory.extend(entries.map(|entry| (entry.map, entry)));
             }
             Page::Bitmap { first, count, bits } => {
                 self.told += u64::from(count);

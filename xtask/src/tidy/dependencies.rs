@@ -37,6 +37,8 @@ const HOUSE: &[Room] = &[
     room("cli", &["proto", "nvmf-initiator", "lvol", "reactor"]),
     room("benches", &["nvmf-initiator", "nvmf-target", "engine", "replica", "lvol", "block-device", "reactor"]),
     room("simulator", &["engine", "replica", "lvol", "block-device", "reactor"]),
+    room("fuzzing", &["replica-protocol", "nvmf-target-protocol", "lvol", "block-device", "reactor"]),
+    room("fuzz", &["fuzzing"]),
     room("integration", &["cli", "proto", "nvmf-initiator", "reactor"]),
     room("e2e", &["cli"]),
     room("xtask", &[]),

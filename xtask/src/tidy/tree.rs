@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::metadata::{self, Package};
+use super::metadata::{self, Dependency, Package};
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -34,7 +34,9 @@ impl Tree {
                 .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
                 .current_dir(&workspace.root),
         )?;
-        let mut tree = Self { packages: metadata::parse(&json, &workspace.root)?, ..Self::default() };
+        let mut packages = metadata::parse(&json, &workspace.root)?;
+        packages.extend(fuzz_targets(workspace)?);
+        let mut tree = Self { packages, ..Self::default() };
         tree.read_folder(&workspace.root, "", &workspace.target)?;
         tree.ignored = ignored_by_git(tree.texts.keys(), &workspace.root);
         Ok(tree)
@@ -65,7 +67,8 @@ impl Tree {
             let relative = format!("{prefix}{name}");
             let kind = entry.file_type()?;
             if kind.is_dir() {
-                if relative != ".git" && relative != "target" && entry.path() != target {
+                let made = [".git", "target", "fuzz/target", "fuzz/corpus", "fuzz/artifacts"];
+                if !made.contains(&relative.as_str()) && entry.path() != target {
                     self.read_folder(&entry.path(), &format!("{relative}/"), target)?;
                     self.paths.push(relative);
                 }
@@ -80,6 +83,21 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// The package of `fuzz/`, which is no member of the workspace: read from its files, since cargo may not have what it needs.
+fn fuzz_targets(workspace: &Workspace) -> Result<Option<Package>> {
+    let manifest = workspace.root.join("fuzz/Cargo.toml");
+    let Ok(text) = fs::read_to_string(&manifest) else { return Ok(None) };
+    let dependencies = text.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let dependencies = dependencies.take_while(|line| !line.starts_with('['));
+    let name = |line: &str| line.split_once(" = ").map(|(name, _)| name.to_owned());
+    let dependencies = dependencies.filter_map(name).map(|name| Dependency { name, for_tests: false }).collect();
+    let mut crate_roots = Vec::new();
+    for entry in fs::read_dir(workspace.root.join("fuzz/fuzz_targets")).context("fuzz/fuzz_targets")? {
+        crate_roots.push(format!("fuzz/fuzz_targets/{}", entry?.file_name().to_string_lossy()));
+    }
+    Ok(Some(Package { name: "fuzz".to_owned(), folder: "fuzz".to_owned(), dependencies, crate_roots }))
 }
 
 /// Which of `paths` git ignores. A source archive has no git, and then nothing is ignored.
