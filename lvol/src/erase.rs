@@ -42,7 +42,8 @@ impl Lvol {
         let head = range.offset.next_multiple_of(BLOCK).min(end);
         let tail = (end - end % BLOCK).max(head);
         self.write_zeroes(range.offset, head).await?;
-        let mut blocks = head / BLOCK..tail / BLOCK;
+        // Nothing when all of it lies within one block: the rest of that block stays.
+        let mut blocks = head.div_ceil(BLOCK)..tail / BLOCK;
         if end == self.volume().size() {
             // The rest of the last cluster belongs to nobody else: it goes with the last block.
             let per_cluster = u64::from(self.core().layout().blocks_per_cluster());

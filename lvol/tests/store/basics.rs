@@ -234,6 +234,30 @@ fn small_writes_into_one_block_at_once_all_land() {
     }
 }
 
+/// The last block of an lvol may be cut short: erasing its end leaves its start (I18).
+#[test]
+fn erasing_the_end_of_a_block_leaves_its_start() {
+    let rig = Rig::formatted(19);
+    rig.run(async {
+        let store = open().await;
+        let blocks = 23;
+        store.create(&CreateLvol { block_size: 512, ..lvol(1, blocks * 512) }).await.expect("created");
+        let head = store.open_lvol(id(1)).await.expect("opened");
+        for (first, last) in [(20, 23), (17, 19), (3, 7), (22, 23)] {
+            let data = stamped(7, (blocks * 512) as usize);
+            write(&head, 0, data.clone()).await.expect("written");
+            let (offset, length) = (first * 512, (last - first) * 512);
+            let mut expected = data.to_vec();
+            expected[offset as usize..(offset + length) as usize].fill(0);
+            unmap(&head, offset, length).await.expect("unmapped");
+            assert!(read_all(&head).await == expected, "unmapping {first} to {last}");
+            write(&head, 0, data).await.expect("written");
+            write_zeroes(&head, offset, length).await.expect("zeroed");
+            assert!(read_all(&head).await == expected, "zeroing {first} to {last}");
+        }
+    });
+}
+
 #[test]
 fn requests_beyond_the_end_are_refused_and_change_nothing() {
     let rig = Rig::formatted(11);
