@@ -3,8 +3,8 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use loop_device::LoopDevice;
 use reactor::{Buffer, Disk, DiskOptions};
 
 use support::{patterned, run};
@@ -13,7 +13,7 @@ const SIZE: u64 = 8 << 20;
 
 /// A loop device and the file behind it, until dropped.
 struct Loop {
-    device: PathBuf,
+    device: LoopDevice,
     _folder: tempfile::TempDir,
     file: PathBuf,
 }
@@ -22,24 +22,12 @@ impl Loop {
     fn new(sector: u32) -> Option<Self> {
         let folder = tempfile::tempdir().ok()?;
         let file = folder.path().join("backing");
-        std::fs::File::create(&file).and_then(|file| file.set_len(SIZE)).ok()?;
-        let mut command = Command::new("losetup");
-        command.args(["--find", "--show", "--sector-size", &sector.to_string()]).arg(&file);
-        let output = command.output().ok().filter(|output| output.status.success());
-        let Some(output) = output else {
-            println!("skipped: no loop device can be made here (needs root and losetup)");
-            return None;
-        };
-        let device = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
-        Some(Self { device, _folder: folder, file })
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let detached = Command::new("losetup").arg("--detach").arg(&self.device).status();
-        if !detached.is_ok_and(|status| status.success()) {
-            eprintln!("{} stays attached", self.device.display());
+        match LoopDevice::over(&file, SIZE, sector) {
+            Ok(device) => Some(Self { device, _folder: folder, file }),
+            Err(reason) => {
+                println!("skipped: {reason}");
+                None
+            }
         }
     }
 }
@@ -53,7 +41,7 @@ fn a_block_device_is_read_written_and_discarded() {
     use std::os::unix::fs::MetadataExt;
     for sector in [512, 4096] {
         let Some(device) = Loop::new(sector) else { return };
-        let path = device.device.clone();
+        let path = device.device.path().to_owned();
         let file = device.file.clone();
         run(async move {
             let disk = open(&path).expect("opened");
@@ -78,7 +66,7 @@ fn a_block_device_is_read_written_and_discarded() {
 #[test]
 fn a_block_device_has_one_opener_at_a_time() {
     let Some(device) = Loop::new(512) else { return };
-    let path = device.device.clone();
+    let path = device.device.path().to_owned();
     run(async move {
         let disk = open(&path).expect("opened");
         let error = open(&path).err().expect("in use").to_string();

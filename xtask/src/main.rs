@@ -32,6 +32,9 @@ enum Task {
         /// Leave out the tests with a real Linux host
         #[arg(long)]
         fast: bool,
+        /// Try all that tests could try instead of a part: hours
+        #[arg(long)]
+        long: bool,
     },
     /// Check the rules of the house that the compiler does not know
     Tidy,
@@ -70,7 +73,7 @@ enum Task {
 fn main() -> Result<ExitCode> {
     let workspace = Workspace::find();
     match Task::parse() {
-        Task::Test { fast } => suite::run(&workspace, fast),
+        Task::Test { fast, long } => suite::run(&workspace, fast, long),
         Task::Tidy => {
             let violations = tidy::check(&workspace)?;
             violations.iter().for_each(|violation| println!("{violation}"));

@@ -14,8 +14,11 @@ use crate::{e2e, libtest, miri, process, tidy};
 /// No single check may take longer; the whole is to be done in 30 minutes on two cores.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
-/// Runs every check and test, those with a guest only without `fast`.
-pub(crate) fn run(workspace: &Workspace, fast: bool) -> Result<ExitCode> {
+/// The same for long tests.
+const LONG_LIMIT: Duration = Duration::from_secs(12 * 3600);
+
+/// Runs every check and test, those with a guest only without `fast`, tests at their full length with `long`.
+pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitCode> {
     println!("logs are in {}", workspace.display(&workspace.logs()));
 
     let mut report = Report::default();
@@ -32,7 +35,11 @@ pub(crate) fn run(workspace: &Workspace, fast: bool) -> Result<ExitCode> {
     if report.check("build", || programs::build_with_tests(workspace)).is_some() {
         let mut tests = cargo(workspace);
         tests.args(["test", "--workspace", "--no-fail-fast"]).env("ASHLAR_BIN_DIR", test_programs(workspace));
-        libtest::run(&mut tests, "cargo test", &workspace.log("tests")?, LIMIT, Tell::Sums, &mut report);
+        if long {
+            tests.env("ASHLAR_LONG_TESTS", "1");
+        }
+        let limit = if long { LONG_LIMIT } else { LIMIT };
+        libtest::run(&mut tests, "cargo test", &workspace.log("tests")?, limit, Tell::Sums, &mut report);
         miri::run(workspace, &mut report);
         if fast {
             report.skip("e2e", "left out by --fast");

@@ -18,7 +18,8 @@ use reactor::{sleep, spawn};
 use uuid::Uuid;
 
 use crate::rig::{
-    DISK, Rig, SIZE, check_space, disk, flush, format, id, lvol, open, read, read_all, snapshot, stamped, unmap, write,
+    DISK, Rig, SIZE, check_space, disk, flush, format, id, is_long, lvol, open, read, read_all, snapshot, stamped,
+    unmap, write,
 };
 
 const BLOCK: u64 = 4096;
@@ -264,11 +265,6 @@ async fn go_on(store: Store) {
     write(&other, 0, stamped(7, 100 << 10)).await.expect("written");
     assert!(read(&other, 0, 100 << 10).await.expect("read") == stamped(7, 100 << 10)[..]);
     store.close().await.expect("closed");
-}
-
-/// Whether to try all that could be tried instead of a part: set ASHLAR_LONG_TESTS for the nightly run.
-fn is_long() -> bool {
-    std::env::var_os("ASHLAR_LONG_TESTS").is_some()
 }
 
 #[test]

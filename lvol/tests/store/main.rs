@@ -10,6 +10,7 @@ mod internal;
 mod late_reads;
 mod model;
 mod operations;
+mod real_disks;
 mod reference;
 mod rig;
 mod space;

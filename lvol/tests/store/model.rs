@@ -16,16 +16,16 @@ use crate::transfer::exported;
 
 /// A run of the model test.
 #[derive(Clone, Copy)]
-struct Plan {
-    seed: u64,
-    steps: u32,
-    block_size: u32,
-    cluster_size: u32,
-    lvol_size: u64,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) steps: u32,
+    pub(crate) block_size: u32,
+    pub(crate) cluster_size: u32,
+    pub(crate) lvol_size: u64,
 }
 
 /// A store and its reference, and the random numbers that drive both.
-struct Model {
+pub(crate) struct Model {
     plan: Plan,
     disk: Disk,
     store: Option<Store>,
@@ -35,8 +35,16 @@ struct Model {
     next_id: u128,
 }
 
+/// What outlives a process.
+pub(crate) struct Past {
+    reference: Reference,
+    random: Random,
+    next_id: u128,
+    closed: bool,
+}
+
 impl Model {
-    async fn new(disk: Disk, plan: Plan) -> Self {
+    pub(crate) async fn new(disk: Disk, plan: Plan) -> Self {
         Store::format(&disk, &FormatOptions { cluster_size: plan.cluster_size, ..options() }).await.expect("formatted");
         let store = Store::open(disk.clone()).await.expect("opened");
         let random = Random::new(plan.seed);
@@ -44,16 +52,42 @@ impl Model {
         Self { plan, disk, store: Some(store), open, reference, random, next_id: 1 }
     }
 
-    async fn run(mut self) {
+    /// The store that an earlier life left on the disk, closed or not: nothing that was answered is lost.
+    pub(crate) async fn resume(disk: Disk, plan: Plan, past: Past) -> Self {
+        let store = Store::open(disk.clone()).await.expect("opened");
+        assert_eq!(store.info().clean_open, past.closed);
+        let Past { reference, random, next_id, .. } = past;
+        let mut model = Self { plan, disk, store: Some(store), open: BTreeMap::new(), reference, random, next_id };
+        model.open_all().await;
+        model.check_all().await;
+        model
+    }
+
+    pub(crate) async fn run(mut self) {
+        self.steps().await;
+        self.reopen().await;
+        self.check_all().await;
+        self.delete_all().await;
+    }
+
+    pub(crate) async fn steps(&mut self) {
         for step in 0..self.plan.steps {
             self.step().await;
             if step % 64 == 63 {
                 self.check_all().await;
             }
         }
-        self.reopen().await;
-        self.check_all().await;
-        self.delete_all().await;
+    }
+
+    /// Ends this life: in order or, whoever is still at work, at once.
+    pub(crate) async fn end(mut self, in_order: bool) -> Past {
+        self.open.clear();
+        if let Some(store) = self.store.take()
+            && in_order
+        {
+            store.close().await.expect("closed");
+        }
+        Past { reference: self.reference, random: self.random, next_id: self.next_id, closed: in_order }
     }
 
     fn store(&self) -> Store {
@@ -78,7 +112,8 @@ impl Model {
             94..=95 => self.delete().await,
             96 => self.clone_snapshot().await,
             97 => self.revert(head).await,
-            98 => self.grow(head).await,
+            98 if self.random.chance(0.5) => self.grow(head).await,
+            98 => self.rename().await,
             99 if self.random.chance(0.3) => self.grow_store().await,
             _ => self.reopen().await,
         }
@@ -104,7 +139,7 @@ impl Model {
         self.open.insert(uuid, lvol);
     }
 
-    /// A random range: often small, sometimes over several clusters, sometimes all of it.
+    /// A random range: often small, sometimes over several clusters, sometimes all of it; sometimes at the very end.
     fn range(&mut self, head: Uuid, longest: u64) -> Range {
         let block = u64::from(self.plan.block_size);
         let blocks = self.reference.lvols[&head].content.len() as u64 / block;
@@ -113,8 +148,12 @@ impl Model {
             5..=7 => 24,
             _ => longest / block,
         };
-        let start = self.random.below(blocks);
+        let mut start = self.random.below(blocks);
         let count = (1 + self.random.below(most)).min(blocks - start);
+        if self.random.chance(0.1) {
+            // The last block and cluster may be cut short.
+            start = blocks - count;
+        }
         Range { offset: start * block, length: count * block }
     }
 
@@ -168,7 +207,7 @@ impl Model {
         let first = self.store().snapshot(head, &spec).await.expect("cut");
         let again = self.store().snapshot(head, &spec).await.expect("the same again");
         assert_eq!((again.uuid, again.created_at), (first.uuid, first.created_at), "I30");
-        self.reference.snapshot(head, spec.uuid);
+        self.reference.snapshot(head, spec.uuid, spec.name);
         self.reopen_lvol(spec.uuid).await;
     }
 
@@ -212,13 +251,24 @@ impl Model {
         // Each time as large that the areas of the times before are large enough for nothing but data.
         if before.disk_size < 512 << 20 {
             let more = (self.disk.size() / 8192 + self.random.below(256)) << 12;
-            self.disk.resize(self.disk.size() + more).expect("larger");
+            // A block device stays as large as it is.
+            let _ = self.disk.resize(self.disk.size() + more);
         }
         let after = self.store().grow_store(None).await.expect("grown");
         assert_eq!(after.disk_size, self.disk.size());
         assert!(after.size >= before.size);
         check_space(&self.store());
         assert_eq!(self.store().grow_store(Some(after.disk_size)).await.expect("the same again").size, after.size);
+    }
+
+    async fn rename(&mut self) {
+        let all: Vec<Uuid> = self.reference.lvols.keys().copied().collect();
+        let uuid = all[self.random.index(all.len())];
+        let (name, key) = (format!("renamed-{}", self.random.below(1000)), format!("key-{}", self.random.below(3)));
+        let value = self.random.chance(0.7).then(|| name.as_bytes().to_vec());
+        assert_eq!(self.store().rename(uuid, &name).await.expect("renamed").name, name);
+        self.store().set_attributes(uuid, &[(key.clone(), value.clone())]).await.expect("set");
+        self.reference.rename(uuid, name, key, value);
     }
 
     async fn delete(&mut self) {
@@ -266,6 +316,10 @@ impl Model {
         let store = Store::open(self.disk.clone()).await.expect("opened");
         assert!(store.info().clean_open);
         self.store = Some(store);
+        self.open_all().await;
+    }
+
+    async fn open_all(&mut self) {
         for uuid in self.reference.lvols.keys().copied().collect::<Vec<_>>() {
             self.reopen_lvol(uuid).await;
         }
@@ -279,11 +333,17 @@ impl Model {
         for info in there {
             let expected = &self.reference.lvols[&info.uuid];
             assert_eq!(info.kind == LvolKind::Snapshot, expected.snapshot);
+            assert_eq!((&info.name, &info.attributes), (&expected.name, &expected.attributes));
             // What is being deleted may still be in between.
             let ancestors = std::iter::successors(info.parent, |parent| parents[parent]);
             let mut there = ancestors.filter(|parent| self.reference.lvols.contains_key(parent));
             assert_eq!(there.next(), expected.parent);
-            assert!(read_all(&self.open[&info.uuid]).await == expected.content, "{} differs", info.uuid);
+            let found = read_all(&self.open[&info.uuid]).await;
+            assert_eq!(found.len(), expected.content.len(), "the size of {}", info.uuid);
+            let wrong = found.chunks(512).zip(expected.content.chunks(512)).enumerate().filter(|(_, (a, b))| a != b);
+            let wrong: Vec<_> =
+                wrong.map(|(sector, (found, expected))| (sector, word(found), word(expected))).collect();
+            assert!(wrong.is_empty(), "{} differs: (sector, found, expected) {wrong:?}", info.uuid);
             if info.kind == LvolKind::Snapshot {
                 assert!(exported(&self.store(), info.uuid).await.0 == expected.content, "{} differs", info.uuid);
             }
@@ -302,6 +362,11 @@ impl Model {
         let info = self.store().info();
         assert_eq!(info.free, info.size);
     }
+}
+
+/// The stamp of a sector.
+fn word(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
 fn simulated(plan: Plan, disk_size: u64, alignment: u32) {

@@ -8,6 +8,8 @@ use uuid::Uuid;
 /// An lvol of the reference.
 #[derive(Clone)]
 pub(crate) struct ReferenceLvol {
+    pub(crate) name: String,
+    pub(crate) attributes: BTreeMap<String, Vec<u8>>,
     pub(crate) content: Vec<u8>,
     pub(crate) snapshot: bool,
     pub(crate) parent: Option<Uuid>,
@@ -21,8 +23,7 @@ pub(crate) struct Reference {
 
 impl Reference {
     pub(crate) fn create(&mut self, id: Uuid, size: u64) {
-        let content = vec![0; size as usize];
-        self.lvols.insert(id, ReferenceLvol { content, snapshot: false, parent: None });
+        self.insert_head(id, vec![0; size as usize], None);
     }
 
     pub(crate) fn write(&mut self, id: Uuid, offset: u64, data: &[u8]) {
@@ -33,9 +34,23 @@ impl Reference {
         self.part(id, range).fill(0);
     }
 
-    pub(crate) fn snapshot(&mut self, head: Uuid, snapshot: Uuid) {
+    fn insert_head(&mut self, id: Uuid, content: Vec<u8>, parent: Option<Uuid>) {
+        let (name, attributes) = (id.to_string(), BTreeMap::new());
+        self.lvols.insert(id, ReferenceLvol { name, attributes, content, snapshot: false, parent });
+    }
+
+    pub(crate) fn rename(&mut self, id: Uuid, name: String, key: String, value: Option<Vec<u8>>) {
+        let lvol = self.lvols.get_mut(&id).expect("known to the caller");
+        lvol.name = name;
+        match value {
+            Some(value) => lvol.attributes.insert(key, value),
+            None => lvol.attributes.remove(&key),
+        };
+    }
+
+    pub(crate) fn snapshot(&mut self, head: Uuid, snapshot: Uuid, name: String) {
         let lvol = self.lvols.get_mut(&head).expect("known to the caller");
-        let copy = ReferenceLvol { snapshot: true, ..lvol.clone() };
+        let copy = ReferenceLvol { name, attributes: BTreeMap::new(), snapshot: true, ..lvol.clone() };
         lvol.parent = Some(snapshot);
         self.lvols.insert(snapshot, copy);
     }
@@ -43,13 +58,14 @@ impl Reference {
     pub(crate) fn clone_snapshot(&mut self, snapshot: Uuid, id: Uuid, size: u64) {
         let mut content = self.lvols[&snapshot].content.clone();
         content.resize(size as usize, 0);
-        self.lvols.insert(id, ReferenceLvol { content, snapshot: false, parent: Some(snapshot) });
+        self.insert_head(id, content, Some(snapshot));
     }
 
     pub(crate) fn revert(&mut self, head: Uuid, snapshot: Uuid) {
         let mut content = self.lvols[&snapshot].content.clone();
-        content.resize(self.lvols[&head].content.len(), 0);
-        self.lvols.insert(head, ReferenceLvol { content, snapshot: false, parent: Some(snapshot) });
+        let lvol = self.lvols.get_mut(&head).expect("known to the caller");
+        content.resize(lvol.content.len(), 0);
+        (lvol.content, lvol.parent) = (content, Some(snapshot));
     }
 
     pub(crate) fn grow(&mut self, id: Uuid, size: u64) {

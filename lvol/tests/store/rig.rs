@@ -15,6 +15,11 @@ pub(crate) const DISK: &str = "/disk";
 /// Bytes of the disks here, unless a test needs others.
 pub(crate) const SIZE: u64 = 16 << 20;
 
+/// Whether to try all that could be tried instead of a part: `ASHLAR_LONG_TESTS=1`, or `cargo xtask test --long`.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("ASHLAR_LONG_TESTS").is_some_and(|value| value == "1")
+}
+
 /// One simulated machine with one disk.
 pub(crate) struct Rig {
     pub(crate) world: World,

@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 mod host;
-mod loop_device;
 
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
@@ -24,7 +23,6 @@ use proto::v1::{
 use tempfile::TempDir;
 
 pub use crate::host::{Host, attach};
-pub use crate::loop_device::LoopDevice;
 
 /// How long a test waits for something that must come. Generous: it only ends tests that have failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);

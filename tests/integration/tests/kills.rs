@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use cli::client::{Client, answer};
-use integration::{Host, House, LoopDevice, MIB, PATIENCE, export_of};
+use integration::{Host, House, MIB, PATIENCE, export_of};
+use loop_device::LoopDevice;
 use nvmf_initiator::load::{self, Job, Load, Pattern, Report};
 use nvmf_initiator::{Controller, Options, Reconnect};
 use proto::v1::{
@@ -360,7 +361,7 @@ async fn a_daemon_on_a_file_is_killed_again_and_again() -> anyhow::Result<()> {
 async fn a_daemon_on_a_loop_device_is_killed_again_and_again() -> anyhow::Result<()> {
     // Detached when the daemon and its folder are gone.
     let folder = tempfile::tempdir()?;
-    let device = match LoopDevice::over(&folder.path().join("backing"), STORE_SIZE) {
+    let device = match LoopDevice::over(&folder.path().join("backing"), STORE_SIZE, 512) {
         Ok(device) => device,
         Err(reason) => {
             println!("skipped: {reason}");
