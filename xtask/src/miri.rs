@@ -15,11 +15,8 @@ use crate::workspace::Workspace;
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// What runs under Miri: a package, and which of its unit tests.
-const RUNS: [(&str, &[&str]); 3] = [
-    ("lvol", &["format::", "map::", "offline::"]),
-    ("replica-protocol", &[]),
-    ("nvmf-target-protocol", &[]),
-];
+const RUNS: [(&str, &[&str]); 3] =
+    [("lvol", &["format::", "map::", "offline::"]), ("replica-protocol", &[]), ("nvmf-target-protocol", &[])];
 
 /// Runs them, or says why not.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
