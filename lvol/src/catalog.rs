@@ -7,11 +7,13 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use crate::allocator::{Allocator, Clusters};
+use crate::error::StoreError;
 use crate::format::BLOCK;
 use crate::format::layout::{Layout, with_page_headers};
 use crate::format::page::Segment;
 use crate::format::record::{Damage, LvolRecord, Record};
 use crate::map::{Inconsistent, Map, Shape};
+use crate::maps::Maps;
 use crate::volume::Volume;
 
 /// The most lvols that read through one another.
@@ -33,9 +35,7 @@ pub(crate) struct Catalog {
     layout: Layout,
     shape: Shape,
     pub(crate) lvols: BTreeMap<Uuid, Node>,
-    pub(crate) maps: BTreeMap<u32, Rc<Map>>,
-    /// What is wrong with maps: no lvol that reads through one of them can be read.
-    bad_maps: BTreeMap<u32, String>,
+    pub(crate) maps: Maps,
     pub(crate) allocator: Allocator,
     /// Clusters that writes of hosts do not take.
     pub(crate) reserve: u64,
@@ -48,8 +48,7 @@ impl Catalog {
         Self {
             shape: Shape::new(layout.cluster_size),
             lvols: BTreeMap::new(),
-            maps: BTreeMap::new(),
-            bad_maps: BTreeMap::new(),
+            maps: Maps::new(&layout),
             allocator: new_allocator(&layout),
             reserve: 0,
             next_map: 1,
@@ -100,15 +99,16 @@ impl Catalog {
             Record::MapSetZeroed { map, index, cluster, first, count } => {
                 self.set(*map, *index, *cluster, u32::from(*first), u32::from(*count), freed)
             }
-            Record::MapClear { map, first, count } => self
-                .range(*map, *first, *count)
-                .map(|map| map.into_iter().for_each(|map| map.clear(*first, *count, freed))),
-            Record::MapZero { map, first, count } => self
-                .range(*map, *first, *count)
-                .map(|map| map.into_iter().for_each(|map| map.zero(*first, *count, freed))),
+            Record::MapClear { map, first, count } => {
+                self.check_range(*first, *count)?;
+                self.change(*map, |map| map.clear(*first, *count, freed))
+            }
+            Record::MapZero { map, first, count } => {
+                self.check_range(*first, *count)?;
+                self.change(*map, |map| map.zero(*first, *count, freed))
+            }
             Record::MapDrop { map } => {
-                self.bad_maps.remove(map);
-                if let Some(map) = self.maps.remove(map) {
+                if let Some(map) = self.maps.remove(*map) {
                     map.each_cluster(|cluster| freed.push(cluster));
                 }
                 Ok(())
@@ -125,22 +125,26 @@ impl Catalog {
     }
 
     /// What moved has an owner before and after; what is free by it was in one of the two maps and is in neither now.
-    fn merge(&self, from: u32, to: u32, segment: &Segment, freed: &mut Vec<u64>) -> Result<(), Inconsistent> {
+    fn merge(&mut self, from: u32, to: u32, segment: &Segment, freed: &mut Vec<u64>) -> Result<(), Inconsistent> {
         let (mut before, mut after) = (Vec::new(), Vec::new());
-        if let Some(to) = self.maps.get(&to) {
-            to.check_merge(segment, |cluster| self.layout.is_data(cluster))?;
-            to.merge(segment, &mut before, &mut after);
-        }
-        if let Some(from) = self.maps.get(&from) {
-            from.give_up(segment, &mut before);
-        }
+        let layout = self.layout;
+        self.maps.get(to).map_or(Ok(()), |to| to.check_merge(segment, |cluster| layout.is_data(cluster)))?;
+        self.change(to, |to| to.merge(segment, &mut before, &mut after))?;
+        self.change(from, |from| from.give_up(segment, &mut before))?;
         after.sort_unstable();
         freed.extend(before.into_iter().filter(|cluster| after.binary_search(cluster).is_err()));
         Ok(())
     }
 
     /// A map may be unknown only when replay meets records of one that was dropped before the checkpoint was done:
-    /// they change nothing.
+    /// they change nothing. One that is known is in memory: who changes it holds it, and replay has loaded it.
+    fn change(&mut self, map: u32, change: impl FnOnce(&Map)) -> Result<(), Inconsistent> {
+        match self.maps.change(map, change) {
+            None if self.maps.contains(map) => Err(Inconsistent("a map changes that is not in memory")),
+            _ => Ok(()),
+        }
+    }
+
     fn set(
         &mut self,
         map: u32,
@@ -150,18 +154,16 @@ impl Catalog {
         count: u32,
         freed: &mut Vec<u64>,
     ) -> Result<(), Inconsistent> {
-        let Some(map) = self.maps.get(&map) else { return Ok(()) };
         if !self.layout.is_data(cluster) || count == 0 || first + count > self.shape.blocks() {
             return Err(Inconsistent("a map record names an impossible cluster or block"));
         }
-        map.set(index, cluster, first, count, freed);
-        Ok(())
+        self.change(map, |map| map.set(index, cluster, first, count, freed))
     }
 
-    fn range(&self, map: u32, first: u64, count: u64) -> Result<Option<&Rc<Map>>, Inconsistent> {
+    fn check_range(&self, first: u64, count: u64) -> Result<(), Inconsistent> {
         let end = u64::from(self.shape.blocks()) << 32;
         match first.checked_add(count) {
-            Some(last) if last <= end => Ok(self.maps.get(&map)),
+            Some(last) if last <= end => Ok(()),
             _ => Err(Inconsistent("a map record covers an impossible range")),
         }
     }
@@ -196,10 +198,14 @@ impl Catalog {
         let has_children = self.child(changed).is_some();
         for (&uuid, node) in &self.lvols {
             let Some(volume) = &node.volume else { continue };
-            if (uuid == changed || has_children && self.descends(uuid, changed))
-                && let Ok(chain) = self.chain(uuid)
-            {
-                volume.set_chain(chain);
+            if uuid != changed && !(has_children && self.descends(uuid, changed)) {
+                continue;
+            }
+            match self.chain(uuid) {
+                Ok(chain) => volume.set_chain(chain),
+                // It held them all before; nothing is better than what is not its content.
+                Err(_) if self.lineage(uuid).is_ok() => volume.retire(),
+                Err(_) => {}
             }
         }
     }
@@ -211,7 +217,7 @@ impl Catalog {
 
     /// Bytes of an lvol's own clusters.
     pub(crate) fn used_bytes(&self, node: &Node) -> u64 {
-        let clusters = self.maps.get(&node.record.map).map_or(0, |map| map.clusters());
+        let clusters = u64::from(self.maps.counts(node.record.map).clusters);
         clusters * u64::from(self.layout.cluster_size)
     }
 
@@ -234,26 +240,39 @@ impl Catalog {
     }
 
     /// The map of this id, made if there is none.
-    pub(crate) fn add_map(&mut self, id: u32) -> Rc<Map> {
-        self.next_map = self.next_map.max(id.saturating_add(1));
-        Rc::clone(self.maps.entry(id).or_insert_with(|| Rc::new(Map::new(id, self.shape))))
+    pub(crate) fn add_map(&mut self, id: u32) {
+        self.see_map(id);
+        self.maps.add(id);
     }
 
-    /// The maps that an lvol reads through, its own first; or what is wrong with one of them.
+    /// Map ids are never used twice.
+    pub(crate) fn see_map(&mut self, id: u32) {
+        self.next_map = self.next_map.max(id.saturating_add(1));
+    }
+
+    /// The maps that an lvol reads through, its own first, all of them in memory; or why not.
     pub(crate) fn chain(&self, uuid: Uuid) -> Result<Vec<Rc<Map>>, String> {
+        let in_memory = |id| self.maps.get(id).cloned().ok_or_else(|| "a map is not in memory".to_owned());
+        self.lineage(uuid)?.into_iter().map(in_memory).collect()
+    }
+
+    /// The ids of the maps that an lvol reads through, its own first; or what is wrong with one of them.
+    pub(crate) fn lineage(&self, uuid: Uuid) -> Result<Vec<u32>, String> {
         let mut chain = Vec::new();
         let mut next = Some(uuid);
         while let Some(at) = next {
             let Some(node) = self.lvols.get(&at) else { return Err(format!("its ancestor {at} is missing")) };
-            if let Some(reason) = self.bad_maps.get(&node.record.map) {
+            if let Some(reason) = self.maps.damage_of(node.record.map) {
                 let whose = if at == uuid { String::new() } else { format!("its ancestor {at} is damaged: ") };
                 return Err(format!("{whose}{reason}"));
             }
-            let Some(map) = self.maps.get(&node.record.map) else { return Err(format!("{at} has no map")) };
+            if !self.maps.contains(node.record.map) {
+                return Err(format!("{at} has no map"));
+            }
             if chain.len() == MAX_CHAIN {
                 return Err("its chain is too long or has no end".to_owned());
             }
-            chain.push(Rc::clone(map));
+            chain.push(node.record.map);
             next = node.record.parent;
         }
         Ok(chain)
@@ -261,25 +280,27 @@ impl Catalog {
 
     /// Why an lvol cannot be used, if so.
     pub(crate) fn damage(&self, uuid: Uuid) -> Option<String> {
-        self.lvols.get(&uuid)?.damage.clone().or_else(|| self.chain(uuid).err())
+        self.lvols.get(&uuid)?.damage.clone().or_else(|| self.lineage(uuid).err())
+    }
+
+    /// The ids of the maps that an lvol reads through; an error if it cannot be used.
+    pub(crate) fn usable_lineage(&self, uuid: Uuid) -> Result<Vec<u32>, StoreError> {
+        let node = self.lvols.get(&uuid).ok_or(StoreError::NotFound { uuid })?;
+        let damaged = |reason| StoreError::LvolDamaged { uuid, reason };
+        node.damage.clone().map_or(Ok(()), |reason| Err(damaged(reason)))?;
+        self.lineage(uuid).map_err(damaged)
     }
 
     /// Whether anything is damaged: then the clusters in use cannot be derived from the maps alone.
     pub(crate) fn is_damaged(&self) -> bool {
-        !self.bad_maps.is_empty() || self.lvols.values().any(|node| node.damage.is_some())
-    }
-
-    /// Marks a map as damaged. That stays with the map, whichever lvol it belongs to later.
-    pub(crate) fn damage_map(&mut self, map: u32, reason: &str) {
-        tracing::error!(map, reason, "the map of an lvol is damaged");
-        self.bad_maps.entry(map).or_insert_with(|| reason.to_owned());
+        self.maps.is_damaged() || self.lvols.values().any(|node| node.damage.is_some())
     }
 
     /// The records as a checkpoint keeps them: damage stays until a repair, since what is lost does not come back by writing
     /// the rest.
     pub(crate) fn checkpointed_records(&self) -> Vec<LvolRecord> {
         let record = |node: &Node| {
-            let damage = Damage { record: node.damage.is_some(), map: self.bad_maps.contains_key(&node.record.map) };
+            let damage = Damage { record: node.damage.is_some(), map: self.maps.damage_of(node.record.map).is_some() };
             LvolRecord { damage, ..node.record.clone() }
         };
         self.lvols.values().map(record).collect()
@@ -303,7 +324,7 @@ impl Catalog {
 
     /// Bytes of a checkpoint with `more` bytes of segments besides and all free clusters mapped in the worst way.
     pub(crate) fn metadata_bytes(&self, more: u64) -> u64 {
-        let maps: u64 = self.maps.values().map(|map| map.checkpoint_bytes()).sum();
+        let maps = self.maps.checkpoint_bytes();
         let clusters = self.allocator.free() * self.layout.worst_cluster_bytes();
         // Each lvol: its record in two blocks, an unfilled map page, its place in the directory.
         let lvols = (self.lvols.len() as u64 + 2) * (3 * BLOCK + 128);

@@ -14,9 +14,12 @@ use crate::core::Core;
 use crate::error::StoreError;
 use crate::format::BLOCK;
 use crate::format::layout::{Layout, Region};
-use crate::format::page::{BITMAP_CLUSTERS, DIRECTORY_ENTRIES, DirectoryEntry, MapPages, PageContext};
+use crate::format::page::{BITMAP_CLUSTERS, Counts, DIRECTORY_ENTRIES, DirectoryEntry, MapPages, PageContext};
 use crate::format::record::LvolRecord;
 use crate::format::superblock::{AREAS_AMONG_CLUSTERS, CheckpointPointer};
+use crate::map::Map;
+use crate::maps::{Origin, Place};
+use crate::reading::ReadAhead;
 
 /// How many bytes of pages are gathered for one write: bounds the time that I/O of this reactor waits.
 const STREAM: usize = 256 << 10;
@@ -65,7 +68,9 @@ impl Core {
     async fn checkpoint_once(self: &Rc<Self>, growth: Option<Layout>) -> Result<(), StoreError> {
         self.check_running()?;
         let layout = growth.unwrap_or(self.layout());
+        // What changes from here on is in the journal from its start.
         let start = self.journal.replay_start();
+        let (era, maps) = self.catalog.borrow_mut().maps.begin_checkpoint();
         let last = self.superblock.borrow().checkpoint;
         let mut pointer = CheckpointPointer {
             area: 1 - last.area,
@@ -74,7 +79,7 @@ impl Core {
             start_position: start.position,
             ..CheckpointPointer::default()
         };
-        let lvols = self.stream(&layout, &mut pointer).await?;
+        let (lvols, places) = self.stream(&layout, &mut pointer, maps).await?;
         // What the pages have seen is durable with this sync, and so is the data that it speaks of.
         let covered = self.journal.completed();
         self.sync().await?;
@@ -92,6 +97,8 @@ impl Core {
             }
         })
         .await?;
+        self.catalog.borrow_mut().maps.finish_checkpoint(era, &places);
+        self.residency.look();
         if growth.is_some() {
             // Only now: until both superblocks say so, nothing may be written where the old one's checkpoint is.
             self.catalog.borrow_mut().grow(layout);
@@ -104,48 +111,102 @@ impl Core {
     }
 
     /// Writes all pages: maps first, since the directory at the end says where they are. Returns how many lvols there are in
-    /// it.
-    async fn stream(&self, layout: &Layout, pointer: &mut CheckpointPointer) -> Result<u32, StoreError> {
+    /// it, and where the maps are.
+    async fn stream(
+        &self,
+        layout: &Layout,
+        pointer: &mut CheckpointPointer,
+        maps: Vec<(u32, Origin)>,
+    ) -> Result<(u32, Vec<(u32, Place)>), StoreError> {
         let context = PageContext { format_id: self.format_id, checkpoint: pointer.sequence };
         let area = layout.areas[pointer.area as usize];
         let mut stream = Stream { disk: &self.disk, area, context, written: 0, bytes: Vec::new() };
-        let maps = self.stream_maps(&mut stream).await?;
+        let maps = self.stream_maps(&mut stream, maps).await?;
         pointer.maps_length = stream.position();
         let lvols = self.stream_lvols(&mut stream, &maps).await?;
         self.stream_bitmap(&mut stream, layout).await?;
         stream.write().await?;
         pointer.length = stream.position();
-        Ok(lvols)
+        Ok((lvols, maps))
     }
 
-    /// Writes the pages of all maps. Returns for each its first page and how many it has.
-    async fn stream_maps(&self, stream: &mut Stream<'_>) -> Result<Vec<(u32, u32, u32)>, StoreError> {
-        let maps: Vec<_> = self.catalog.borrow().maps.values().cloned().collect();
+    /// Writes the pages of all maps: from memory, or from where the last checkpoint has them. Returns where they are.
+    async fn stream_maps(
+        &self,
+        stream: &mut Stream<'_>,
+        maps: Vec<(u32, Origin)>,
+    ) -> Result<Vec<(u32, Place)>, StoreError> {
+        let old = self.superblock.borrow().checkpoint;
+        let old_end = self.layout().areas[old.area as usize].offset + old.maps_length;
+        let mut old_pages = ReadAhead::new(&self.disk, old_end);
         let mut places = Vec::new();
-        for map in maps {
-            let first = stream.block();
-            let mut leaf = 0;
-            while let Some(next) = stream.put_map_part(&map, leaf) {
-                leaf = next;
-                stream.write().await?;
-            }
-            stream.write_if_long().await?;
-            places.push((map.id(), first, stream.block() - first));
+        for (id, origin) in maps {
+            let (offset, first) = (stream.area.offset + stream.position(), stream.block());
+            let counts = match origin {
+                Origin::Memory(map) => self.stream_map(stream, &map).await?,
+                Origin::Disk(place) => self.carry(stream, &mut old_pages, id, place).await?,
+            };
+            let pages = stream.block() - first;
+            places.push((id, Place { checkpoint: stream.context.checkpoint, offset, pages, counts }));
         }
         Ok(places)
     }
 
-    async fn stream_lvols(&self, stream: &mut Stream<'_>, maps: &[(u32, u32, u32)]) -> Result<u32, StoreError> {
+    async fn stream_map(&self, stream: &mut Stream<'_>, map: &Map) -> Result<Counts, StoreError> {
+        let mut counts = Counts::default();
+        let mut leaf = 0;
+        while let Some(next) = stream.put_map_part(map, leaf, &mut counts) {
+            leaf = next;
+            stream.write().await?;
+        }
+        stream.write_if_long().await?;
+        Ok(counts)
+    }
+
+    /// Carries the pages of a map that is not in memory over from the last checkpoint. What is wrong with one of them is found
+    /// here, and the others are kept.
+    async fn carry(
+        &self,
+        stream: &mut Stream<'_>,
+        old_pages: &mut ReadAhead,
+        id: u32,
+        place: Place,
+    ) -> Result<Counts, StoreError> {
+        let context = PageContext { checkpoint: place.checkpoint, ..stream.context };
+        let mut offset = place.offset;
+        let end = offset + u64::from(place.pages) * BLOCK;
+        while offset < end {
+            // A page that cannot be read may be read later: the last checkpoint stays the last one (I31).
+            for page in old_pages.at(offset).await?.chunks_exact(BLOCK as usize) {
+                match context.open_map(page, offset) {
+                    Ok(found) if found.map == id => stream.put_page(page),
+                    _ if !self.catalog.borrow().maps.contains(id) => {}
+                    _ => {
+                        self.catalog.borrow_mut().maps.damage(id, "a page of its map is damaged", false);
+                        self.damaged.set(true);
+                    }
+                }
+                offset += BLOCK;
+                if offset == end || stream.bytes.len() >= STREAM {
+                    break;
+                }
+            }
+            stream.write_if_long().await?;
+        }
+        Ok(place.counts)
+    }
+
+    async fn stream_lvols(&self, stream: &mut Stream<'_>, maps: &[(u32, Place)]) -> Result<u32, StoreError> {
         let records = self.catalog.borrow().checkpointed_records();
         for record in &records {
             stream.put(|context, address, bytes| context.put_lvol(record, address, bytes));
             stream.write_if_long().await?;
         }
+        let area = stream.area;
         let entry = |record: &LvolRecord| {
             // A map made after its turn had come has no pages: the journal has all of it.
-            let place = maps.binary_search_by_key(&record.map, |&(map, ..)| map).map(|place| maps[place]);
-            let (_, first_page, pages) = place.unwrap_or_default();
-            directory_entry(record, first_page, pages)
+            let place = maps.binary_search_by_key(&record.map, |&(map, ..)| map).map(|place| maps[place].1);
+            directory_entry(record, place.ok(), area)
         };
         for chunk in records.chunks(DIRECTORY_ENTRIES) {
             let entries: Vec<DirectoryEntry> = chunk.iter().map(entry).collect();
@@ -176,7 +237,7 @@ impl Core {
     }
 }
 
-fn directory_entry(record: &LvolRecord, first_page: u32, pages: u32) -> DirectoryEntry {
+fn directory_entry(record: &LvolRecord, place: Option<Place>, area: Region) -> DirectoryEntry {
     DirectoryEntry {
         uuid: record.uuid,
         parent: record.parent,
@@ -186,8 +247,10 @@ fn directory_entry(record: &LvolRecord, first_page: u32, pages: u32) -> Director
         snapshot: record.snapshot,
         deletion: record.deletion,
         map: record.map,
-        first_page,
-        pages,
+        // Areas are shorter than 2^32 blocks.
+        first_page: place.map_or(0, |place| ((place.offset - area.offset) / BLOCK) as u32),
+        pages: place.map_or(0, |place| place.pages),
+        counts: place.map_or(Counts::default(), |place| place.counts),
     }
 }
 
@@ -221,15 +284,11 @@ impl Stream<'_> {
     }
 
     /// Puts leaves of a map from `leaf` on until enough is gathered: then returns the next leaf.
-    fn put_map_part(&mut self, map: &crate::map::Map, mut leaf: u32) -> Option<u32> {
+    fn put_map_part(&mut self, map: &Map, mut leaf: u32, counts: &mut Counts) -> Option<u32> {
         let address = self.area.offset + self.written;
         let mut pages = MapPages::new(self.context, map.id(), map.shape().words(), address, &mut self.bytes);
-        while let Some(segment) = map.next_segment(leaf) {
-            match segment.zero {
-                true => pages.put_zero_leaf(segment.leaf),
-                false => pages.put_entries(segment.leaf, segment.present, &segment.words),
-            }
-            leaf = segment.leaf + 1;
+        while let Some(put) = map.put_leaf(leaf, &mut pages, counts) {
+            leaf = put + 1;
             if pages.length() >= STREAM {
                 pages.finish();
                 return Some(leaf);
@@ -237,6 +296,13 @@ impl Stream<'_> {
         }
         pages.finish();
         None
+    }
+
+    /// Puts a map page of an older checkpoint.
+    fn put_page(&mut self, page: &[u8]) {
+        let (at, address) = (self.bytes.len(), self.area.offset + self.position());
+        self.bytes.extend_from_slice(page);
+        self.context.carry(&mut self.bytes[at..], address);
     }
 
     async fn write_if_long(&mut self) -> Result<(), StoreError> {

@@ -16,6 +16,7 @@ use crate::hints::Hints;
 use crate::io::Io;
 use crate::journal::Journal;
 use crate::reclaim::Reclaim;
+use crate::residency::Residency;
 
 /// An open store.
 pub(crate) struct Core {
@@ -29,6 +30,7 @@ pub(crate) struct Core {
     pub(crate) reclaim: Reclaim,
     pub(crate) merges: Merges,
     pub(crate) hints: Hints,
+    pub(crate) residency: Residency,
     pub(crate) io: Rc<Io>,
     /// What disk operations of the data path complete into: `io`.
     pub(crate) disk_reply: DiskReply,
@@ -65,6 +67,7 @@ impl Core {
             reclaim: Reclaim::default(),
             merges: Merges::default(),
             hints: Hints::default(),
+            residency: Residency::default(),
             disk_reply: DiskReply::new(Rc::clone(&io) as Rc<dyn DiskSink>),
             io,
             superblock: RefCell::new(superblock),
@@ -102,6 +105,7 @@ impl Core {
     pub(crate) fn close(&self) {
         self.closed.set(true);
         self.merges.end();
+        self.residency.end();
     }
 
     /// The first failure of a metadata write or a sync, if there was one.

@@ -27,7 +27,6 @@ use crate::format::record::{LvolRecord, Record, Stage};
 use crate::info::{Deletion, WaitsFor};
 use crate::locks::Mode;
 use crate::lvol::Lvol;
-use crate::map::Map;
 use crate::merge::{Batch, Copy, Pair, SPAN};
 use crate::operations::to_the_end;
 use crate::store::Store;
@@ -210,7 +209,7 @@ impl Catalog {
                 _ => None,
             }
         });
-        due.max_by_key(|(uuid, _)| self.chain(*uuid).map_or(0, |chain| chain.len())).map(|(_, due)| due)
+        due.max_by_key(|(uuid, _)| self.lineage(*uuid).map_or(0, |lineage| lineage.len())).map(|(_, due)| due)
     }
 
     fn can_merge(&self, snapshot: Uuid, child: Uuid) -> bool {
@@ -221,10 +220,6 @@ impl Catalog {
 
     fn record(&self, uuid: Uuid) -> Result<LvolRecord, StoreError> {
         self.lvols.get(&uuid).map(|node| node.record.clone()).ok_or(StoreError::NotFound { uuid })
-    }
-
-    fn map_of(&self, record: &LvolRecord) -> Result<Rc<Map>, StoreError> {
-        self.maps.get(&record.map).cloned().ok_or(StoreError::NotFound { uuid: record.uuid })
     }
 }
 
@@ -244,11 +239,10 @@ impl Core {
 
     /// Deletes an lvol that nobody reads through.
     pub(crate) async fn drop_lvol(self: &Rc<Self>, id: Uuid) -> Result<(), StoreError> {
-        let (map, volume) = {
-            let catalog = self.catalog.borrow();
-            let Some(node) = catalog.lvols.get(&id) else { return Ok(()) };
-            (node.record.map, node.volume.clone())
-        };
+        let Some(map) = self.catalog.borrow().lvols.get(&id).map(|node| node.record.map) else { return Ok(()) };
+        // Its clusters are known only from its map.
+        let _map = self.hold_to_drop(map).await?;
+        let volume = self.catalog.borrow().lvols.get(&id).and_then(|node| node.volume.clone());
         if let Some(volume) = &volume {
             // No write may land in a cluster that is another lvol's by then.
             volume.hold().await;
@@ -303,16 +297,13 @@ impl Core {
             let catalog = self.catalog.borrow();
             (catalog.record(snapshot)?, catalog.record(child)?)
         };
-        let (from, to) = {
-            let catalog = self.catalog.borrow();
-            (catalog.map_of(&parent)?, catalog.map_of(&record)?)
-        };
-        if from.is_empty() {
+        let leaves = |record: &LvolRecord| self.catalog.borrow().maps.counts(record.map).leaves;
+        if leaves(&parent) == 0 {
             let child = LvolRecord { parent: parent.parent, ..record };
             self.finish_merge(child, &parent, parent.map).await?;
             return self.flush().await;
         }
-        if to.is_empty() && self.hand_over(&parent, &record, &to).await? {
+        if leaves(&record) == 0 && self.hand_over(&parent, &record).await? {
             return self.flush().await;
         }
         if parent.deletion != Some(Stage::Merging) {
@@ -322,23 +313,21 @@ impl Core {
             self.io.grace.pass().await;
         }
         let lvol = self.open_lvol(child).await?;
-        let below = self.catalog.borrow().chain(snapshot).unwrap_or_default();
+        // The child is open: all that it reads through is in memory.
+        let below = self.catalog.borrow().chain(snapshot);
+        let below = below.map_err(|reason| StoreError::LvolDamaged { uuid: snapshot, reason })?;
+        let (from, to) = (Rc::clone(&below[0]), lvol.volume().map());
         let Some(start) = from.next_used(0) else { return Ok(()) };
-        let pair = Pair { from: &from, to: &to, below: below.get(1..).unwrap_or_default() };
+        let pair = Pair { from: &from, to: &to, below: &below[1..] };
         self.merge_batch(&lvol, &pair, start).await
     }
 
     /// Gives an lvol whose map is empty the whole map of its parent, which is gone by that: no data is copied and no entry
     /// looked at. False if there is something in the map after all.
-    async fn hand_over(
-        self: &Rc<Self>,
-        parent: &LvolRecord,
-        child: &LvolRecord,
-        map: &Map,
-    ) -> Result<bool, StoreError> {
+    async fn hand_over(self: &Rc<Self>, parent: &LvolRecord, child: &LvolRecord) -> Result<bool, StoreError> {
         let volume = self.open_lvol(child.uuid).await?.volume().clone();
         volume.hold().await;
-        let result = match map.is_empty() {
+        let result = match volume.map().is_empty() {
             true => {
                 let record = LvolRecord { parent: parent.parent, map: parent.map, ..child.clone() };
                 self.finish_merge(record, parent, child.map).await.map(|()| true)

@@ -84,6 +84,10 @@ pub struct StoreInfo {
     pub internal_bytes: u64,
     /// What a power cut leaves whole or untouched when it is overwritten, in bytes: larger blocks of lvols can be torn (I29).
     pub atomic_write: u32,
+    /// How many maps are in memory: of lvols that are open and of those they read through, and of some that were.
+    pub maps_in_memory: usize,
+    /// Bytes of memory that these maps take.
+    pub map_bytes: u64,
     /// The last user closed it in order: nothing was replayed.
     pub clean_open: bool,
     /// Some lvol is damaged; its space stays in use until the store is repaired.

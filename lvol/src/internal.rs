@@ -128,6 +128,12 @@ impl Core {
         owner: Uuid,
         mut records: Vec<Record>,
     ) -> Result<(), StoreError> {
+        let maps: Vec<u32> = self.catalog.borrow().internal_of(owner).map(|node| node.record.map).collect();
+        let mut held = Vec::new();
+        for map in maps {
+            // Its clusters are known only from its map.
+            held.push(self.hold_to_drop(map).await?);
+        }
         let mut volumes: Vec<Rc<Volume>> = Vec::new();
         for node in self.catalog.borrow().internal_of(owner) {
             records.extend([Record::LvolRemove { uuid: node.record.uuid }, Record::MapDrop { map: node.record.map }]);

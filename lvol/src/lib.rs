@@ -1,11 +1,11 @@
 //! The logical-volume store: thin lvols with snapshots on a file or block device, safe against kills and power cuts.
 //!
 //! `docs/on-disk-format.md` tells what is on disk and what a crash at each step leaves. The modules, from the bytes up:
-//! `format` (no I/O), `map`, `allocator` and `ring` (memory only), `catalog` (what records change), `journal`, `flush`,
-//! `checkpoint` and `reclaim` (how changes reach the disk and space comes back), `recovery` (the way back), `volume`, `lvol`,
-//! `write`, `erase`, `chain`, `hints` and `io` (the data path), `store` and `operations` (what can be asked for), `internal` (lvols that
-//! belong to others), `merge` and `deletion` (what becomes of snapshots that others read through), `offline`
-//! (a store that is not open).
+//! `format` (no I/O), `map`, `maps`, `allocator` and `ring` (memory only), `catalog` (what records change), `journal`, `flush`,
+//! `checkpoint` and `reclaim` (how changes reach the disk and space comes back), `reading`, `recovery` and `residency` (the way
+//! back: all of it, or a map when it is needed), `volume`, `lvol`, `write`, `erase`, `chain`, `hints` and `io` (the data path), `store` and
+//! `operations` (what can be asked for), `internal` (lvols that belong to others), `merge` and `deletion` (what becomes of snapshots
+//! that others read through), `offline` (a store that is not open).
 
 #![forbid(unsafe_code)]
 
@@ -33,11 +33,14 @@ mod limits;
 mod locks;
 mod lvol;
 mod map;
+mod maps;
 mod merge;
 pub mod offline;
 mod operations;
+mod reading;
 mod reclaim;
 mod recovery;
+mod residency;
 mod ring;
 mod store;
 mod transfer;

@@ -227,6 +227,10 @@ impl Drop for Lvol {
         if self.volume.is_deleted() {
             self.core.merges.wake();
         }
+        // This handle is the last; the catalog has one reference.
+        if Rc::strong_count(&self.volume) == 2 {
+            self.core.residency.look();
+        }
     }
 }
 

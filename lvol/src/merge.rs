@@ -206,7 +206,7 @@ mod tests {
         assert_eq!((batch.copies.len(), batch.zeroes.len(), batch.records.len()), (0, 0, 2));
         assert!(!batch.has_child_blocks && !batch.moves_child);
         assert_eq!(runs, [(Held::Nothing, 3), (Held::Data(5000), 2), (Held::Nothing, 11)]);
-        assert_eq!((freed, to.clusters()), (vec![], 3));
+        assert_eq!((freed, to.counts().clusters), (vec![], 3));
     }
 
     #[test]

@@ -211,6 +211,7 @@ impl Store {
         drop(self.open_lvol(snapshot).await?);
         let lvol = self.open_head(head).await?;
         let old = self.record(head)?;
+        // In memory, since the head is open.
         let dropped = old.map;
         let new = LvolRecord { parent: Some(snapshot), map: self.new_map()?, ..old };
         let records = vec![Record::LvolPut(Box::new(new)), Record::MapDrop { map: dropped }];

@@ -97,6 +97,7 @@ impl Store {
         let superblock = core.superblock.borrow();
         let catalog = core.catalog.borrow();
         let (free, pending) = (catalog.allocator.free(), core.reclaim.pending());
+        let (maps_in_memory, map_bytes) = catalog.maps.resident();
         let layout = core.layout();
         let cluster = u64::from(layout.cluster_size);
         let internal: Vec<_> = catalog.lvols.values().filter(|node| node.record.internal.is_some()).collect();
@@ -118,6 +119,8 @@ impl Store {
             internal_lvols: internal.len(),
             internal_bytes: internal.iter().map(|node| catalog.used_bytes(node)).sum(),
             atomic_write: core.disk.atomic_write(),
+            maps_in_memory,
+            map_bytes,
             clean_open: core.clean_open,
             damaged: core.damaged.get(),
             failure: core.failure(),
@@ -165,14 +168,23 @@ impl Store {
     /// through the parent, or zero when there is none. Ancestors that are to be deleted do not count: what they hold is on its
     /// way into the lvol.
     pub async fn extents(&self, id: Uuid, from: u64, max: usize) -> Result<Vec<Extent>, StoreError> {
-        let catalog = self.core.catalog.borrow();
-        let node = catalog.users_lvol(id).ok_or(StoreError::NotFound { uuid: id })?;
-        if let Some(reason) = catalog.damage(id) {
-            return Err(StoreError::LvolDamaged { uuid: id, reason });
-        }
-        let chain = catalog.chain(id).map_err(|reason| StoreError::LvolDamaged { uuid: id, reason })?;
-        let own = 1 + catalog.doomed_parents(id);
-        Ok(crate::extents::own_extents(&chain[..own], node.record.size, from, max))
+        let own = |catalog: &Catalog| {
+            catalog.users_lvol(id).ok_or(StoreError::NotFound { uuid: id })?;
+            let mut maps = catalog.usable_lineage(id)?;
+            maps.truncate(1 + catalog.doomed_parents(id));
+            Ok(maps)
+        };
+        let maps = self.core.hold_maps(own).await?;
+        let size = self.core.catalog.borrow().lvols.get(&id).map(|node| node.record.size);
+        self.core.residency.look();
+        Ok(crate::extents::own_extents(&maps, size.ok_or(StoreError::NotFound { uuid: id })?, from, max))
+    }
+
+    /// Writes a checkpoint and lets go of all maps that nobody uses: done by itself some time after an lvol was closed, too.
+    pub async fn trim(&self) -> Result<(), StoreError> {
+        self.core.checkpoint().await?;
+        self.core.release_maps(true);
+        Ok(())
     }
 
     /// Makes everything durable that was answered before.
@@ -210,14 +222,12 @@ impl Store {
 impl Core {
     /// Opens an lvol, also one that is to be deleted.
     pub(crate) async fn open_lvol(self: &Rc<Self>, id: Uuid) -> Result<Lvol, StoreError> {
+        // Held until the volume holds them.
+        let _maps = self.hold_maps(|catalog| catalog.usable_lineage(id)).await?;
         let mut catalog = self.catalog.borrow_mut();
-        if let Some(reason) = catalog.damage(id) {
-            return Err(StoreError::LvolDamaged { uuid: id, reason });
-        }
-        let chain = catalog.chain(id);
+        let chain = catalog.chain(id).map_err(|reason| StoreError::LvolDamaged { uuid: id, reason })?;
         let node = catalog.lvols.get_mut(&id).ok_or(StoreError::NotFound { uuid: id })?;
         let record = &node.record;
-        let chain = chain.map_err(|reason| StoreError::LvolDamaged { uuid: id, reason })?;
         let volume = node.volume.get_or_insert_with(|| Rc::new(Volume::new(record, chain)));
         Ok(Lvol::new(Rc::clone(self), Rc::clone(volume)))
     }
@@ -227,7 +237,8 @@ fn plan(disk: &Disk, cluster_size: u32) -> Result<Layout, StoreError> {
     Layout::plan(disk.size(), cluster_size).ok_or_else(|| {
         let (low, high) = (CLUSTER_SIZES.start() >> 10, CLUSTER_SIZES.end() >> 10);
         StoreError::invalid(format!(
-            "a store needs at least {} MiB (the disk has {} bytes) and a cluster size between {low} KiB and {high} KiB, a power of two",
+            "a store needs at least {} MiB (the disk has {} bytes) and a cluster size between {low} KiB and {high} KiB, a power of two, \
+             that makes at most 2^32 clusters",
             MIN_SIZE >> 20,
             disk.size()
         ))

@@ -25,7 +25,7 @@ impl Store {
             _ => None,
         };
         let clusters = match (&info.children[..], child) {
-            ([], _) => lvol.volume().map().clusters(),
+            ([], _) => lvol.volume().map().counts().clusters.into(),
             (_, Some(child)) => given_back(&lvol.volume().map(), &child.volume().map()).await,
             // It stays as long as there are several.
             _ => 0,

@@ -64,7 +64,7 @@ impl Volume {
             waiting: RefCell::default(),
             drained: Notify::new(),
             moving: Cell::new((0, 0)),
-            deleted: Cell::new(false),
+            deleted: Cell::new(record.deletion.is_some()),
             retired: Cell::new(false),
         }
     }

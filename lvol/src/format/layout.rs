@@ -15,6 +15,9 @@ pub(crate) const CLUSTER_SIZES: std::ops::RangeInclusive<u32> = 16 << 10..=4 << 
 /// The smallest disk a store fits on, in bytes.
 pub(crate) const MIN_SIZE: u64 = 12 << 20;
 
+/// Clusters of a store, those before the data included: maps in memory have 32 bits for each.
+pub(crate) const MAX_CLUSTERS: u64 = 1 << 32;
+
 /// What a map segment costs in a checkpoint besides its entries, in bytes.
 pub(crate) const SEGMENT_BYTES: u64 = 16;
 
@@ -135,6 +138,9 @@ impl Layout {
             offset: self.first_cluster.checked_mul(cluster).ok_or(Flaw::Content("the data lies beyond the end"))?,
             length: self.clusters.checked_mul(cluster).ok_or(Flaw::Content("the data lies beyond the end"))?,
         };
+        if self.first_cluster.saturating_add(self.clusters) > MAX_CLUSTERS {
+            return Err(Flaw::Content("there are more than 2^32 clusters"));
+        }
         let regions = [block(0), block(SECOND_SUPERBLOCK), self.journal, data, self.areas[0], self.areas[1]];
         for (place, region) in regions.iter().enumerate() {
             if region.length == 0 || (region.offset | region.length) % BLOCK != 0 || region.end() > self.size {
@@ -176,6 +182,11 @@ impl Layout {
     pub(crate) fn taken_clusters(&self) -> impl Iterator<Item = u64> + use<> {
         let [first, second] = self.areas.map(|area| self.clusters_of(&area));
         first.chain(second)
+    }
+
+    /// The same, as they lie.
+    pub(crate) fn taken_ranges(&self) -> [Range<u64>; 2] {
+        self.areas.map(|area| self.clusters_of(&area))
     }
 
     /// Those of one area: none if it lies elsewhere.
@@ -234,7 +245,11 @@ mod tests {
     #[test]
     fn every_size_and_cluster_size_gives_a_layout_that_checks() {
         for cluster_size in (14..=22).map(|shift| 1 << shift) {
-            for size in [64 << 20, (64 << 20) + 5000, 1 << 30, 1 << 40, 1 << 50] {
+            for size in [64 << 20, (64 << 20) + 5000, 1 << 30, 1 << 40, 1 << 46, 1 << 50] {
+                if size / u64::from(cluster_size) > MAX_CLUSTERS {
+                    assert_eq!(Layout::plan(size, cluster_size), None);
+                    continue;
+                }
                 let layout = Layout::plan(size, cluster_size).expect("large enough");
                 assert_eq!(layout.check(), Ok(()));
                 // Metadata takes little.
@@ -316,6 +331,7 @@ mod tests {
             Layout { size: u64::MAX, ..good },
             Layout { size: 0, ..good },
             Layout { clusters: u64::MAX, ..good },
+            Layout { size: 1 << 50, clusters: MAX_CLUSTERS, ..good },
             Layout { first_cluster: u64::MAX / 2, ..good },
             Layout { first_cluster: 0, ..good },
             Layout { journal: Region { offset: 0, ..good.journal }, ..good },

@@ -29,6 +29,9 @@ static ZEROES: [u8; BLOCK as usize] = [0; BLOCK as usize];
 /// Where the checksum is within the header; these four bytes count as zero in it.
 const CHECKSUM_AT: usize = 12;
 
+/// Where the length is within the header.
+const LENGTH_AT: usize = 48;
+
 /// CRC-32C (Castagnoli), as used by iSCSI, NVMe/TCP and ext4.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
@@ -94,7 +97,7 @@ impl Header {
         put_u64(bytes, 16, self.address);
         put_u64(bytes, 24, self.sequence);
         bytes[32..48].copy_from_slice(&self.format_id);
-        put_u32(bytes, 48, length);
+        put_u32(bytes, LENGTH_AT, length);
         let checksum = crc32c(bytes);
         put_u32(bytes, CHECKSUM_AT, checksum);
     }
@@ -112,7 +115,7 @@ impl Header {
         if version != VERSION {
             return Err(Flaw::Version(version));
         }
-        let length = u32_at(bytes, 48) as usize;
+        let length = u32_at(bytes, LENGTH_AT) as usize;
         if !(HEADER..=bytes.len()).contains(&length) || checksum(&bytes[..length]) != u32_at(bytes, CHECKSUM_AT) {
             return Err(Flaw::Checksum);
         }

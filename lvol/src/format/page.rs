@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use super::fields::{Reader, put_u16, put_u32, put_u64};
+use super::fields::{Reader, put_u16, put_u32, put_u64, u32_at, u64_at};
 use super::record::{Internal, LvolRecord, Stage};
-use super::{BLOCK, Flaw, HEADER, Header};
+use super::{BLOCK, Flaw, HEADER, Header, LENGTH_AT};
 
 const MAGIC: [u8; 8] = *b"ASHLPAGE";
 
@@ -22,7 +22,13 @@ const SEGMENT_HEADER: usize = 16;
 /// A segment whose entries are all wholly zero and not listed.
 const SEGMENT_ZERO: u32 = 1;
 
-const DIRECTORY_ENTRY: usize = 64;
+/// A segment whose entries are all whole, in clusters in a row: only the first is listed.
+const SEGMENT_RUN: u32 = 2;
+
+/// What one cluster more is in the first word of an entry.
+const NEXT_CLUSTER: u64 = 1 << 16;
+
+const DIRECTORY_ENTRY: usize = 72;
 
 /// Lvols a directory page names.
 pub(crate) const DIRECTORY_ENTRIES: usize = (BLOCK as usize - HEADER - 8) / DIRECTORY_ENTRY;
@@ -79,12 +85,101 @@ pub(crate) struct DirectoryEntry {
     /// Its first map page, in blocks from the start of the area.
     pub(crate) first_page: u32,
     pub(crate) pages: u32,
+    pub(crate) counts: Counts,
+}
+
+/// How much is in a map: what can be told of one that is not in memory, and what its pages are checked against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Entries with a cluster.
+    pub(crate) clusters: u32,
+    /// Entries that are not empty, outside of zero leaves.
+    pub(crate) entries: u32,
+    /// Leaves that are not empty.
+    pub(crate) leaves: u32,
+}
+
+/// What a page of a map holds, as it lies there.
+pub(crate) struct MapPage<'a> {
+    pub(crate) map: u32,
+    words: usize,
+    segments: u16,
+    body: Reader<'a>,
+}
+
+/// A segment of a page, as it lies there.
+#[derive(Clone, Copy)]
+pub(crate) struct RawSegment<'a> {
+    pub(crate) leaf: u32,
+    pub(crate) form: Form,
+    /// Which of the 64 entries it tells of.
+    pub(crate) present: u64,
+    bytes: &'a [u8],
+}
+
+/// How a segment tells of its entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// It lists them.
+    Entries,
+    /// All are wholly zero.
+    Zero,
+    /// All are whole, in clusters in a row; it lists the first.
+    Run,
+}
+
+impl<'a> MapPage<'a> {
+    /// The next segment; `None` after the last.
+    pub(crate) fn next_segment(&mut self) -> Result<Option<RawSegment<'a>>, Flaw> {
+        if self.segments == 0 {
+            return Ok(None);
+        }
+        self.segments -= 1;
+        let (leaf, flags, present) = (self.body.u32()?, self.body.u32()?, self.body.u64()?);
+        let (form, listed) = match flags {
+            0 => (Form::Entries, present.count_ones() as usize),
+            SEGMENT_ZERO => (Form::Zero, 0),
+            SEGMENT_RUN => (Form::Run, 1),
+            _ => return Err(Flaw::Content("a map segment has unknown flags")),
+        };
+        let bytes = self.body.bytes(listed * self.words * 8)?;
+        Ok(Some(RawSegment { leaf, form, present, bytes }))
+    }
+
+    /// Words an entry.
+    pub(crate) const fn words(&self) -> usize {
+        self.words
+    }
+}
+
+impl RawSegment<'_> {
+    /// The words of the entries that are listed.
+    pub(crate) fn words(&self) -> impl ExactSizeIterator<Item = u64> {
+        self.bytes.chunks_exact(8).map(|bytes| u64_at(bytes, 0))
+    }
+
+    fn to_segment(self, words: usize) -> Segment {
+        let (leaf, present, zero) = (self.leaf, self.present, self.form == Form::Zero);
+        let mut listed: Vec<u64> = self.words().collect();
+        if self.form == Form::Run {
+            for place in 1..64 {
+                let first = listed[0].wrapping_add(place * NEXT_CLUSTER);
+                listed.push(first);
+                listed.extend_from_within(1..words);
+            }
+        }
+        Segment { leaf, zero, present, words: listed }
+    }
 }
 
 impl PageContext {
-    fn seal(&self, kind: u16, address: u64, bytes: &mut Vec<u8>, start: usize) {
+    fn reseal(&self, kind: u16, address: u64, page: &mut [u8]) {
         let header = Header { magic: MAGIC, kind, address, sequence: self.checkpoint, format_id: self.format_id };
-        header.seal(&mut bytes[start..]);
+        header.seal(page);
+    }
+
+    fn seal(&self, kind: u16, address: u64, bytes: &mut Vec<u8>, start: usize) {
+        self.reseal(kind, address, &mut bytes[start..]);
         let end = start + (bytes.len() - start).next_multiple_of(BLOCK as usize);
         bytes.resize(end, 0);
     }
@@ -102,6 +197,7 @@ impl PageContext {
         let start = bytes.len();
         bytes.resize(start + HEADER + 8, 0);
         put_u32(bytes, start + HEADER, entries.len() as u32);
+        put_u32(bytes, start + HEADER + 4, DIRECTORY_ENTRY as u32);
         for entry in entries {
             let at = bytes.len();
             bytes.resize(at + DIRECTORY_ENTRY, 0);
@@ -115,6 +211,9 @@ impl PageContext {
             put_u32(bytes, at + 48, entry.map);
             put_u32(bytes, at + 52, entry.first_page);
             put_u32(bytes, at + 56, entry.pages);
+            put_u32(bytes, at + 60, entry.counts.clusters);
+            put_u32(bytes, at + 64, entry.counts.entries);
+            put_u32(bytes, at + 68, entry.counts.leaves);
         }
         self.seal(DIRECTORY, address, bytes, start);
     }
@@ -131,6 +230,33 @@ impl PageContext {
 
     /// Reads the page that starts at `bytes[0]`, found at the disk offset `address`. Returns it with its bytes on disk.
     pub(crate) fn decode(&self, bytes: &[u8], address: u64) -> Result<(Page, usize), Flaw> {
+        let (kind, mut body, length) = self.open(bytes, address)?;
+        let page = match kind {
+            MAP => decode_map(body)?,
+            LVOL => Page::Lvol(Box::new(LvolRecord::decode(&mut body)?)),
+            DIRECTORY => decode_directory(&mut body)?,
+            BITMAP => decode_bitmap(&mut body)?,
+            _ => return Err(Flaw::Content("a page has an unknown kind")),
+        };
+        Ok((page, length))
+    }
+
+    /// Looks into the page of a map that starts at `bytes[0]`, one block long, found at the disk offset `address`.
+    pub(crate) fn open_map<'a>(&self, bytes: &'a [u8], address: u64) -> Result<MapPage<'a>, Flaw> {
+        match self.open(bytes, address)? {
+            (MAP, body, _) => open_map(body),
+            _ => Err(Flaw::Content("it is no page of a map")),
+        }
+    }
+
+    /// Makes a page that was opened as one of another checkpoint one of this, in another place.
+    pub(crate) fn carry(&self, page: &mut [u8], address: u64) {
+        let length = u32_at(page, LENGTH_AT) as usize;
+        self.reseal(MAP, address, &mut page[..length]);
+    }
+
+    /// The kind, the body and the bytes on disk of the page that starts at `bytes[0]`.
+    fn open<'a>(&self, bytes: &'a [u8], address: u64) -> Result<(u16, Reader<'a>, usize), Flaw> {
         let (header, length) = Header::open(&bytes[..bytes.len().min(MAX_PAGE)], MAGIC, address)?;
         if header.format_id != self.format_id {
             return Err(Flaw::FormatId);
@@ -138,15 +264,8 @@ impl PageContext {
         if header.sequence != self.checkpoint {
             return Err(Flaw::Content("it is of another checkpoint"));
         }
-        let mut body = Reader::new(&bytes[HEADER..length]);
-        let page = match header.kind {
-            MAP => decode_map(&mut body)?,
-            LVOL => Page::Lvol(Box::new(LvolRecord::decode(&mut body)?)),
-            DIRECTORY => decode_directory(&mut body)?,
-            BITMAP => decode_bitmap(&mut body)?,
-            _ => return Err(Flaw::Content("a page has an unknown kind")),
-        };
-        Ok((page, length.next_multiple_of(BLOCK as usize)))
+        let on_disk = length.next_multiple_of(BLOCK as usize);
+        Ok((header.kind, Reader::new(&bytes[HEADER..length]), on_disk))
     }
 }
 
@@ -171,6 +290,11 @@ impl<'a> MapPages<'a> {
     /// A leaf of which every entry is wholly zero.
     pub(crate) fn put_zero_leaf(&mut self, leaf: u32) {
         self.segment(leaf, SEGMENT_ZERO, u64::MAX, &[]);
+    }
+
+    /// A leaf of which every entry is whole, in clusters in a row: of these words the first.
+    pub(crate) fn put_run(&mut self, leaf: u32, first: &[u64]) {
+        self.segment(leaf, SEGMENT_RUN, u64::MAX, first);
     }
 
     /// Some entries of a leaf, as many pages as they need.
@@ -239,34 +363,36 @@ fn split_bits(bits: u64, count: u32) -> (u64, u64) {
     (bits ^ rest, rest)
 }
 
-fn decode_map(body: &mut Reader<'_>) -> Result<Page, Flaw> {
-    let (map, count, words) = (body.u32()?, body.u16()?, usize::from(body.u16()?));
-    if !(1..=17).contains(&words) {
-        return Err(Flaw::Content("a map page has entries of an impossible width"));
+fn open_map(mut body: Reader<'_>) -> Result<MapPage<'_>, Flaw> {
+    let (map, segments, words) = (body.u32()?, body.u16()?, usize::from(body.u16()?));
+    match words {
+        1..=17 => Ok(MapPage { map, words, segments, body }),
+        _ => Err(Flaw::Content("a map page has entries of an impossible width")),
     }
+}
+
+fn decode_map(body: Reader<'_>) -> Result<Page, Flaw> {
+    let mut page = open_map(body)?;
+    let (map, words) = (page.map, page.words);
     let mut segments = Vec::new();
-    for _ in 0..count {
-        let (leaf, flags, present) = (body.u32()?, body.u32()?, body.u64()?);
-        let zero = match flags {
-            0 => false,
-            SEGMENT_ZERO => true,
-            _ => return Err(Flaw::Content("a map segment has unknown flags")),
-        };
-        let listed = if zero { 0 } else { present.count_ones() as usize * words };
-        let words = (0..listed).map(|_| body.u64()).collect::<Result<_, _>>()?;
-        segments.push(Segment { leaf, zero, present, words });
+    while let Some(segment) = page.next_segment()? {
+        segments.push(segment.to_segment(words));
     }
     Ok(Page::Map { map, segments })
 }
 
 fn decode_directory(body: &mut Reader<'_>) -> Result<Page, Flaw> {
-    let (count, _reserved) = (body.u32()?, body.u32()?);
+    let (count, length) = (body.u32()?, body.u32()? as usize);
+    if length != DIRECTORY_ENTRY {
+        return Err(Flaw::Content("a directory page has entries of another length"));
+    }
     let mut entries = Vec::new();
     for _ in 0..count {
         let uuid = Uuid::from_bytes(body.array()?);
         let link = Uuid::from_bytes(body.array()?);
         let (size, block_size, flags) = (body.u64()?, body.u32()?, body.u32()?);
-        let (map, first_page, pages, _reserved) = (body.u32()?, body.u32()?, body.u32()?, body.u32()?);
+        let (map, first_page, pages) = (body.u32()?, body.u32()?, body.u32()?);
+        let counts = Counts { clusters: body.u32()?, entries: body.u32()?, leaves: body.u32()? };
         let (parent, internal) = Internal::unlink(link, flags)?;
         entries.push(DirectoryEntry {
             uuid,
@@ -279,6 +405,7 @@ fn decode_directory(body: &mut Reader<'_>) -> Result<Page, Flaw> {
             map,
             first_page,
             pages,
+            counts,
         });
     }
     Ok(Page::Directory(entries))
@@ -356,6 +483,7 @@ mod tests {
             map: 3,
             first_page: 4,
             pages: 5,
+            counts: Counts { clusters: 6, entries: 7, leaves: 8 },
         };
         let mut bytes = Vec::new();
         CONTEXT.put_directory(&[entry; DIRECTORY_ENTRIES], 0, &mut bytes);
@@ -379,6 +507,7 @@ mod tests {
     fn a_count_larger_than_the_page_is_a_flaw_and_no_panic() {
         let mut bytes = vec![0; HEADER + 8];
         put_u32(&mut bytes, HEADER, u32::MAX);
+        put_u32(&mut bytes, HEADER + 4, DIRECTORY_ENTRY as u32);
         CONTEXT.seal(DIRECTORY, 0, &mut bytes, 0);
         assert!(CONTEXT.decode(&bytes, 0).is_err());
         let mut bytes = vec![0; HEADER + 8];

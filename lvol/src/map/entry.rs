@@ -7,9 +7,11 @@
 //! Cluster 0 is never a data cluster (the superblock is there): with a bitmap it means zeroes without a cluster.
 
 use crate::format::BLOCK;
+use crate::format::layout::SEGMENT_BYTES;
+use crate::format::page::Counts;
 
 /// Bits of word 0 below the cluster number.
-const LOW: u32 = 16;
+pub(super) const LOW: u32 = 16;
 
 /// How entries look for a cluster size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,11 @@ impl Shape {
     /// 4 KiB blocks a cluster, 4 to 1024.
     pub(crate) const fn blocks(self) -> u32 {
         self.blocks
+    }
+
+    /// The most bytes of segments that a checkpoint needs for a map.
+    pub(crate) fn checkpoint_bytes(self, counts: Counts) -> u64 {
+        u64::from(counts.leaves) * SEGMENT_BYTES + u64::from(counts.entries) * self.words as u64 * 8
     }
 
     /// 64-bit words an entry, 1 to 17.
@@ -111,8 +118,12 @@ impl Entry<'_> {
         Run { held, count: count.min(limit) }
     }
 
-    pub(super) fn is_wholly_zero(self, shape: Shape) -> bool {
-        self.cluster() == 0 && self.run(0, shape.blocks()) == Run { held: Held::Zero, count: shape.blocks() }
+    /// Whether it holds all its blocks.
+    pub(super) fn is_whole(self, shape: Shape) -> bool {
+        match self.0 {
+            [only] => only & ((1 << LOW) - 1) == (1 << shape.blocks()) - 1,
+            _ => self.holds(0) && self.run(0, shape.blocks()).count == shape.blocks(),
+        }
     }
 
     /// Whether an entry read from disk can be: protects everything after from clusters that are none.

@@ -2,10 +2,12 @@
 //!
 //! A map has entries, one a cluster of the lvol: nothing, zeroes without a cluster, or a cluster and a bitmap of which of
 //! its 4 KiB blocks hold data. 64 entries make a leaf, 64 leaves a node; a list of nodes is the root, so a lookup is three
-//! dependent loads, and what was never written costs nothing.
+//! dependent loads, and what was never written costs nothing. What was written in order costs next to nothing.
 
 mod blocks;
 mod entry;
+mod leaf;
+mod pages;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,8 +15,10 @@ use std::fmt;
 pub(crate) use blocks::{Blocks, MapEntry};
 use entry::{Entry, EntryMut};
 pub(crate) use entry::{Held, Run, Shape};
+use leaf::Leaf;
+pub(crate) use pages::Loader;
 
-use crate::format::page::Segment;
+use crate::format::page::{Counts, Segment};
 
 /// Entries a leaf.
 pub(crate) const LEAF: u32 = 64;
@@ -30,16 +34,6 @@ impl fmt::Display for Inconsistent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
-}
-
-/// 64 entries.
-#[derive(Clone)]
-enum Leaf {
-    Empty,
-    /// All blocks of all entries are zeroes.
-    Zero,
-    /// Some entry is not empty. `LEAF` × words long.
-    Entries(Box<[u64]>),
 }
 
 type Node = Box<[Leaf; 64]>;
@@ -60,6 +54,8 @@ struct Table {
     entries: u64,
     /// Leaves that are not empty.
     leaves: u64,
+    /// Bytes of nodes and leaves.
+    heap: u64,
 }
 
 impl Map {
@@ -75,48 +71,33 @@ impl Map {
         self.shape
     }
 
-    /// How many clusters it holds.
-    pub(crate) fn clusters(&self) -> u64 {
-        self.table.borrow().clusters
+    /// How much is in it.
+    pub(crate) fn counts(&self) -> Counts {
+        let table = self.table.borrow();
+        // A map has less than 2^32 entries.
+        Counts { clusters: table.clusters as u32, entries: table.entries as u32, leaves: table.leaves as u32 }
     }
 
-    /// Bytes of its segments in a checkpoint.
-    pub(crate) fn checkpoint_bytes(&self) -> u64 {
+    /// Bytes of memory that it takes, with what the allocator needs for them.
+    pub(crate) fn heap_bytes(&self) -> u64 {
         let table = self.table.borrow();
-        table.leaves * crate::format::layout::SEGMENT_BYTES + table.entries * self.shape.words() as u64 * 8
+        table.heap + allocated(table.nodes.capacity() * size_of::<Option<Node>>()) + size_of::<Self>() as u64
     }
 
     /// What the map holds at block `first` of cluster `index`, and for how many blocks, at most `count`, the same is
     /// true.
     pub(crate) fn run(&self, index: u32, first: u32, count: u32) -> Run {
-        let table = self.table.borrow();
-        match table.leaf(index) {
-            Leaf::Empty => Run { held: Held::Nothing, count },
-            Leaf::Zero => Run { held: Held::Zero, count },
-            Leaf::Entries(words) => Entry(self.entry_words(words, index)).run(first, count),
-        }
+        self.table.borrow().leaf(index).run(self.shape, index % LEAF, first, count)
     }
 
     /// What the entry is as a whole: the cluster, or zeroes for some blocks, or nothing.
     pub(crate) fn kind(&self, index: u32) -> Held {
-        match self.table.borrow().leaf(index) {
-            Leaf::Empty => Held::Nothing,
-            Leaf::Zero => Held::Zero,
-            Leaf::Entries(words) => Entry(self.entry_words(words, index)).kind(),
-        }
+        self.table.borrow().leaf(index).kind(self.shape, index % LEAF)
     }
 
     /// An entry as a value.
     pub(crate) fn entry(&self, index: u32) -> MapEntry {
-        match self.table.borrow().leaf(index) {
-            Leaf::Empty => MapEntry::from_words(&vec![0; self.shape.words()], self.shape),
-            Leaf::Zero => {
-                let mut words = vec![0; self.shape.words()];
-                EntryMut(&mut words).fill(0, self.shape.blocks(), true);
-                MapEntry::from_words(&words, self.shape)
-            }
-            Leaf::Entries(words) => MapEntry::from_words(self.entry_words(words, index), self.shape),
-        }
+        self.table.borrow().leaf(index).entry(self.shape, index % LEAF)
     }
 
     /// Whether it holds nothing at all.
@@ -144,7 +125,11 @@ impl Map {
     /// blocks and goes to `freed`.
     pub(crate) fn set(&self, index: u32, cluster: u64, first: u32, count: u32, freed: &mut Vec<u64>) {
         let shape = self.shape;
-        self.table.borrow_mut().change(shape, index, |entry| {
+        let mut table = self.table.borrow_mut();
+        if table.leaf_mut(index).fill(shape, index % LEAF, cluster, first, count) {
+            return;
+        }
+        table.change(shape, index, |entry| {
             if entry.kind() != Held::Data(cluster) {
                 entry.free_into(freed);
                 entry.start_cluster(cluster);
@@ -183,53 +168,7 @@ impl Map {
     pub(crate) fn each_cluster(&self, mut visit: impl FnMut(u64)) {
         let table = self.table.borrow();
         let leaves = table.nodes.iter().flatten().flat_map(|node| node.iter());
-        for leaf in leaves {
-            let Leaf::Entries(words) = leaf else { continue };
-            for entry in words.chunks_exact(self.shape.words()) {
-                if let Held::Data(cluster) = Entry(entry).kind() {
-                    visit(cluster);
-                }
-            }
-        }
-    }
-
-    /// The first leaf from `leaf` on that is not empty: its number, and its segment.
-    pub(crate) fn next_segment(&self, leaf: u32) -> Option<Segment> {
-        let leaf = self.next_used(leaf.checked_mul(LEAF)?)? / LEAF;
-        let table = self.table.borrow();
-        let Leaf::Entries(words) = table.leaf(leaf * LEAF) else {
-            return Some(Segment { leaf, zero: true, present: u64::MAX, words: Vec::new() });
-        };
-        let mut segment = Segment { leaf, zero: false, present: 0, words: Vec::new() };
-        for (place, entry) in words.chunks_exact(self.shape.words()).enumerate() {
-            if entry.iter().any(|&word| word != 0) {
-                segment.present |= 1 << place;
-                segment.words.extend_from_slice(entry);
-            }
-        }
-        Some(segment)
-    }
-
-    /// Takes in a segment of a checkpoint. `is_data` says whether a cluster number can be one.
-    pub(crate) fn load(&self, segment: &Segment, is_data: impl Fn(u64) -> bool) -> Result<(), Inconsistent> {
-        let first = segment.leaf.checked_mul(LEAF).ok_or(Inconsistent("a leaf lies beyond the end"))?;
-        let mut table = self.table.borrow_mut();
-        if segment.zero {
-            table.put_zero_leaf(first);
-            return Ok(());
-        }
-        if segment.words.len() != segment.present.count_ones() as usize * self.shape.words() {
-            return Err(Inconsistent("a segment has entries of another cluster size"));
-        }
-        let mut words = segment.words.chunks_exact(self.shape.words());
-        for place in (0..LEAF).filter(|place| segment.present >> place & 1 == 1) {
-            let new = words.next().ok_or(Inconsistent("a segment has too few entries"))?;
-            if !Entry(new).is_valid(self.shape, &is_data) {
-                return Err(Inconsistent("a map entry names an impossible cluster or block"));
-            }
-            table.change(self.shape, first + place, |entry| entry.copy_from(new));
-        }
-        Ok(())
+        leaves.for_each(|leaf| leaf.each_cluster(self.shape, &mut visit));
     }
 
     /// Checks the entries of a merge: as many as the segment says, of this map's shape, none of them empty.
@@ -267,11 +206,6 @@ impl Map {
                 table.change(self.shape, index, |entry| entry.free_into(before));
             }
         }
-    }
-
-    fn entry_words<'a>(&self, words: &'a [u64], index: u32) -> &'a [u64] {
-        let at = (index % LEAF) as usize * self.shape.words();
-        &words[at..at + self.shape.words()]
     }
 
     /// Calls `visit` for each cluster that the blocks touch; where only what is there can change, empty leaves are skipped,
@@ -323,7 +257,11 @@ impl Table {
         if self.nodes.len() <= node {
             self.nodes.resize(node + 1, None);
         }
-        let node = self.nodes[node].get_or_insert_with(|| Box::new([const { Leaf::Empty }; 64]));
+        let heap = &mut self.heap;
+        let node = self.nodes[node].get_or_insert_with(|| {
+            *heap += allocated(size_of::<[Leaf; 64]>());
+            Box::new([const { Leaf::Empty }; 64])
+        });
         &mut node[(index / LEAF % 64) as usize]
     }
 
@@ -337,27 +275,10 @@ impl Table {
     fn change(&mut self, shape: Shape, index: u32, change: impl FnOnce(&mut EntryMut<'_>)) {
         let leaf = self.leaf_mut(index);
         let (was_empty, was_zero) = (matches!(leaf, Leaf::Empty), matches!(leaf, Leaf::Zero));
-        if !matches!(leaf, Leaf::Entries(_)) {
-            let mut words = vec![0; LEAF as usize * shape.words()].into_boxed_slice();
-            if was_zero {
-                words.chunks_exact_mut(shape.words()).for_each(|entry| EntryMut(entry).fill(0, shape.blocks(), true));
-            }
-            *leaf = Leaf::Entries(words);
-        }
-        let Leaf::Entries(words) = leaf else { unreachable!("made so above") };
-        let at = (index % LEAF) as usize * shape.words();
-        let mut entry = EntryMut(&mut words[at..at + shape.words()]);
-        let before = entry.kind();
-        change(&mut entry);
-        let after = entry.kind();
-        let now_empty = after == Held::Nothing && words.iter().all(|&word| word == 0);
-        let now_zero =
-            after == Held::Zero && words.chunks_exact(shape.words()).all(|entry| Entry(entry).is_wholly_zero(shape));
-        match (now_empty, now_zero) {
-            (true, _) => *leaf = Leaf::Empty,
-            (_, true) => *leaf = Leaf::Zero,
-            _ => {}
-        }
+        let heap_before = leaf.heap_bytes();
+        let (before, after) = leaf.change(shape, index % LEAF, change);
+        let heap_after = leaf.heap_bytes();
+        let (now_empty, now_zero) = (matches!(leaf, Leaf::Empty), matches!(leaf, Leaf::Zero));
         if was_zero {
             self.entries += u64::from(LEAF);
         }
@@ -365,8 +286,8 @@ impl Table {
         if now_zero {
             self.entries -= u64::from(LEAF);
         }
-        self.leaves += u64::from(was_empty);
-        self.leaves -= u64::from(now_empty);
+        self.leaves = self.leaves + u64::from(was_empty) - u64::from(now_empty);
+        self.heap = self.heap + heap_after - heap_before;
     }
 
     fn count(&mut self, before: Held, after: Held) {
@@ -374,6 +295,14 @@ impl Table {
         let is_entry = |held| u64::from(held != Held::Nothing);
         self.clusters = self.clusters + is_data(after) - is_data(before);
         self.entries = self.entries + is_entry(after) - is_entry(before);
+    }
+}
+
+/// Bytes that an allocation of this size takes: a word before it, rounded up to 16, at least 32, none for nothing.
+fn allocated(bytes: usize) -> u64 {
+    match bytes {
+        0 => 0,
+        _ => (bytes as u64 + 8).next_multiple_of(16).max(32),
     }
 }
 

@@ -1,11 +1,53 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::layout::{Layout, Region};
+use crate::format::page::{MapPages, PageContext};
 
 const SIZES: [u32; 4] = [16 << 10, 64 << 10, 128 << 10, 4 << 20];
 
 fn map(cluster_size: u32) -> Map {
     Map::new(1, Shape::new(cluster_size))
+}
+
+const CONTEXT: PageContext = PageContext { format_id: [4; 16], checkpoint: 6 };
+
+/// The pages of a map, as a checkpoint has them.
+fn pages_of(map: &Map) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut pages = MapPages::new(CONTEXT, 1, map.shape().words(), 0, &mut bytes);
+    let (mut leaf, mut counts) = (0, Counts::default());
+    while let Some(put) = map.put_leaf(leaf, &mut pages, &mut counts) {
+        leaf = put + 1;
+    }
+    pages.finish();
+    assert_eq!(counts, map.counts());
+    bytes
+}
+
+/// A map from its pages, on a disk of this many clusters.
+fn take_all(bytes: &[u8], cluster_size: u32, clusters: u64) -> Result<Map, Inconsistent> {
+    let layout = Layout { cluster_size, first_cluster: 1, clusters: clusters - 1, ..LAYOUT };
+    let mut loader = Loader::new(1, &layout, true);
+    let mut claimed = 0;
+    for (page, address) in bytes.chunks(4096).zip((0..).step_by(4096)) {
+        loader.take(CONTEXT.open_map(page, address).expect("just encoded"), |_| claimed += 1)?;
+    }
+    assert_eq!(loader.seen().1.clusters, claimed);
+    Ok(loader.into_map().expect("wanted"))
+}
+
+const LAYOUT: Layout = Layout {
+    size: 0,
+    cluster_size: 0,
+    journal: Region { offset: 0, length: 0 },
+    areas: [Region { offset: 0, length: 0 }; 2],
+    first_cluster: 1,
+    clusters: 0,
+};
+
+fn loaded(map: &Map, cluster_size: u32) -> Result<Map, Inconsistent> {
+    take_all(&pages_of(map), cluster_size, 1 << 32)
 }
 
 #[test]
@@ -35,9 +77,12 @@ fn a_cluster_is_freed_when_its_last_block_goes() {
     let mut freed = Vec::new();
     map.set(3, 900, 0, 16, &mut freed);
     map.clear(3 * 16, 15, &mut freed);
-    assert_eq!((freed.as_slice(), map.clusters()), ([].as_slice(), 1));
+    assert_eq!((freed.as_slice(), map.counts().clusters), ([].as_slice(), 1));
     map.clear(3 * 16 + 15, 1, &mut freed);
-    assert_eq!((freed.as_slice(), map.clusters(), map.checkpoint_bytes()), ([900].as_slice(), 0, 0));
+    assert_eq!(
+        (freed.as_slice(), map.counts().clusters, map.shape().checkpoint_bytes(map.counts())),
+        ([900].as_slice(), 0, 0)
+    );
 }
 
 #[test]
@@ -48,7 +93,7 @@ fn zeroes_replace_a_cluster_and_whole_leaves_cost_nothing_more() {
     map.zero(0, 1 << 20, &mut freed);
     assert_eq!(freed, [900]);
     assert_eq!(map.kind(64), Held::Zero);
-    assert_eq!(map.checkpoint_bytes(), (1 << 20) / 16 / 64 * 16);
+    assert_eq!(map.shape().checkpoint_bytes(map.counts()), (1 << 20) / 16 / 64 * 16);
     map.set(64, 901, 2, 1, &mut freed);
     assert_eq!(map.run(64, 2, 14), Run { held: Held::Data(901), count: 1 });
     assert_eq!(map.run(65, 0, 16), Run { held: Held::Zero, count: 16 });
@@ -65,7 +110,7 @@ fn an_entry_of_an_all_zero_leaf_can_become_empty() {
             map.clear(u64::from(cleared - 1) * blocks, blocks, &mut Vec::new());
             let entries = u64::from(LEAF - cleared);
             let segment = if entries == 0 { 0 } else { 16 + entries * map.shape().words() as u64 * 8 };
-            assert_eq!(map.checkpoint_bytes(), segment);
+            assert_eq!(map.shape().checkpoint_bytes(map.counts()), segment);
         }
     }
 }
@@ -79,14 +124,9 @@ fn segments_rebuild_the_map() {
             first.set(index, 1000 + u64::from(index), index % 4, 1, &mut Vec::new());
         }
         first.zero(200 * blocks, 64 * blocks, &mut Vec::new());
-        let second = map(size);
-        let mut leaf = 0;
-        while let Some(segment) = first.next_segment(leaf) {
-            leaf = segment.leaf + 1;
-            second.load(&segment, |_| true).expect("a good segment");
-        }
-        assert_eq!(second.checkpoint_bytes(), first.checkpoint_bytes());
-        assert_eq!(second.clusters(), 7);
+        let second = loaded(&first, size).expect("good pages");
+        assert_eq!(second.counts(), first.counts());
+        assert_eq!((second.counts().clusters, second.heap_bytes()), (7, first.heap_bytes()));
         for index in (0..300).chain([4095, 4096, 100_000]) {
             assert_eq!(second.run(index, index % 4, 1), first.run(index, index % 4, 1));
         }
@@ -96,7 +136,11 @@ fn segments_rebuild_the_map() {
 #[test]
 fn entries_that_cannot_be_are_refused() {
     let load = |size: u32, words: Vec<u64>| {
-        map(size).load(&Segment { leaf: 0, zero: false, present: 1, words }, |cluster| cluster < 100).is_ok()
+        let mut bytes = Vec::new();
+        let mut pages = MapPages::new(CONTEXT, 1, words.len(), 0, &mut bytes);
+        pages.put_entries(0, 1, &words);
+        pages.finish();
+        take_all(&bytes, size, 100).is_ok()
     };
     assert!(load(64 << 10, vec![99 << 16 | 1]));
     assert!(!load(64 << 10, vec![100 << 16 | 1]));
@@ -176,7 +220,7 @@ proptest! {
             }
             let mut clusters: Vec<u64> = model.iter().filter_map(|block| match block { Model::Data(cluster) => Some(*cluster), _ => None }).collect();
             clusters.dedup();
-            prop_assert_eq!(map.clusters(), clusters.len() as u64);
+            prop_assert_eq!(map.counts().clusters, clusters.len() as u32);
             for cluster in freed { prop_assert!(!clusters.contains(&cluster)); }
         }
         for (at, expected) in model.iter().enumerate() {
@@ -184,12 +228,10 @@ proptest! {
             let expected = match expected { Model::Nothing => Held::Nothing, Model::Zero => Held::Zero, Model::Data(cluster) => Held::Data(*cluster) };
             prop_assert_eq!(run.held, expected);
         }
-        let mut leaf = 0;
-        let mut bytes = 0;
-        while let Some(segment) = map.next_segment(leaf) {
-            leaf = segment.leaf + 1;
-            bytes += 16 + segment.words.len() as u64 * 8;
+        let again = loaded(&map, 64 << 10).expect("good pages");
+        prop_assert_eq!(again.counts(), map.counts());
+        for at in 0..model.len() as u32 {
+            prop_assert_eq!(again.run(at / 16, at % 16, 1), map.run(at / 16, at % 16, 1));
         }
-        prop_assert_eq!(bytes, map.checkpoint_bytes());
     }
 }

@@ -248,18 +248,18 @@ impl Plan {
         let mut catalog = Catalog::new(layout);
         catalog.next_map = state.superblock.next_map.max(1);
         for (&id, known) in &state.maps {
-            let map = catalog.add_map(id);
+            catalog.add_map(id);
             let mut leaf = 0;
             while let Some(segment) = known.map.next_segment(leaf) {
                 leaf = segment.leaf + 1;
                 // What a map gave out it takes in.
-                let _ = map.load(&segment, |cluster| layout.is_data(cluster));
+                let _ = catalog.maps.change(id, |map| map.load(&segment, |cluster| layout.is_data(cluster)));
             }
             known.map.each_cluster(|cluster| {
                 catalog.allocator.claim(cluster);
             });
             if self.damaged.contains(&id) {
-                catalog.damage_map(id, "its map was found damaged earlier");
+                catalog.maps.damage(id, "its map was found damaged earlier", false);
             }
         }
         for known in state.lvols.values() {

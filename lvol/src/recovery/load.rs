@@ -1,4 +1,5 @@
-//! Reading a checkpoint: page by page, each on its own.
+//! Reading a checkpoint: page by page, each on its own. First what comes last, so that it is known whose the pages of maps are; then
+//! those, in one stream: most maps are only looked at, and stay where they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +8,14 @@ use reactor::{Buffer, Disk};
 use crate::catalog::Catalog;
 use crate::error::StoreError;
 use crate::format::BLOCK;
-use crate::format::page::{DirectoryEntry, MAX_PAGE, Page, PageContext, Segment};
+use crate::format::page::{DirectoryEntry, MAX_PAGE, Page, PageContext};
 use crate::format::record::{Damage, LvolRecord};
 use crate::format::superblock::Superblock;
+use crate::map::Loader;
+use crate::maps::Place;
+use crate::reading::each_map_page;
 
-/// How many bytes of a checkpoint are read at once.
+/// How many bytes of lvols, directory and bitmap are read at once.
 const CHUNK: u64 = 1 << 20;
 
 /// What a checkpoint held besides what went into the catalog.
@@ -25,62 +29,114 @@ pub(crate) struct Found {
     told: u64,
     clusters: u64,
     directory: BTreeMap<u32, DirectoryEntry>,
-    /// Map pages seen, and maps with a segment that cannot be.
-    pages: BTreeMap<u32, u32>,
-    bad_maps: BTreeMap<u32, &'static str>,
-    /// Blocks of the area that hold no good page.
-    bad_blocks: BTreeSet<u32>,
+    /// Blocks among the pages of maps that hold no good page.
+    bad_blocks: u64,
+    /// Maps that an lvol has.
     owners: BTreeSet<u32>,
 }
 
-/// Reads the checkpoint that the superblock names into the catalog.
+/// Reads the checkpoint that the superblock names into the catalog. Of the maps, those of `touched` are brought into memory. The
+/// clusters of the others are claimed; those that are claimed already are returned too.
 pub(super) async fn load_checkpoint(
     disk: &Disk,
     superblock: &Superblock,
     catalog: &mut Catalog,
-) -> Result<Found, StoreError> {
-    let pointer = superblock.checkpoint;
-    let context = PageContext { format_id: superblock.format_id, checkpoint: pointer.sequence };
-    let area = superblock.layout.areas[pointer.area as usize];
+    touched: &BTreeSet<u32>,
+) -> Result<(Found, BTreeSet<u64>), StoreError> {
     let mut found = Found { clusters: superblock.layout.clusters, ..Found::default() };
-    let mut segments = Vec::new();
-    let mut at = 0;
+    read_rest(disk, superblock, catalog, &mut found).await?;
+    found.restore_from_directory(catalog);
+    let mut contested = BTreeSet::new();
+    found.read_maps(disk, superblock, catalog, touched, &mut contested).await?;
+    found.finish(superblock, catalog);
+    Ok((found, contested))
+}
+
+/// Which maps that are not in memory have one of these clusters.
+pub(super) async fn owners(
+    disk: &Disk,
+    superblock: &Superblock,
+    catalog: &Catalog,
+    clusters: &BTreeSet<u64>,
+) -> Result<BTreeSet<u32>, StoreError> {
+    let (context, maps) = map_pages(superblock);
+    let mut loaders: BTreeMap<u32, Loader> = BTreeMap::new();
+    let mut owners = BTreeSet::new();
+    each_map_page(disk, &context, maps, |_, page| {
+        let Ok(page) = page else { return };
+        let id = page.map;
+        if catalog.maps.cold(id).is_some() {
+            let loader = loaders.entry(id).or_insert_with(|| Loader::new(id, &superblock.layout, false));
+            // What is wrong with it was found before.
+            let _ = loader.take(page, |cluster| {
+                if clusters.contains(&cluster) {
+                    owners.insert(id);
+                }
+            });
+        }
+    })
+    .await?;
+    Ok(owners)
+}
+
+/// The pages of maps of the checkpoint that the superblock names.
+fn map_pages(superblock: &Superblock) -> (PageContext, std::ops::Range<u64>) {
+    let pointer = superblock.checkpoint;
+    let start = superblock.layout.areas[pointer.area as usize].offset;
+    let context = PageContext { format_id: superblock.format_id, checkpoint: pointer.sequence };
+    (context, start..start + pointer.maps_length)
+}
+
+/// Reads what comes after the maps: lvols, the directory and the bitmap.
+async fn read_rest(
+    disk: &Disk,
+    superblock: &Superblock,
+    catalog: &mut Catalog,
+    found: &mut Found,
+) -> Result<(), StoreError> {
+    let pointer = superblock.checkpoint;
+    let (context, maps) = map_pages(superblock);
+    let start = maps.start;
+    let mut at = pointer.maps_length;
     while at < pointer.length {
         // The last page of a chunk may go on in the next: then that page begins the next chunk.
         let length = (pointer.length - at).min(CHUNK);
-        let (result, bytes) = disk.read(area.offset + at, Buffer::new(length as usize)).await;
+        let (result, bytes) = disk.read(start + at, Buffer::new(length as usize)).await;
         result.map_err(StoreError::io("reading a checkpoint"))?;
         let last = at + length == pointer.length;
         let mut place = 0;
         while place < bytes.len() && (last || bytes.len() - place >= MAX_PAGE) {
             let position = at + place as u64;
-            match context.decode(&bytes[place..], area.offset + position) {
+            match context.decode(&bytes[place..], start + position) {
                 Ok((page, page_length)) => {
-                    found.take(page, catalog, &mut segments);
+                    found.take(page, catalog);
                     place += page_length;
                 }
                 Err(flaw) => {
-                    tracing::error!(offset = area.offset + position, %flaw, "a checkpoint page is damaged");
+                    tracing::error!(offset = start + position, %flaw, "a checkpoint page is damaged");
                     found.damaged = true;
-                    found.bad_blocks.insert((position / BLOCK) as u32);
                     place += BLOCK as usize;
                 }
             }
         }
         at += place as u64;
     }
-    found.finish(superblock, catalog);
-    Ok(found)
+    Ok(())
+}
+
+/// A map of which pages were seen.
+struct Seen {
+    /// Where the first one is.
+    offset: u64,
+    loader: Loader,
+    wrong: Option<&'static str>,
 }
 
 impl Found {
-    fn take(&mut self, page: Page, catalog: &mut Catalog, segments: &mut Vec<Segment>) {
+    fn take(&mut self, page: Page, catalog: &mut Catalog) {
         match page {
-            Page::Map { map, segments: more } => {
-                *self.pages.entry(map).or_default() += 1;
-                segments.extend(more);
-                self.load_segments(map, segments, catalog);
-            }
+            // Its place is before those that are read here.
+            Page::Map { .. } => self.damaged = true,
             Page::Lvol(record) if !catalog.layout().fits_lvol(record.size) => {
                 tracing::error!(lvol = %record.uuid, size = record.size, "an lvol is larger than one can be");
                 self.damaged = true;
@@ -97,48 +153,99 @@ impl Found {
         }
     }
 
-    fn load_segments(&mut self, map: u32, segments: &mut Vec<Segment>, catalog: &mut Catalog) {
-        let layout = *catalog.layout();
-        let target = catalog.add_map(map);
-        for segment in segments.drain(..) {
-            if let Err(error) = target.load(&segment, |cluster| layout.is_data(cluster)) {
-                self.bad_maps.insert(map, error.0);
+    async fn read_maps(
+        &mut self,
+        disk: &Disk,
+        superblock: &Superblock,
+        catalog: &mut Catalog,
+        touched: &BTreeSet<u32>,
+        contested: &mut BTreeSet<u64>,
+    ) -> Result<(), StoreError> {
+        let (context, part) = map_pages(superblock);
+        let mut seen: BTreeMap<u32, Seen> = BTreeMap::new();
+        let allocator = &mut catalog.allocator;
+        let (owners, bad_blocks) = (&self.owners, &mut self.bad_blocks);
+        each_map_page(disk, &context, part, |offset, page| {
+            let page = match page {
+                Ok(page) => page,
+                Err(flaw) => {
+                    tracing::error!(offset, %flaw, "a page of a map is damaged");
+                    *bad_blocks += 1;
+                    return;
+                }
+            };
+            // Maps without an lvol: those of lvols that are lost, whose clusters stay in use by the bitmap, or those of lvols
+            // that were deleted while the checkpoint was written, which are free.
+            if !owners.contains(&page.map) {
+                return;
             }
+            let keep = touched.contains(&page.map);
+            let map = seen.entry(page.map).or_insert_with(|| {
+                let loader = Loader::new(page.map, &superblock.layout, keep);
+                Seen { offset, loader, wrong: None }
+            });
+            let taken = map.loader.take(page, |cluster| {
+                if !keep && !allocator.claim(cluster) {
+                    contested.insert(cluster);
+                }
+            });
+            map.wrong = map.wrong.or(taken.err().map(|error| error.0));
+        })
+        .await?;
+        for id in self.owners.clone() {
+            let seen = seen.remove(&id);
+            self.place_map(id, seen, superblock, catalog, touched.contains(&id));
         }
+        Ok(())
+    }
+
+    /// Notes where a map is, and what is wrong with it.
+    fn place_map(&mut self, id: u32, seen: Option<Seen>, superblock: &Superblock, catalog: &mut Catalog, keep: bool) {
+        let (context, part) = map_pages(superblock);
+        let (pages, counts) = seen.as_ref().map_or_else(Default::default, |seen| seen.loader.seen());
+        let wrong = match self.directory.get(&id) {
+            Some(entry) if entry.pages != pages => Some("a page of its map is damaged"),
+            // Nobody can say whose pages the damaged ones were.
+            None if self.bad_blocks > 0 => Some("a page of its map may be damaged, and the directory is"),
+            Some(entry) if entry.counts != counts => Some("its map is not what the directory says"),
+            _ => None,
+        };
+        if let Some(reason) = wrong.or(seen.as_ref().and_then(|seen| seen.wrong)) {
+            self.damaged = true;
+            catalog.maps.damage(id, reason, false);
+        }
+        let offset = match (self.directory.get(&id), &seen) {
+            (Some(entry), _) => part.start + u64::from(entry.first_page) * BLOCK,
+            (None, Some(seen)) => seen.offset,
+            (None, None) => part.start,
+        };
+        let pages = self.directory.get(&id).map_or(pages, |entry| entry.pages);
+        let fits = offset.saturating_add(u64::from(pages) * BLOCK) <= part.end;
+        let (offset, pages) = if fits { (offset, pages) } else { (part.start, 0) };
+        let place = Place { checkpoint: context.checkpoint, offset, pages, counts };
+        let map = match seen {
+            _ if !keep => None,
+            Some(seen) => seen.loader.into_map(),
+            None => Loader::new(id, &superblock.layout, true).into_map(),
+        };
+        catalog.see_map(id);
+        catalog.maps.add_saved(id, place, map);
     }
 
     fn take_lvol(&mut self, record: LvolRecord, catalog: &mut Catalog) {
         let Damage { record: record_damaged, map: map_damaged } = record.damage;
         self.damaged |= record_damaged || map_damaged;
         if map_damaged {
-            catalog.damage_map(record.map, "its map was found damaged earlier");
+            catalog.maps.damage(record.map, "its map was found damaged earlier", false);
         }
         let damage = record_damaged.then(|| "its record was found damaged earlier".to_owned());
         self.owners.insert(record.map);
-        catalog.add_map(record.map);
         catalog.insert(LvolRecord { damage: Damage::default(), ..record }, damage);
     }
 
     /// Draws the conclusions from what is missing.
-    fn finish(&mut self, superblock: &Superblock, catalog: &mut Catalog) {
-        self.restore_from_directory(catalog);
-        let map_blocks = (superblock.checkpoint.maps_length / BLOCK) as u32;
-        let bad_map_blocks = self.bad_blocks.range(..map_blocks).count();
-        for map in catalog.maps.keys().copied().collect::<Vec<_>>() {
-            let reason = match self.directory.get(&map) {
-                Some(entry) if self.pages.get(&map).copied().unwrap_or(0) != entry.pages => {
-                    "a page of its map is damaged"
-                }
-                // Nobody can say whose pages the damaged ones were.
-                None if bad_map_blocks > 0 => "a page of its map may be damaged, and the directory is",
-                _ => self.bad_maps.get(&map).copied().unwrap_or(""),
-            };
-            if !reason.is_empty() {
-                self.damaged = true;
-                catalog.damage_map(map, reason);
-            }
-        }
-        self.drop_orphans(catalog);
+    fn finish(&mut self, superblock: &Superblock, catalog: &Catalog) {
+        self.damaged |= self.bad_blocks > 0;
         if catalog.lvols.len() != superblock.lvols as usize {
             tracing::error!(found = catalog.lvols.len(), expected = superblock.lvols, "lvols are missing");
             self.damaged = true;
@@ -168,15 +275,8 @@ impl Found {
             tracing::error!(lvol = %entry.uuid, "the record of an lvol is damaged");
             self.damaged = true;
             self.owners.insert(entry.map);
-            catalog.add_map(entry.map);
             catalog.insert(record, Some("its record is damaged".to_owned()));
         }
-    }
-
-    /// Maps without an lvol: those of lvols that are lost, whose clusters stay in use by the bitmap, or those of lvols that
-    /// were deleted while the checkpoint was written, which are free.
-    fn drop_orphans(&mut self, catalog: &mut Catalog) {
-        catalog.maps.retain(|map, _| self.owners.contains(map));
     }
 
     /// Keeps every cluster in use that the bitmap has in use or does not tell of: with a map damaged, that is the only way

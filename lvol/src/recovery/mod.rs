@@ -1,11 +1,12 @@
 //! Opening: from the bytes on disk to a catalog that is right, whatever happened before.
 //!
 //! 1. Take the superblock of the higher generation. Before anything else is written the other copy becomes the same.
-//! 2. Read the checkpoint that it names. What is damaged of it damages lvols, not the store (I28).
-//! 3. Replay the journal from where the checkpoint says, up to the first batch that is not there. Newly valid blocks
-//!    that no durable marker covers are verified first if the machine has booted since.
-//! 4. Derive which clusters are in use.
-//! 5. Unless the store was closed in order: write a checkpoint, so that what was decided here is decided once. Only then
+//! 2. Look through the journal from where the checkpoint says, up to the first batch that is not there: which maps it changes.
+//! 3. Read the checkpoint. What is damaged of it damages lvols, not the store (I28). Of the maps, those that the journal
+//!    changes stay in memory; the others only say which clusters they have.
+//! 4. Replay the journal. Newly valid blocks that no durable marker covers are verified first if the machine has booted since.
+//! 5. Derive which clusters are in use.
+//! 6. Unless the store was closed in order: write a checkpoint, so that what was decided here is decided once. Only then
 //!    is anything else written.
 //!
 //! A failed read is an error of its own at every step, never taken for damage or for the end of the journal (I31).
@@ -15,9 +16,10 @@ mod replay;
 pub(crate) mod scan;
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use reactor::{Buffer, Disk};
+use reactor::{Buffer, Disk, spawn};
 
 use crate::catalog::Catalog;
 use crate::core::{Core, Opened, write_superblock_copy};
@@ -25,6 +27,7 @@ use crate::error::StoreError;
 use crate::format::superblock::{AREAS_AMONG_CLUSTERS, PLACES, Superblock};
 use crate::format::{BLOCK, Flaw};
 use crate::journal::{Journal, ReplayStart};
+use crate::residency;
 
 /// Feature bits that this program knows.
 const KNOWN_INCOMPATIBLE: u64 = AREAS_AMONG_CLUSTERS;
@@ -40,13 +43,22 @@ pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
     let mut catalog = Catalog::new(superblock.layout);
     catalog.next_map = superblock.next_map.max(1);
     catalog.reserve = superblock.limits.reserve;
-    let found = load::load_checkpoint(&disk, &superblock, &mut catalog).await?;
     let mut start =
         ReplayStart { batch: superblock.checkpoint.start_batch, position: superblock.checkpoint.start_position };
-    if !clean {
-        start = replay::replay(&disk, &superblock, &mut catalog).await?;
+    let mut contested;
+    let found;
+    if clean {
+        (found, contested) = load::load_checkpoint(&disk, &superblock, &mut catalog, &BTreeSet::new()).await?;
+    } else {
+        let outlook = replay::look(&disk, &superblock).await?;
+        (found, contested) = load::load_checkpoint(&disk, &superblock, &mut catalog, &outlook.touched).await?;
+        replay::replay(&disk, &superblock, &mut catalog, &outlook).await?;
+        start = outlook.end;
     }
-    claim_clusters(&mut catalog);
+    claim_clusters(&mut catalog, &mut contested);
+    if !contested.is_empty() {
+        damage_owners(&disk, &superblock, &mut catalog, &contested).await?;
+    }
     let damaged = catalog.is_damaged() || found.damaged || superblock.damaged;
     if damaged {
         found.keep_clusters(&mut catalog);
@@ -59,6 +71,9 @@ pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
         write_superblock_copy(&core.disk, &superblock, place).await?;
     }
     begin_session(&core, clean).await?;
+    // What the journal touched is in the checkpoint now.
+    core.release_maps(true);
+    spawn(residency::watch(&core));
     Ok(core)
 }
 
@@ -146,27 +161,33 @@ pub(crate) fn check_usable(superblock: &Superblock, disk: &Disk) -> Result<(), S
     Ok(())
 }
 
-/// Marks the clusters of all maps as used. A cluster with two owners damages both: neither may read what may be the
-/// other's.
-fn claim_clusters(catalog: &mut Catalog) {
-    let mut contested = std::collections::BTreeSet::new();
-    for map in catalog.maps.values() {
+/// Marks the clusters of the maps in memory as used; those of the others are. What was used before goes to `contested`.
+fn claim_clusters(catalog: &mut Catalog, contested: &mut BTreeSet<u64>) {
+    let allocator = &mut catalog.allocator;
+    for map in catalog.maps.in_memory() {
         map.each_cluster(|cluster| {
-            if !catalog.allocator.claim(cluster) {
+            if !allocator.claim(cluster) {
                 contested.insert(cluster);
             }
         });
     }
-    if contested.is_empty() {
-        return;
-    }
-    let mut owners = Vec::new();
-    for map in catalog.maps.values() {
+}
+
+/// A cluster with two owners damages both: neither may read what may be the other's.
+async fn damage_owners(
+    disk: &Disk,
+    superblock: &Superblock,
+    catalog: &mut Catalog,
+    contested: &BTreeSet<u64>,
+) -> Result<(), StoreError> {
+    let mut owners = load::owners(disk, superblock, catalog, contested).await?;
+    for map in catalog.maps.in_memory() {
         let mut owns = false;
         map.each_cluster(|cluster| owns |= contested.contains(&cluster));
         owners.extend(owns.then(|| map.id()));
     }
     for map in owners {
-        catalog.damage_map(map, "another lvol claims one of its clusters");
+        catalog.maps.damage(map, "another lvol claims one of its clusters", true);
     }
+    Ok(())
 }

@@ -12,38 +12,62 @@ use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, crc32c};
 use crate::journal::ReplayStart;
 
-/// Applies all batches of the journal to the catalog. Returns where the next one goes.
+/// What there is to replay.
+pub(super) struct Outlook {
+    /// Maps that are changed or dropped.
+    pub(super) touched: BTreeSet<u32>,
+    /// Records of batches up to this one are true with their data.
+    durable_through: u64,
+    /// In the same boot nothing that was written is lost, synced or not.
+    same_boot: bool,
+    /// The batch after the last one, and its place.
+    pub(super) end: ReplayStart,
+}
+
+/// Reads the journal without believing it yet. Its batches are not kept: they may be more than memory should hold.
+pub(super) async fn look(disk: &Disk, superblock: &Superblock) -> Result<Outlook, StoreError> {
+    let mut scan = Scan::new(disk, superblock);
+    let same_boot = superblock.boot_id == reactor::boot_id();
+    let mut durable_through = superblock.checkpoint.durable_through;
+    let mut touched = BTreeSet::new();
+    while let Some(batch) = scan.next().await? {
+        durable_through = durable_through.max(batch.head.durable_through);
+        batch.records.iter().for_each(|record| touched.extend(changed_maps(record)));
+    }
+    scan.check_end(same_boot).await?;
+    Ok(Outlook { touched, durable_through, same_boot, end: scan.end() })
+}
+
+fn changed_maps(record: &Record) -> impl Iterator<Item = u32> + use<> {
+    let maps = match record {
+        Record::MapSet { map, .. }
+        | Record::MapSetZeroed { map, .. }
+        | Record::MapClear { map, .. }
+        | Record::MapZero { map, .. }
+        | Record::MapDrop { map } => [Some(*map), None],
+        Record::MapMerge { from, to, .. } => [Some(*from), Some(*to)],
+        Record::LvolPut(_) | Record::LvolRemove { .. } => [None, None],
+    };
+    maps.into_iter().flatten()
+}
+
+/// Applies all batches of the journal to the catalog, which has the touched maps in memory.
 pub(super) async fn replay(
     disk: &Disk,
     superblock: &Superblock,
     catalog: &mut Catalog,
-) -> Result<ReplayStart, StoreError> {
+    outlook: &Outlook,
+) -> Result<(), StoreError> {
+    let Outlook { durable_through, same_boot, end, .. } = *outlook;
+    let mut replay = Replay { disk, catalog, same_boot, durable_through, zeroes: BTreeSet::new(), dropped: 0 };
     let mut scan = Scan::new(disk, superblock);
-    let mut batches = Vec::new();
-    while let Some(batch) = scan.next().await? {
-        batches.push(batch);
+    while scan.end().batch < end.batch {
+        let again = scan.next().await?;
+        let batch =
+            again.ok_or_else(|| StoreError::damaged("the journal reads otherwise the second time".to_owned()))?;
+        replay.apply(&batch).await?;
     }
-    // In the same boot nothing that was written is lost, synced or not.
-    let same_boot = superblock.boot_id == reactor::boot_id();
-    scan.check_end(same_boot).await?;
-    let mut replay = Replay {
-        disk,
-        catalog,
-        same_boot,
-        durable_through: durable_through(superblock, &batches),
-        zeroes: BTreeSet::new(),
-        dropped: 0,
-    };
-    for batch in &batches {
-        replay.apply(batch).await?;
-    }
-    replay.finish().await?;
-    Ok(scan.end())
-}
-
-fn durable_through(superblock: &Superblock, batches: &[Found]) -> u64 {
-    let marked = batches.iter().map(|batch| batch.head.durable_through);
-    marked.max().unwrap_or(0).max(superblock.checkpoint.durable_through)
+    replay.finish().await
 }
 
 struct Replay<'a> {
@@ -99,7 +123,7 @@ impl Replay<'_> {
             | Record::MapClear { map, .. }
             | Record::MapZero { map, .. }
             | Record::MapDrop { map }
-            | Record::MapMerge { to: map, .. } => self.catalog.damage_map(*map, error.0),
+            | Record::MapMerge { to: map, .. } => self.catalog.maps.damage(*map, error.0, false),
             Record::LvolPut(record) => tracing::error!(lvol = %record.uuid, %error, "an lvol record was left out"),
             Record::LvolRemove { .. } => {}
         }

@@ -1,0 +1,230 @@
+//! All maps of a store: those in memory, and where the last checkpoint has the others.
+//!
+//! ```text
+//!          new ──────────────▶ resident ◀──loaded── cold
+//!                                 │                  ▲
+//!                                 └──────────────────┘
+//!               nobody uses it, and a checkpoint has all its changes
+//! ```
+//! A map is used as long as someone else holds it: an open lvol that reads through it, a merge, a checkpoint.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::format::layout::Layout;
+use crate::format::page::Counts;
+use crate::map::{Map, Shape};
+
+/// All maps of a store.
+pub(crate) struct Maps {
+    shape: Shape,
+    slots: BTreeMap<u32, Slot>,
+    /// What is wrong with maps: no lvol that reads through one of them can be read.
+    bad: BTreeMap<u32, Bad>,
+    /// Bytes that the segments of all of them need in a checkpoint.
+    checkpoint_bytes: u64,
+    /// Counts the checkpoints that began.
+    era: u64,
+}
+
+/// Where a checkpoint has a map, and how much of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The number of the checkpoint.
+    pub(crate) checkpoint: u64,
+    /// Of its first page, in bytes from the start of the disk.
+    pub(crate) offset: u64,
+    pub(crate) pages: u32,
+    pub(crate) counts: Counts,
+}
+
+/// What a checkpoint takes a map from.
+pub(crate) enum Origin {
+    Memory(Rc<Map>),
+    Disk(Place),
+}
+
+/// What is in memory and need not be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Idle {
+    /// Bytes of maps that can go the next time.
+    pub(crate) clean: u64,
+    /// Bytes of maps that can go after a checkpoint.
+    pub(crate) dirty: u64,
+}
+
+struct Slot {
+    map: Option<Rc<Map>>,
+    /// In the last checkpoint. A map has a place, or is in memory, or both.
+    place: Option<Place>,
+    /// The era of the last change.
+    changed: u64,
+    /// The era of the checkpoint that the place is in: what changed in it, or later, is not there.
+    saved: u64,
+    /// Nobody used it the last time that someone looked.
+    idle: bool,
+}
+
+struct Bad {
+    reason: String,
+    /// Another map names some of its clusters: they cannot be freed with it.
+    contested: bool,
+}
+
+impl Maps {
+    pub(crate) fn new(layout: &Layout) -> Self {
+        let shape = Shape::new(layout.cluster_size);
+        Self { shape, slots: BTreeMap::new(), bad: BTreeMap::new(), checkpoint_bytes: 0, era: 1 }
+    }
+
+    /// A map that is in memory.
+    pub(crate) fn get(&self, id: u32) -> Option<&Rc<Map>> {
+        self.slots.get(&id)?.map.as_ref()
+    }
+
+    pub(crate) fn contains(&self, id: u32) -> bool {
+        self.slots.contains_key(&id)
+    }
+
+    /// How much is in a map.
+    pub(crate) fn counts(&self, id: u32) -> Counts {
+        self.slots.get(&id).map_or(Counts::default(), Slot::counts)
+    }
+
+    /// Where to find a map that is not in memory.
+    pub(crate) fn cold(&self, id: u32) -> Option<Place> {
+        self.slots.get(&id).filter(|slot| slot.map.is_none())?.place
+    }
+
+    /// Bytes that the segments of all maps need in a checkpoint, at most.
+    pub(crate) const fn checkpoint_bytes(&self) -> u64 {
+        self.checkpoint_bytes
+    }
+
+    /// How many maps are in memory, and the bytes that they take.
+    pub(crate) fn resident(&self) -> (usize, u64) {
+        let maps = self.slots.values().filter_map(|slot| slot.map.as_ref());
+        maps.fold((0, 0), |(count, bytes), map| (count + 1, bytes + map.heap_bytes()))
+    }
+
+    /// Those in memory.
+    pub(crate) fn in_memory(&self) -> impl Iterator<Item = &Rc<Map>> {
+        self.slots.values().filter_map(|slot| slot.map.as_ref())
+    }
+
+    /// An empty map of this id, if there is none.
+    pub(crate) fn add(&mut self, id: u32) {
+        let (shape, changed) = (self.shape, self.era);
+        self.slots.entry(id).or_insert_with(|| {
+            let map = Some(Rc::new(Map::new(id, shape)));
+            Slot { map, place: None, changed, saved: 0, idle: false }
+        });
+    }
+
+    /// A map as the last checkpoint has it, in memory or not.
+    pub(crate) fn add_saved(&mut self, id: u32, place: Place, map: Option<Map>) {
+        let slot = Slot { map: map.map(Rc::new), place: Some(place), changed: 0, saved: self.era, idle: false };
+        self.checkpoint_bytes += self.shape.checkpoint_bytes(slot.counts());
+        if let Some(before) = self.slots.insert(id, slot) {
+            self.checkpoint_bytes -= self.shape.checkpoint_bytes(before.counts());
+        }
+    }
+
+    /// What was cold is in memory.
+    pub(crate) fn attach(&mut self, id: u32, map: Map) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        debug_assert!(slot.map.is_none());
+        self.checkpoint_bytes -= self.shape.checkpoint_bytes(slot.counts());
+        slot.map = Some(Rc::new(map));
+        slot.idle = false;
+        self.checkpoint_bytes += self.shape.checkpoint_bytes(slot.counts());
+    }
+
+    /// Someone is going to use a map.
+    pub(crate) fn hold(&mut self, id: u32) -> Option<Rc<Map>> {
+        let slot = self.slots.get_mut(&id)?;
+        slot.idle = false;
+        slot.map.clone()
+    }
+
+    /// Changes a map that is in memory; `None` if it is not.
+    pub(crate) fn change<T>(&mut self, id: u32, change: impl FnOnce(&Map) -> T) -> Option<T> {
+        let slot = self.slots.get_mut(&id)?;
+        let map = slot.map.as_ref()?;
+        let before = self.shape.checkpoint_bytes(map.counts());
+        let result = change(map);
+        self.checkpoint_bytes = self.checkpoint_bytes + self.shape.checkpoint_bytes(map.counts()) - before;
+        slot.changed = self.era;
+        Some(result)
+    }
+
+    /// Takes a map out. Its clusters are free by that, as far as they are known and nobody else's: then it is returned.
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Rc<Map>> {
+        let contested = self.bad.remove(&id).is_some_and(|bad| bad.contested);
+        let slot = self.slots.remove(&id)?;
+        self.checkpoint_bytes -= self.shape.checkpoint_bytes(slot.counts());
+        slot.map.filter(|_| !contested)
+    }
+
+    /// Marks a map as damaged. That stays with the map, whichever lvol it belongs to later.
+    pub(crate) fn damage(&mut self, id: u32, reason: &str, contested: bool) {
+        tracing::error!(map = id, reason, "the map of an lvol is damaged");
+        let bad = self.bad.entry(id).or_insert_with(|| Bad { reason: reason.to_owned(), contested });
+        bad.contested |= contested;
+    }
+
+    /// What is wrong with a map.
+    pub(crate) fn damage_of(&self, id: u32) -> Option<&str> {
+        self.bad.get(&id).map(|bad| bad.reason.as_str())
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        !self.bad.is_empty()
+    }
+
+    /// A checkpoint begins: what it takes the maps from, as they are now or will be. Those in memory stay there until it is done.
+    pub(crate) fn begin_checkpoint(&mut self) -> (u64, Vec<(u32, Origin)>) {
+        self.era += 1;
+        let origin = |slot: &Slot| match (&slot.map, slot.place) {
+            (Some(map), _) => Some(Origin::Memory(Rc::clone(map))),
+            (None, place) => place.map(Origin::Disk),
+        };
+        (self.era, self.slots.iter().filter_map(|(id, slot)| Some((*id, origin(slot)?))).collect())
+    }
+
+    /// The checkpoint of this era counts: maps are where it says.
+    pub(crate) fn finish_checkpoint(&mut self, era: u64, places: &[(u32, Place)]) {
+        for (id, place) in places {
+            if let Some(slot) = self.slots.get_mut(id) {
+                (slot.place, slot.saved) = (Some(*place), era);
+            }
+        }
+    }
+
+    /// Lets go of maps that nobody uses and that a checkpoint has: at once, or the second time that nobody does.
+    pub(crate) fn release(&mut self, at_once: bool) -> Idle {
+        let mut idle = Idle::default();
+        for slot in self.slots.values_mut() {
+            let Some(map) = slot.map.as_ref().filter(|map| Rc::strong_count(map) == 1) else { continue };
+            let bytes = map.heap_bytes();
+            if slot.place.is_none() || slot.changed >= slot.saved {
+                idle.dirty += bytes;
+            } else if at_once || slot.idle {
+                slot.map = None;
+            } else {
+                slot.idle = true;
+                idle.clean += bytes;
+            }
+        }
+        idle
+    }
+}
+
+impl Slot {
+    fn counts(&self) -> Counts {
+        match (&self.map, self.place) {
+            (Some(map), _) => map.counts(),
+            (None, place) => place.map_or(Counts::default(), |place| place.counts),
+        }
+    }
+}

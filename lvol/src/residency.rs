@@ -1,0 +1,169 @@
+//! Which maps are in memory: those that someone uses, and for a while those that someone did.
+//!
+//! A map that is needed and is not here is read from the last checkpoint. When nobody uses it any more, and a checkpoint has what
+//! changed in it, it goes: some time later, so that whoever opens an lvol again and again does not read its map each time.
+
+use std::cell::Cell;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use reactor::{now, timeout};
+use tokio::sync::{Mutex, Notify};
+
+use crate::catalog::Catalog;
+use crate::core::Core;
+use crate::error::StoreError;
+use crate::map::Map;
+use crate::maps::Idle;
+use crate::reading::read_map;
+
+/// How long a map that nobody uses stays at least; at most twice as long, if a checkpoint has it.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Bytes of maps that nobody uses and that only wait for a checkpoint: with more, one is written for their sake.
+const MOST_DIRTY: u64 = 16 << 20;
+
+/// Brings maps in, and lets them go.
+#[derive(Default)]
+pub(crate) struct Residency {
+    signal: Rc<Signal>,
+    /// One map is read at a time: by whoever comes first, for all who want it.
+    loading: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Signal {
+    /// Some map may not be needed any more.
+    wanted: Cell<bool>,
+    ended: Cell<bool>,
+    changed: Notify,
+}
+
+impl Residency {
+    /// Some map may not be needed any more.
+    pub(crate) fn look(&self) {
+        if !self.signal.wanted.replace(true) {
+            self.signal.changed.notify_one();
+        }
+    }
+
+    /// Nothing will go any more.
+    pub(crate) fn end(&self) {
+        self.signal.ended.set(true);
+        self.signal.changed.notify_one();
+    }
+}
+
+impl Drop for Residency {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Catalog {
+    /// Lets go of volumes that nobody has open, and of the maps that nobody uses then.
+    fn release(&mut self, at_once: bool) -> Idle {
+        for node in self.lvols.values_mut() {
+            node.volume.take_if(|volume| Rc::strong_count(volume) == 1);
+        }
+        self.maps.release(at_once)
+    }
+}
+
+impl Core {
+    /// The maps that `which` names, in its order, in memory as long as they are held. It is asked again after each wait: what it says
+    /// may have changed meanwhile.
+    pub(crate) async fn hold_maps(
+        &self,
+        which: impl Fn(&Catalog) -> Result<Vec<u32>, StoreError>,
+    ) -> Result<Vec<Rc<Map>>, StoreError> {
+        let mut loaded = Vec::new();
+        loop {
+            let ids = which(&self.catalog.borrow())?;
+            let held: Vec<Option<Rc<Map>>> = {
+                let mut catalog = self.catalog.borrow_mut();
+                ids.iter().map(|&id| catalog.maps.hold(id)).collect()
+            };
+            if held.iter().all(Option::is_some) {
+                return Ok(held.into_iter().flatten().collect());
+            }
+            for (id, _) in ids.into_iter().zip(&held).filter(|(_, map)| map.is_none()) {
+                loaded.extend(self.load_map(id, Partial::Refused).await?);
+            }
+        }
+    }
+
+    /// Brings the map of an lvol that is about to be deleted into memory: of a damaged one what there is.
+    pub(crate) async fn hold_to_drop(&self, map: u32) -> Result<Option<Rc<Map>>, StoreError> {
+        self.load_map(map, Partial::Taken).await
+    }
+
+    /// Reads a map; `None` if it is not there any more, or was found damaged.
+    async fn load_map(&self, id: u32, partial: Partial) -> Result<Option<Rc<Map>>, StoreError> {
+        let _one = self.residency.loading.lock().await;
+        loop {
+            if let map @ Some(_) = self.catalog.borrow_mut().maps.hold(id) {
+                return Ok(map);
+            }
+            let Some(place) = self.catalog.borrow().maps.cold(id) else { return Ok(None) };
+            let read = read_map(&self.disk, &self.layout(), self.format_id, id, place).await;
+            let mut catalog = self.catalog.borrow_mut();
+            if catalog.maps.cold(id) != Some(place) {
+                // A checkpoint has it elsewhere now, and the next one may have been written over what was read.
+                continue;
+            }
+            let (map, result) = read?;
+            if let Err(error) = result {
+                // I28: what is wrong with it is wrong on disk.
+                catalog.maps.damage(id, error.0, false);
+                self.damaged.set(true);
+                if partial == Partial::Refused {
+                    return Ok(None);
+                }
+            }
+            catalog.maps.attach(id, map);
+            return Ok(catalog.maps.hold(id));
+        }
+    }
+
+    /// Lets go of what nobody uses.
+    pub(crate) fn release_maps(&self, at_once: bool) -> Idle {
+        self.catalog.borrow_mut().release(at_once)
+    }
+}
+
+/// What to do with a map of which only a part can be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Partial {
+    Refused,
+    Taken,
+}
+
+/// Looks at the maps some time after someone stopped to use one. Holds the store only while it does something.
+pub(crate) fn watch(core: &Rc<Core>) -> impl Future<Output = ()> + use<> {
+    let signal = Rc::clone(&core.residency.signal);
+    run(Rc::downgrade(core), signal)
+}
+
+async fn run(core: Weak<Core>, signal: Rc<Signal>) {
+    while !signal.ended.get() {
+        if !signal.wanted.get() {
+            signal.changed.notified().await;
+            continue;
+        }
+        let until = now() + LINGER;
+        while !signal.ended.get() && now() < until {
+            let _ = timeout(until.saturating_duration_since(now()), signal.changed.notified()).await;
+        }
+        let Some(core) = core.upgrade() else { return };
+        signal.wanted.set(false);
+        let idle = core.release_maps(false);
+        if idle.dirty > MOST_DIRTY && core.check_running().is_ok() {
+            core.start_checkpoint();
+        }
+        // Those that only wait for a checkpoint go after the next one, whoever it is written for.
+        if idle.clean > 0 || idle.dirty > MOST_DIRTY {
+            signal.wanted.set(true);
+        }
+    }
+}
