@@ -80,6 +80,11 @@ impl Allocator {
         free
     }
 
+    /// Whether a cluster is in use.
+    pub(crate) fn is_used(&self, cluster: u64) -> bool {
+        !self.is_free(cluster - self.first)
+    }
+
     /// Makes a cluster free again.
     ///
     /// # Panics

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use block_device::Range;
 use uuid::Uuid;
 
 use crate::allocator::{Allocator, Clusters};
@@ -14,6 +15,7 @@ use crate::format::page::Segment;
 use crate::format::record::{Damage, LvolRecord, Record};
 use crate::map::{Inconsistent, Map, Shape};
 use crate::maps::Maps;
+use crate::marks::{BlockRun, MAX_MARKS, Marks};
 use crate::volume::Volume;
 
 /// The most lvols that read through one another.
@@ -39,6 +41,8 @@ pub(crate) struct Catalog {
     pub(crate) allocator: Allocator,
     /// Clusters that writes of hosts do not take.
     pub(crate) reserve: u64,
+    /// Shared with the data path.
+    pub(crate) marks: Rc<Marks>,
     pub(crate) next_map: u32,
 }
 
@@ -51,6 +55,7 @@ impl Catalog {
             maps: Maps::new(&layout),
             allocator: new_allocator(&layout),
             reserve: 0,
+            marks: Rc::default(),
             next_map: 1,
             layout,
         }
@@ -92,6 +97,18 @@ impl Catalog {
 
     /// Makes the change of one record. Clusters that are free by it go to `freed`; the allocator is the caller's business.
     pub(crate) fn apply(&mut self, record: &Record, freed: &mut Vec<u64>) -> Result<(), Inconsistent> {
+        let before = freed.len();
+        self.change(record, freed)?;
+        if self.marks.any() {
+            let length = u64::from(self.layout.cluster_size);
+            for cluster in &freed[before..] {
+                self.marks.forget(Range { offset: self.layout.cluster_offset(*cluster), length });
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, record: &Record, freed: &mut Vec<u64>) -> Result<(), Inconsistent> {
         match record {
             Record::MapSet { map, index, cluster, first, checksums } => {
                 self.set(*map, *index, *cluster, u32::from(*first), checksums.len() as u32, freed)
@@ -101,11 +118,11 @@ impl Catalog {
             }
             Record::MapClear { map, first, count } => {
                 self.check_range(*first, *count)?;
-                self.change(*map, |map| map.clear(*first, *count, freed))
+                self.change_map(*map, |map| map.clear(*first, *count, freed))
             }
             Record::MapZero { map, first, count } => {
                 self.check_range(*first, *count)?;
-                self.change(*map, |map| map.zero(*first, *count, freed))
+                self.change_map(*map, |map| map.zero(*first, *count, freed))
             }
             Record::MapDrop { map } => {
                 if let Some(map) = self.maps.remove(*map) {
@@ -121,7 +138,26 @@ impl Catalog {
                 Ok(())
             }
             Record::MapMerge { from, to, segment } => self.merge(*from, *to, segment, freed),
+            Record::BlocksMarked { run, bad } => self.mark(*run, *bad),
         }
+    }
+
+    /// Marks blocks of the disk as bad, or as good again.
+    pub(crate) fn mark(&mut self, run: BlockRun, bad: bool) -> Result<(), Inconsistent> {
+        run.check(&self.layout)?;
+        self.marks.set(run, bad);
+        Ok(())
+    }
+
+    /// Whether so many more blocks can be marked.
+    pub(crate) fn has_room_for_marks(&self, more: usize) -> bool {
+        self.marks.count() + more <= MAX_MARKS && self.has_metadata_room(17 * more as u64)
+    }
+
+    /// Replay can bring back a mark whose cluster was freed later, when the map's pages are newer than the record.
+    pub(crate) fn drop_old_marks(&self) {
+        let per_cluster = u64::from(self.layout.blocks_per_cluster());
+        self.marks.retain(|block| self.allocator.is_used(block / per_cluster));
     }
 
     /// What moved has an owner before and after; what is free by it was in one of the two maps and is in neither now.
@@ -129,8 +165,8 @@ impl Catalog {
         let (mut before, mut after) = (Vec::new(), Vec::new());
         let layout = self.layout;
         self.maps.get(to).map_or(Ok(()), |to| to.check_merge(segment, |cluster| layout.is_data(cluster)))?;
-        self.change(to, |to| to.merge(segment, &mut before, &mut after))?;
-        self.change(from, |from| from.give_up(segment, &mut before))?;
+        self.change_map(to, |to| to.merge(segment, &mut before, &mut after))?;
+        self.change_map(from, |from| from.give_up(segment, &mut before))?;
         after.sort_unstable();
         freed.extend(before.into_iter().filter(|cluster| after.binary_search(cluster).is_err()));
         Ok(())
@@ -138,7 +174,7 @@ impl Catalog {
 
     /// A map may be unknown only when replay meets records of one that was dropped before the checkpoint was done:
     /// they change nothing. One that is known is in memory: who changes it holds it, and replay has loaded it.
-    fn change(&mut self, map: u32, change: impl FnOnce(&Map)) -> Result<(), Inconsistent> {
+    fn change_map(&mut self, map: u32, change: impl FnOnce(&Map)) -> Result<(), Inconsistent> {
         match self.maps.change(map, change) {
             None if self.maps.contains(map) => Err(Inconsistent("a map changes that is not in memory")),
             _ => Ok(()),
@@ -157,7 +193,13 @@ impl Catalog {
         if !self.layout.is_data(cluster) || count == 0 || first + count > self.shape.blocks() {
             return Err(Inconsistent("a map record names an impossible cluster or block"));
         }
-        self.change(map, |map| map.set(index, cluster, first, count, freed))
+        if !self.maps.contains(map) {
+            // Its cluster is somebody else's by now, and so are the marks.
+            return Ok(());
+        }
+        self.change_map(map, |map| map.set(index, cluster, first, count, freed))?;
+        self.marks.forget(self.layout.blocks(cluster, first, count));
+        Ok(())
     }
 
     fn check_range(&self, first: u64, count: u64) -> Result<(), Inconsistent> {
@@ -225,6 +267,14 @@ impl Catalog {
     pub(crate) fn descends(&self, uuid: Uuid, ancestor: Uuid) -> bool {
         let parent = |uuid: &Uuid| self.lvols.get(uuid).and_then(|node| node.record.parent);
         std::iter::successors(parent(&uuid), parent).take(MAX_CHAIN).any(|at| at == ancestor)
+    }
+
+    /// The nearest ancestor that is not to be deleted.
+    pub(crate) fn staying_parent(&self, record: &LvolRecord) -> Option<Uuid> {
+        let node = |uuid: Uuid| self.lvols.get(&uuid);
+        let next = |uuid: &Uuid| node(*uuid).and_then(|node| node.record.parent);
+        let mut ancestors = std::iter::successors(record.parent, next).take(MAX_CHAIN);
+        ancestors.find(|uuid| node(*uuid).is_none_or(|node| node.record.deletion.is_none()))
     }
 
     /// How many ancestors, from the parent on, are to be deleted.
@@ -329,7 +379,8 @@ impl Catalog {
         // Each lvol: its record in two blocks, an unfilled map page, its place in the directory.
         let lvols = (self.lvols.len() as u64 + 2) * (3 * BLOCK + 128);
         let bitmap = 2 * BLOCK + self.layout.clusters.div_ceil(7);
-        with_page_headers(maps + clusters + more) + lvols + bitmap
+        let marks = 2 * BLOCK + 17 * self.marks.count() as u64;
+        with_page_headers(maps + clusters + more) + lvols + bitmap + marks
     }
 }
 

@@ -14,7 +14,9 @@ use crate::core::Core;
 use crate::error::StoreError;
 use crate::format::BLOCK;
 use crate::format::layout::{Layout, Region};
-use crate::format::page::{BITMAP_CLUSTERS, Counts, DIRECTORY_ENTRIES, DirectoryEntry, MapPages, PageContext};
+use crate::format::page::{
+    BITMAP_CLUSTERS, Counts, DIRECTORY_ENTRIES, DirectoryEntry, MARKS_ENTRIES, MapPages, PageContext,
+};
 use crate::format::record::LvolRecord;
 use crate::format::superblock::{AREAS_AMONG_CLUSTERS, CheckpointPointer};
 use crate::map::Map;
@@ -125,6 +127,7 @@ impl Core {
         pointer.maps_length = stream.position();
         let lvols = self.stream_lvols(&mut stream, &maps).await?;
         self.stream_bitmap(&mut stream, layout).await?;
+        self.stream_marks(&mut stream).await?;
         stream.write().await?;
         pointer.length = stream.position();
         Ok((lvols, maps))
@@ -232,6 +235,14 @@ impl Core {
             stream.put(|context, address, bytes| context.put_bitmap(first, count32, &bits, address, bytes));
             stream.write_if_long().await?;
             done += count;
+        }
+        Ok(())
+    }
+
+    async fn stream_marks(&self, stream: &mut Stream<'_>) -> Result<(), StoreError> {
+        for runs in self.marks.runs().chunks(MARKS_ENTRIES) {
+            stream.put(|context, address, bytes| context.put_marks(runs, address, bytes));
+            stream.write_if_long().await?;
         }
         Ok(())
     }

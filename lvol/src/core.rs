@@ -12,9 +12,11 @@ use crate::error::StoreError;
 use crate::flush::Flushes;
 use crate::format::layout::Layout;
 use crate::format::superblock::{PLACES, Superblock};
+use crate::hashes::{Hashing, Scrubs};
 use crate::hints::Hints;
 use crate::io::Io;
 use crate::journal::Journal;
+use crate::marks::Marks;
 use crate::reclaim::Reclaim;
 use crate::residency::Residency;
 
@@ -29,8 +31,12 @@ pub(crate) struct Core {
     pub(crate) checkpoints: Checkpoints,
     pub(crate) reclaim: Reclaim,
     pub(crate) merges: Merges,
+    pub(crate) hashing: Hashing,
+    pub(crate) scrubs: Scrubs,
     pub(crate) hints: Hints,
     pub(crate) residency: Residency,
+    /// The catalog's.
+    pub(crate) marks: Rc<Marks>,
     pub(crate) io: Rc<Io>,
     /// What disk operations of the data path complete into: `io`.
     pub(crate) disk_reply: DiskReply,
@@ -60,12 +66,15 @@ impl Core {
             disk,
             layout: Cell::new(superblock.layout),
             format_id: superblock.format_id,
+            marks: Rc::clone(&catalog.marks),
             catalog: RefCell::new(catalog),
             journal,
             flushes: Flushes::default(),
             checkpoints: Checkpoints::default(),
             reclaim: Reclaim::default(),
             merges: Merges::default(),
+            hashing: Hashing::default(),
+            scrubs: Scrubs::default(),
             hints: Hints::default(),
             residency: Residency::default(),
             disk_reply: DiskReply::new(Rc::clone(&io) as Rc<dyn DiskSink>),
@@ -106,6 +115,7 @@ impl Core {
         self.closed.set(true);
         self.merges.end();
         self.residency.end();
+        self.hashing.end();
     }
 
     /// The first failure of a metadata write or a sync, if there was one.
@@ -121,6 +131,7 @@ impl Core {
             tracing::error!(store = %self.superblock.borrow().uuid, detail, "the store stopped writing");
             *failure = Some(detail.to_owned());
             self.merges.end();
+            self.hashing.end();
         }
     }
 

@@ -96,6 +96,8 @@ impl Store {
         }
         self.core.flush().await?;
         self.core.start_merges();
+        // What it holds counts as its child's from now on.
+        self.core.start_hashing();
         Ok(())
     }
 
@@ -342,13 +344,16 @@ impl Core {
     async fn finish_merge(self: &Rc<Self>, child: LvolRecord, parent: &LvolRecord, map: u32) -> Result<(), StoreError> {
         let put = Record::LvolPut(Box::new(child));
         let records = vec![put, Record::LvolRemove { uuid: parent.uuid }, Record::MapDrop { map }];
-        self.commit_removal(parent.uuid, records).await
+        self.commit_removal(parent.uuid, records).await?;
+        // The child may be a snapshot that has more of its own now.
+        self.start_hashing();
+        Ok(())
     }
 
     async fn merge_batch(self: &Rc<Self>, child: &Lvol, pair: &Pair<'_>, start: u32) -> Result<(), StoreError> {
         let clusters = u64::from(start)..u64::from(start) + SPAN;
         let _held = child.volume().locks.lock(clusters.clone(), Mode::Exclusive).await;
-        let batch = pair.plan(start, &self.layout());
+        let mut batch = pair.plan(start, &self.layout());
         let writable = !child.volume().read_only();
         let _moving = Moving(child.volume());
         if batch.moves_child && writable {
@@ -356,6 +361,8 @@ impl Core {
             child.volume().set_moving(clusters);
             self.io.grace.pass().await;
         }
+        // Nothing marks blocks meanwhile: that is a control operation too.
+        self.marks.carry(&mut batch);
         self.move_data(&batch).await?;
         if !batch.copies.is_empty() || !batch.zeroes.is_empty() || batch.has_child_blocks && writable {
             self.flush().await?;

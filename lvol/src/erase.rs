@@ -98,10 +98,16 @@ impl Lvol {
         if plan.new_entries > 0 && !self.core().catalog.borrow().has_metadata_room(plan.new_entries * entry_bytes) {
             return Err(StoreError::NoSpace { detail: "the maps are full" }.into());
         }
+        let mended = self.core().marks.mended(plan.discards.iter().copied());
         // While the blocks are still this lvol's, and before their cluster can become another's.
         for range in plan.discards {
             let result = self.core().disk.discard(range.offset, range.length).await;
             result.map_err(|error| Error::write_failed(&error))?;
+        }
+        if !mended.is_empty() {
+            // Zeroes are there instead of the damage, for good.
+            self.core().flush().await?;
+            plan.records.extend(mended);
         }
         if !plan.records.is_empty() {
             // What a cluster keeps comes before what it loses: with nothing left in between it would be freed.

@@ -112,6 +112,17 @@ pub enum StoreError {
         /// The limit in percent of the store.
         percent: u32,
     },
+    /// These are not the bytes that the stored hash was made from; nothing was changed (I22).
+    #[error("the bytes for offset {offset} of {uuid} do not match their hash")]
+    Mismatch {
+        /// The snapshot.
+        uuid: Uuid,
+        /// Where they should have gone.
+        offset: u64,
+    },
+    /// An lvol could not be read or written.
+    #[error(transparent)]
+    Access(#[from] Error),
     /// No space for it: of data, or of metadata.
     #[error("no space left in the store: {detail}")]
     NoSpace {
@@ -146,6 +157,9 @@ impl StoreError {
 /// What the data path tells of an error of the store.
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Access(error) = error {
+            return error;
+        }
         let kind = match &error {
             StoreError::NoSpace { .. } | StoreError::Overcommitted { .. } => ErrorKind::NoSpace,
             StoreError::Closed

@@ -43,6 +43,11 @@ impl Grace {
         }
     }
 
+    /// How many I/Os are in flight.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.counts.iter().map(Cell::get).sum()
+    }
+
     /// Waits until all I/O that is in flight now is over. Who asks while a pass is under way shares the next one.
     pub(crate) async fn pass(&self) {
         let next = self.begun.get() + 1;

@@ -94,6 +94,8 @@ pub struct StoreInfo {
     pub damaged: bool,
     /// Why nothing is written any more, if a write or flush failed.
     pub failure: Option<String>,
+    /// 4 KiB blocks whose data is known to be damaged: reads of them fail until they are mended.
+    pub bad_blocks: u64,
 }
 
 /// What kind of lvol it is.

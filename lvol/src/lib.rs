@@ -24,6 +24,7 @@ mod format;
 pub mod fuzzing;
 mod grace;
 mod growth;
+mod hashes;
 mod hints;
 mod info;
 mod internal;
@@ -34,6 +35,7 @@ mod locks;
 mod lvol;
 mod map;
 mod maps;
+mod marks;
 mod merge;
 pub mod offline;
 mod operations;
@@ -49,6 +51,7 @@ mod volume;
 mod write;
 
 pub use crate::error::StoreError;
+pub use crate::hashes::{BadRegion, Hash, REGION, ScrubReport, ScrubStatus};
 pub use crate::info::{
     CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, InternalInfo, LvolInfo, LvolKind, LvolState, Role,
     SnapshotSpec, StoreInfo, StoreLimits, Usage, WaitsFor,

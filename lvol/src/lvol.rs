@@ -48,6 +48,9 @@ impl Lvol {
 
     fn read(&self, range: Range, reply: Reply) {
         let pieces = self.resolve(range);
+        if let Err(error) = self.core.marks.check(&pieces) {
+            return reply.fail(error);
+        }
         let skip = (range.offset % self.alignment()) as usize;
         // Checked against the longest transfer, which a usize holds.
         let length = range.length as usize;
@@ -134,6 +137,10 @@ impl Lvol {
             return Some((data, reply));
         }
         let Some(pieces) = self.held_pieces(offset, data.len() as u64) else { return Some((data, reply)) };
+        if self.core.marks.check(&pieces).is_err() {
+            // The marks go when the new data is durable.
+            return Some((data, reply));
+        }
         let ticket = self.core.io.grace.enter();
         let volume = Some(Rc::clone(&self.volume));
         let finish = Finish { reply, ticket, volume, skip: 0, length: 0 };

@@ -199,6 +199,7 @@ impl Store {
         let cut = vec![Record::LvolPut(Box::new(snapshot)), Record::LvolPut(Box::new(new))];
         self.commit_between_writes(&lvol, cut).await?;
         self.core.flush().await?;
+        self.core.start_hashing();
         self.expect_info(spec.uuid)
     }
 

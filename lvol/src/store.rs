@@ -124,6 +124,7 @@ impl Store {
             clean_open: core.clean_open,
             damaged: core.damaged.get(),
             failure: core.failure(),
+            bad_blocks: core.marks.count() as u64,
         }
     }
 
@@ -201,6 +202,9 @@ impl Store {
     }
 
     async fn close_in_order(&self) -> Result<(), StoreError> {
+        // They may wait for a control operation, and let the disk go before the next open.
+        self.core.hashing.finish().await;
+        self.core.scrubs.finish().await;
         let _one = self.core.control.lock().await;
         self.core.check_running()?;
         let volumes: Vec<Rc<Volume>> =

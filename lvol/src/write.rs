@@ -103,7 +103,14 @@ impl Lvol {
         let cluster_size = u64::from(self.core().layout().cluster_size);
         let map = self.volume().map();
         let run = map.run((block / cluster_size) as u32, (block % cluster_size / BLOCK) as u32, 1);
-        if !self.merges() && matches!(run.held, Held::Data(_)) {
+        if !self.merges()
+            && let Held::Data(cluster) = run.held
+        {
+            let place = self.core().layout().cluster_offset(cluster) + block % cluster_size;
+            if self.core().marks.touches(Range { offset: place, length: BLOCK }) {
+                // The rest of the block is lost: nobody may take it for good.
+                return Err(Error::with_detail(ErrorKind::ReadFailed, "the rest of the block is damaged"));
+            }
             // Overwrites of other parts of this block do not take locks: merging would undo them.
             return Ok((offset, aligned(part, self.core().disk.alignment())));
         }
@@ -116,6 +123,7 @@ impl Lvol {
     /// A whole block as the lvol reads now.
     async fn read_block(&self, offset: u64) -> Result<Buffer, Error> {
         let pieces = self.resolve(Range { offset, length: BLOCK });
+        self.core().marks.check(&pieces)?;
         let buffer = Buffer::try_new(BLOCK as usize).ok_or(ErrorKind::Busy)?;
         match pieces[0].source {
             Source::Zeroes => {
@@ -229,11 +237,19 @@ impl Lvol {
 
     async fn perform(&self, plan: Plan) -> Result<(), Error> {
         let disk = &self.core().disk;
+        let mut plan = plan;
+        let written = plan.writes.iter().map(|write| Range { offset: write.offset, length: write.length });
+        let mended = self.core().marks.mended(written);
         for range in plan.zeroes {
             disk.write_zeroes(range.offset, range.length).await.map_err(|error| Error::write_failed(&error))?;
         }
         for write in plan.writes {
             disk.write_slices(write.offset, write.data).await.map_err(|error| Error::write_failed(&error))?;
+        }
+        if !mended.is_empty() {
+            // A mark that went before its data was durable would leave the old bytes for good ones.
+            self.core().flush().await?;
+            plan.records.extend(mended);
         }
         if !plan.records.is_empty() {
             self.core().commit(plan.records).await?;

@@ -160,6 +160,12 @@ impl Layout {
         Ok(())
     }
 
+    /// Where blocks of a cluster are on the disk.
+    pub(crate) fn blocks(&self, cluster: u64, first: u32, count: u32) -> block_device::Range {
+        let offset = self.cluster_offset(cluster) + u64::from(first) * BLOCK;
+        block_device::Range { offset, length: u64::from(count) * BLOCK }
+    }
+
     /// The byte offset of a cluster.
     pub(crate) fn cluster_offset(&self, cluster: u64) -> u64 {
         debug_assert!(self.is_data(cluster), "cluster {cluster} is not a data cluster");

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::fields::{Reader, put_u16, put_u32, put_u64, u32_at, u64_at};
 use super::record::{Internal, LvolRecord, Stage};
 use super::{BLOCK, Flaw, HEADER, Header, LENGTH_AT};
+use crate::marks::BlockRun;
 
 const MAGIC: [u8; 8] = *b"ASHLPAGE";
 
@@ -12,6 +13,7 @@ const MAP: u16 = 1;
 const LVOL: u16 = 2;
 const DIRECTORY: u16 = 3;
 const BITMAP: u16 = 4;
+const MARKS: u16 = 5;
 
 /// Bytes before the first segment of a map page.
 const MAP_HEADER: usize = HEADER + 8;
@@ -38,6 +40,11 @@ const BITMAP_HEADER: usize = HEADER + 16;
 /// Clusters a bitmap page tells of.
 pub(crate) const BITMAP_CLUSTERS: u64 = (BLOCK - BITMAP_HEADER as u64) * 8;
 
+const MARK_ENTRY: usize = 16;
+
+/// Runs of marked blocks that a page names.
+pub(crate) const MARKS_ENTRIES: usize = (BLOCK as usize - HEADER - 8) / MARK_ENTRY;
+
 /// The longest page: an lvol record with all its attributes needs two blocks.
 pub(crate) const MAX_PAGE: usize = 2 * BLOCK as usize;
 
@@ -55,6 +62,7 @@ pub(crate) enum Page {
     Lvol(Box<LvolRecord>),
     Directory(Vec<DirectoryEntry>),
     Bitmap { first: u64, count: u32, bits: Vec<u8> },
+    Marks(Vec<BlockRun>),
 }
 
 /// Entries of one leaf of a map.
@@ -228,6 +236,20 @@ impl PageContext {
         self.seal(BITMAP, address, bytes, start);
     }
 
+    /// Appends a page of at most [`MARKS_ENTRIES`] runs of marked blocks.
+    pub(crate) fn put_marks(&self, runs: &[BlockRun], address: u64, bytes: &mut Vec<u8>) {
+        let start = bytes.len();
+        bytes.resize(start + HEADER + 8, 0);
+        put_u32(bytes, start + HEADER, runs.len() as u32);
+        for run in runs {
+            let at = bytes.len();
+            bytes.resize(at + MARK_ENTRY, 0);
+            put_u64(bytes, at, run.first);
+            put_u32(bytes, at + 8, run.count);
+        }
+        self.seal(MARKS, address, bytes, start);
+    }
+
     /// Reads the page that starts at `bytes[0]`, found at the disk offset `address`. Returns it with its bytes on disk.
     pub(crate) fn decode(&self, bytes: &[u8], address: u64) -> Result<(Page, usize), Flaw> {
         let (kind, mut body, length) = self.open(bytes, address)?;
@@ -236,6 +258,7 @@ impl PageContext {
             LVOL => Page::Lvol(Box::new(LvolRecord::decode(&mut body)?)),
             DIRECTORY => decode_directory(&mut body)?,
             BITMAP => decode_bitmap(&mut body)?,
+            MARKS => decode_marks(&mut body)?,
             _ => return Err(Flaw::Content("a page has an unknown kind")),
         };
         Ok((page, length))
@@ -411,6 +434,16 @@ fn decode_directory(body: &mut Reader<'_>) -> Result<Page, Flaw> {
     Ok(Page::Directory(entries))
 }
 
+fn decode_marks(body: &mut Reader<'_>) -> Result<Page, Flaw> {
+    let (count, _reserved) = (body.u32()?, body.u32()?);
+    let mut runs = Vec::new();
+    for _ in 0..count {
+        let (first, count, _reserved) = (body.u64()?, body.u32()?, body.u32()?);
+        runs.push(BlockRun { first, count });
+    }
+    Ok(Page::Marks(runs))
+}
+
 fn decode_bitmap(body: &mut Reader<'_>) -> Result<Page, Flaw> {
     let (first, count, _reserved) = (body.u64()?, body.u32()?, body.u32()?);
     if u64::from(count) > BITMAP_CLUSTERS {
@@ -489,9 +522,13 @@ mod tests {
         CONTEXT.put_directory(&[entry; DIRECTORY_ENTRIES], 0, &mut bytes);
         assert_eq!(bytes.len(), 4096);
         CONTEXT.put_bitmap(100, 12, &[0xff, 0x0f], 4096, &mut bytes);
+        let run = BlockRun { first: 8, count: 9 };
+        CONTEXT.put_marks(&[run; MARKS_ENTRIES], 8192, &mut bytes);
+        assert_eq!(bytes.len(), 3 * 4096);
         let pages = decode_all(&bytes, 0);
         assert_eq!(pages[0], Page::Directory(vec![entry; DIRECTORY_ENTRIES]));
         assert_eq!(pages[1], Page::Bitmap { first: 100, count: 12, bits: vec![0xff, 0x0f] });
+        assert_eq!(pages[2], Page::Marks(vec![run; MARKS_ENTRIES]));
     }
 
     #[test]

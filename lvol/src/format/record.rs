@@ -11,6 +11,7 @@ use super::fields::Reader;
 use super::page::Segment;
 use super::superblock::MAX_NAME;
 use crate::info::Role;
+use crate::marks::BlockRun;
 
 /// The most bytes that all attributes of an lvol may have, keys and values together.
 pub(crate) const MAX_ATTRIBUTE_BYTES: usize = 4096;
@@ -28,11 +29,13 @@ const MAP_DROP: u16 = 4;
 const LVOL_PUT: u16 = 5;
 const LVOL_REMOVE: u16 = 6;
 const MAP_MERGE: u16 = 7;
+const BLOCKS_MARKED: u16 = 8;
 
 /// Types from here on may be skipped by a program that does not know them (compatible features).
 const SKIPPABLE: u16 = 0x8000;
 
 const FLAG_ZEROED: u16 = 1;
+const FLAG_BAD: u32 = 1;
 const FLAG_SNAPSHOT: u32 = 1;
 const FLAG_RECORD_DAMAGED: u32 = 2;
 const FLAG_MAP_DAMAGED: u32 = 4;
@@ -168,6 +171,8 @@ pub(crate) enum Record {
     /// Entries of a leaf of map `to` are as listed in the segment from now on, and map `from` has none there any more.
     /// No record of what moved: pages of a checkpoint may have one of the two maps before and the other after.
     MapMerge { from: u32, to: u32, segment: Segment },
+    /// The content of these blocks of the disk is known to be wrong, or is right again.
+    BlocksMarked { run: BlockRun, bad: bool },
 }
 
 impl Record {
@@ -180,7 +185,7 @@ impl Record {
                 Self::MapClear { .. } | Self::MapZero { .. } => 24,
                 Self::MapDrop { .. } => 4,
                 Self::LvolPut(record) => record.length(),
-                Self::LvolRemove { .. } => 16,
+                Self::LvolRemove { .. } | Self::BlocksMarked { .. } => 16,
                 Self::MapMerge { segment, .. } => 24 + 8 * segment.words.len(),
             }
     }
@@ -195,6 +200,7 @@ impl Record {
             Self::LvolPut(_) => LVOL_PUT,
             Self::LvolRemove { .. } => LVOL_REMOVE,
             Self::MapMerge { .. } => MAP_MERGE,
+            Self::BlocksMarked { .. } => BLOCKS_MARKED,
         };
         put16(into, kind);
         // The longest record is a merge of 64 entries of 17 words: less than 9 KiB.
@@ -222,6 +228,11 @@ impl Record {
                 put64(into, segment.present);
                 segment.words.iter().for_each(|&word| put64(into, word));
             }
+            Self::BlocksMarked { run, bad } => {
+                put64(into, run.first);
+                put32(into, run.count);
+                put32(into, if *bad { FLAG_BAD } else { 0 });
+            }
         }
     }
 
@@ -237,6 +248,7 @@ impl Record {
             LVOL_PUT => Self::LvolPut(Box::new(LvolRecord::decode(&mut body)?)),
             LVOL_REMOVE => Self::LvolRemove { uuid: Uuid::from_bytes(body.array()?) },
             MAP_MERGE => decode_merge(&mut body, length)?,
+            BLOCKS_MARKED => decode_marked(&mut body)?,
             SKIPPABLE.. => return Ok(None),
             _ => return Err(Flaw::Content("a journal record has an unknown type")),
         };
@@ -277,6 +289,14 @@ fn decode_range(kind: u16, body: &mut Reader<'_>) -> Result<Record, Flaw> {
         MAP_CLEAR => Record::MapClear { map, first, count },
         _ => Record::MapZero { map, first, count },
     })
+}
+
+fn decode_marked(body: &mut Reader<'_>) -> Result<Record, Flaw> {
+    let (first, count, flags) = (body.u64()?, body.u32()?, body.u32()?);
+    match flags {
+        0 | FLAG_BAD => Ok(Record::BlocksMarked { run: BlockRun { first, count }, bad: flags == FLAG_BAD }),
+        _ => Err(Flaw::Content("a mark has unknown flags")),
+    }
 }
 
 fn decode_merge(body: &mut Reader<'_>, length: usize) -> Result<Record, Flaw> {
@@ -422,6 +442,8 @@ mod tests {
             Record::LvolPut(Box::new(LvolRecord { deletion: Some(Stage::Merging), ..lvol() })),
             Record::LvolPut(Box::new(internal())),
             merge(),
+            Record::BlocksMarked { run: BlockRun { first: 5, count: 6 }, bad: true },
+            Record::BlocksMarked { run: BlockRun { first: 5, count: 6 }, bad: false },
         ]
     }
 
@@ -500,6 +522,9 @@ mod tests {
         assert_eq!(bytes[..12], [7, 0, 40, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
         assert_eq!(bytes[12..28], [3, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[28..], [6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.clear();
+        Record::BlocksMarked { run: BlockRun { first: 1, count: 2 }, bad: true }.encode(&mut bytes);
+        assert_eq!(bytes, [8, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]);
         bytes.clear();
         lvol().encode(&mut bytes);
         assert_eq!(bytes[15], 1);

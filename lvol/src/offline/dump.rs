@@ -11,6 +11,7 @@ use crate::format::page::{DirectoryEntry, Page, Segment};
 use crate::format::record::{Damage, LvolRecord, Record, Stage};
 use crate::format::superblock::{PLACES, Superblock};
 use crate::map::{LEAF, MapEntry, Shape};
+use crate::marks::BlockRun;
 use crate::recovery::scan::{Found, Scan};
 
 /// A field's value.
@@ -201,7 +202,15 @@ fn page_fields(page: Page, shape: Shape) -> (&'static str, Vec<(&'static str, Va
             let used: u32 = bits.iter().map(|byte| byte.count_ones()).sum();
             ("bitmap", vec![("first_cluster", first.into()), ("clusters", count.into()), ("in_use", used.into())])
         }
+        Page::Marks(runs) => {
+            let runs = runs.iter().map(|run| Value::Fields(run_fields(run))).collect();
+            ("marks", vec![("bad", Value::List(runs))])
+        }
     }
+}
+
+fn run_fields(run: &BlockRun) -> Vec<(&'static str, Value)> {
+    vec![("first_block", run.first.into()), ("blocks", run.count.into())]
 }
 
 /// The entries of a segment, each with its cluster of the lvol; what does not fit is told as numbers.
@@ -329,5 +338,10 @@ fn record_fields(record: &Record, shape: Shape) -> Vec<(&'static str, Value)> {
             ("to", (*to).into()),
             ("entries", Value::List(segment_values(segment, shape))),
         ],
+        Record::BlocksMarked { run, bad } => {
+            let mut fields = vec![("record", "blocks marked".into()), ("bad", (*bad).into())];
+            fields.extend(run_fields(run));
+            fields
+        }
     }
 }

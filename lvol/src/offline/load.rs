@@ -78,6 +78,11 @@ fn take(state: &mut State, seen: &mut Seen, place: Place) {
             seen.directory.extend(entries.map(|entry| (entry.map, (place.offset, entry))));
         }
         Ok(Page::Bitmap { first, count, bits }) => take_bitmap(state, first, count, &bits),
+        Ok(Page::Marks(runs)) => {
+            for run in runs {
+                apply_record(state, &Record::BlocksMarked { run, bad: true }, place.offset);
+            }
+        }
         Err(bad) => take_bad(state, seen, (place.position, place.offset), bad),
     }
 }
@@ -363,7 +368,7 @@ fn apply_record(state: &mut State, record: &Record, offset: u64) {
         | Record::MapZero { map, .. }
         | Record::MapDrop { map }
         | Record::MapMerge { to: map, .. } => Some(*map),
-        Record::LvolPut(_) | Record::LvolRemove { .. } => None,
+        Record::LvolPut(_) | Record::LvolRemove { .. } | Record::BlocksMarked { .. } => None,
     };
     let text = format!("a journal record is well sealed but wrong: {error}");
     let finding = Finding::new(Severity::Error, Structure::Journal, text, Remedy::Nothing).at(offset);

@@ -272,6 +272,8 @@ impl Plan {
                 }
             }
         }
+        state.marks.runs().into_iter().for_each(|run| catalog.marks.set(run, true));
+        catalog.drop_old_marks();
         catalog
     }
 }

@@ -15,6 +15,7 @@ use crate::format::page::Segment;
 use crate::format::record::{LvolRecord, Record};
 use crate::format::superblock::Superblock;
 use crate::map::{Inconsistent, LEAF, Map, Shape};
+use crate::marks::Marks;
 
 /// An lvol as far as it is known.
 pub(super) struct Known {
@@ -46,6 +47,8 @@ pub(super) struct State {
     pub(super) lost_lvols: u32,
     /// Blocks that read as zeroes whatever the disk has there: cluster and block of it.
     pub(super) zeroes: std::collections::BTreeSet<(u64, u16)>,
+    /// Blocks of the disk that are known to be damaged; those of clusters that are free by now do not count.
+    pub(super) marks: Marks,
     /// Where the journal goes on: number of the next batch and its place.
     pub(super) end: (u64, u64),
     /// Some part of the metadata could not be read from the disk: nothing may be decided for good.
@@ -63,6 +66,7 @@ impl State {
             bitmap: vec![u64::MAX; clusters.div_ceil(64) as usize],
             lost_lvols: 0,
             zeroes: std::collections::BTreeSet::new(),
+            marks: Marks::default(),
             end: (superblock.checkpoint.start_batch, superblock.checkpoint.start_position),
             unreadable: false,
             findings: Vec::new(),
@@ -116,6 +120,11 @@ impl State {
                 Ok(())
             }
             Record::MapMerge { from, to, segment } => self.merge(*from, *to, segment),
+            Record::BlocksMarked { run, bad } => {
+                run.check(&self.superblock.layout)?;
+                self.marks.set(*run, *bad);
+                Ok(())
+            }
         }
     }
 
@@ -126,6 +135,7 @@ impl State {
             return Err(Inconsistent("a map record names an impossible cluster or block"));
         }
         known.map.set(index, cluster, first, count, &mut Vec::new());
+        self.marks.forget(layout.blocks(cluster, first, count));
         let start = u64::from(index) * u64::from(shape.blocks()) + u64::from(first);
         known.unknown.remove(start..start + u64::from(count));
         Ok(())

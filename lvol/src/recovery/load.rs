@@ -142,6 +142,14 @@ impl Found {
                 self.damaged = true;
             }
             Page::Lvol(record) => self.take_lvol(*record, catalog),
+            Page::Marks(runs) => {
+                for run in runs {
+                    if catalog.mark(run, true).is_err() {
+                        tracing::error!(?run, "a mark names blocks that hold no data");
+                        self.damaged = true;
+                    }
+                }
+            }
             Page::Directory(entries) => {
                 let entries = entries.into_iter().filter(|entry| catalog.layout().fits_lvol(entry.size));
                 self.directory.extend(entries.map(|entry| (entry.map, entry)));

@@ -63,6 +63,7 @@ pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
     if damaged {
         found.keep_clusters(&mut catalog);
     }
+    catalog.drop_old_marks();
     let journal = Journal::new(superblock.layout.journal, superblock.session + 1, start);
     let core = Core::new(disk, superblock, catalog, journal, Opened { clean, damaged });
     if let Some(place) = stale {

@@ -46,7 +46,7 @@ fn changed_maps(record: &Record) -> impl Iterator<Item = u32> + use<> {
         | Record::MapZero { map, .. }
         | Record::MapDrop { map } => [Some(*map), None],
         Record::MapMerge { from, to, .. } => [Some(*from), Some(*to)],
-        Record::LvolPut(_) | Record::LvolRemove { .. } => [None, None],
+        Record::LvolPut(_) | Record::LvolRemove { .. } | Record::BlocksMarked { .. } => [None, None],
     };
     maps.into_iter().flatten()
 }
@@ -125,7 +125,7 @@ impl Replay<'_> {
             | Record::MapDrop { map }
             | Record::MapMerge { to: map, .. } => self.catalog.maps.damage(*map, error.0, false),
             Record::LvolPut(record) => tracing::error!(lvol = %record.uuid, %error, "an lvol record was left out"),
-            Record::LvolRemove { .. } => {}
+            Record::LvolRemove { .. } | Record::BlocksMarked { .. } => {}
         }
     }
 

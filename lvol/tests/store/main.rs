@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod files;
 mod growth;
+mod hashes;
 mod internal;
 mod late_reads;
 mod model;
