@@ -119,6 +119,9 @@ impl Job<'_> {
         let _administration = self.core.administration.lock().await;
         let same = self.same_snapshots().await?;
         if same {
+            // Writes in flight were not sent to the target. One that lands in a region where nobody has blocks yet would be
+            // passed over by the copy, which looks for regions before it locks them (I17).
+            let _held = self.core.hold_writes().await;
             self.core.catch_up_size(&*self.target).await?;
             self.attach(Role::Rebuilding);
         }
