@@ -1,5 +1,6 @@
 //! Operations on whole lvols: deletes that merge, clones, reverts, growth.
 
+mod crash;
 mod merge;
 mod merge_crash;
 
