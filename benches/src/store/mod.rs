@@ -74,9 +74,7 @@ struct Plan {
 pub(crate) fn run(arguments: &StoreArguments) -> anyhow::Result<()> {
     let time = Duration::try_from_secs_f64(arguments.seconds).context("--seconds")?;
     anyhow::ensure!(arguments.repeat > 0 && !time.is_zero(), "measuring nothing gives no figures");
-    let folder = tempfile::Builder::new().prefix("ashlar-bench-").tempdir_in(&arguments.folder);
-    let folder = folder.with_context(|| format!("no folder in {}", arguments.folder.display()))?;
-    let mut plan = Plan { time, repeat: arguments.repeat, scale: 1, folder: folder.path().to_owned() };
+    let mut plan = Plan { time, repeat: arguments.repeat, scale: 1, folder: PathBuf::new() };
     if arguments.quick {
         plan = Plan { time: Duration::from_millis(500), repeat: plan.repeat.min(3), scale: 16, ..plan };
     }
@@ -86,7 +84,10 @@ pub(crate) fn run(arguments: &StoreArguments) -> anyhow::Result<()> {
     };
     let mut report = Report::new(&plan);
     for case in cases {
-        let plan = plan.clone();
+        // Of its own: what one case wrote is gone when the next begins.
+        let folder = tempfile::Builder::new().prefix("ashlar-bench-").tempdir_in(&arguments.folder);
+        let folder = folder.with_context(|| format!("no folder in {}", arguments.folder.display()))?;
+        let plan = Plan { folder: folder.path().to_owned(), ..plan.clone() };
         let case = *case;
         let rows = on_a_reactor(async move {
             match case {
