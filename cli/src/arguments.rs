@@ -202,6 +202,24 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         uuid: Option<String>,
     },
+    /// Make a volume that begins as a snapshot of another one and shares its blocks
+    Clone {
+        /// The name or UUID of the volume to begin with
+        volume: String,
+        /// The name or UUID of its snapshot
+        snapshot: String,
+        /// The new volume's name
+        name: String,
+        /// The new volume's size, if it is to be larger
+        #[arg(long)]
+        size: Option<Size>,
+        /// The nodes to place replicas on, among those with one in sync; all of them when left out
+        #[arg(long, value_name = "NODE", value_delimiter = ',')]
+        replicas: Vec<String>,
+        /// The new volume's UUID
+        #[arg(long)]
+        uuid: Option<String>,
+    },
     /// Make the volume larger while it is in use; hosts are told
     Grow {
         /// Its name or UUID

@@ -175,6 +175,10 @@ impl VolumeService for Services {
         .await
     }
 
+    async fn create_clone(&self, request: Request<v1::CloneVolumeRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.clone_snapshot(request.into_inner()).await }).await
+    }
+
     async fn revert(&self, request: Request<v1::RevertVolumeRequest>) -> Answer<v1::Volume> {
         self.detached(|control| async move { control.volumes.revert(request.into_inner()).await }).await
     }

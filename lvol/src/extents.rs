@@ -8,7 +8,7 @@ use crate::info::{Extent, ExtentKind};
 use crate::map::{Held, Map};
 
 /// Up to `max` extents of an lvol, in order, from byte `from` on, none beyond `size`: of its own map, which is the first, and
-/// of those that are on their way into it.
+/// of those that count as its own.
 pub(crate) fn own_extents(maps: &[Rc<Map>], size: u64, from: u64, max: usize) -> Vec<Extent> {
     let Some(map) = maps.first() else { return Vec::new() };
     let blocks = map.shape().blocks();

@@ -169,13 +169,29 @@ impl Store {
     /// through the parent, or zero when there is none. Ancestors that are to be deleted do not count: what they hold is on its
     /// way into the lvol.
     pub async fn extents(&self, id: Uuid, from: u64, max: usize) -> Result<Vec<Extent>, StoreError> {
-        let own = |catalog: &Catalog| {
+        self.extents_of(id, from, max, |catalog| 1 + catalog.doomed_parents(id)).await
+    }
+
+    /// As [`Store::extents`], but of all that the lvol reads through as well: what is not in them is zero.
+    pub async fn extents_of_chain(&self, id: Uuid, from: u64, max: usize) -> Result<Vec<Extent>, StoreError> {
+        self.extents_of(id, from, max, |_| usize::MAX).await
+    }
+
+    /// Of an lvol and its nearest ancestors, as many together as `count` says.
+    async fn extents_of(
+        &self,
+        id: Uuid,
+        from: u64,
+        max: usize,
+        count: impl Fn(&Catalog) -> usize,
+    ) -> Result<Vec<Extent>, StoreError> {
+        let lineage = |catalog: &Catalog| {
             catalog.users_lvol(id).ok_or(StoreError::NotFound { uuid: id })?;
             let mut maps = catalog.usable_lineage(id)?;
-            maps.truncate(1 + catalog.doomed_parents(id));
+            maps.truncate(count(catalog));
             Ok(maps)
         };
-        let maps = self.core.hold_maps(own).await?;
+        let maps = self.core.hold_maps(lineage).await?;
         let size = self.core.catalog.borrow().lvols.get(&id).map(|node| node.record.size);
         self.core.residency.look();
         Ok(crate::extents::own_extents(&maps, size.ok_or(StoreError::NotFound { uuid: id })?, from, max))

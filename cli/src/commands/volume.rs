@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use proto::v1::{
-    AddReplicaRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState, GetVolumeRequest,
-    GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RecoverVolumeRequest, RemoveReplicaRequest,
-    ReplaceReplicaRequest, RevertVolumeRequest, Volume, VolumeState,
+    AddReplicaRequest, CloneVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState,
+    GetVolumeRequest, GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RecoverVolumeRequest,
+    RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, Volume, VolumeState,
 };
 
 use super::snapshot;
@@ -31,6 +31,17 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
         }
         VolumeCommand::Snapshot { volume, name, uuid } => {
             snapshot::create(client, volume, name.as_deref(), uuid.as_deref(), output).await
+        }
+        VolumeCommand::Clone { volume, snapshot, name, size, replicas, uuid } => {
+            let request = CloneVolumeRequest {
+                volume: volume.clone(),
+                snapshot: snapshot.clone(),
+                name: name.clone(),
+                size_bytes: size.map_or(0, |size| size.0),
+                nodes: replicas.clone(),
+                uuid: uuid.clone().unwrap_or_default(),
+            };
+            show(&answer(client.volumes().create_clone(request).await)?, output)
         }
         VolumeCommand::Grow { volume, size } => {
             let request = GrowVolumeRequest { volume: volume.clone(), size_bytes: size.0 };
@@ -150,6 +161,9 @@ fn render(volume: &Volume) -> String {
     );
     if !volume.reason.is_empty() {
         push(&mut text, format_args!("reason   {}\n", volume.reason));
+    }
+    if let Some(source) = &volume.source {
+        push(&mut text, format_args!("source   snapshot {} of volume {}\n", source.snapshot, source.volume));
     }
     if let Some(engine) = &volume.engine {
         push_engine(&mut text, engine);

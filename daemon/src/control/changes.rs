@@ -51,6 +51,16 @@ impl Engines {
     }
 }
 
+impl Engines {
+    /// A snapshot of a volume, by UUID or by a name that only one has.
+    pub(super) async fn find_snapshot(&self, volume: Uuid, wanted: &str) -> Result<SnapshotFacts, ControlError> {
+        let snapshots = self.snapshots(volume).await?;
+        let uuid = find(&snapshots, wanted)?;
+        let found = snapshots.into_iter().find(|snapshot| Some(snapshot.uuid) == uuid);
+        found.ok_or_else(|| ControlError::not_found("snapshot", wanted))
+    }
+}
+
 impl Volumes {
     /// The snapshots of a volume, oldest first.
     pub(crate) async fn snapshots(&self, volume: &str) -> Result<Vec<v1::Snapshot>, ControlError> {

@@ -9,7 +9,7 @@ use super::error::{Comparison, ControlError};
 use super::locks::KeyedLocks;
 use super::request;
 use super::stores::{OpenStore, Stores};
-use crate::data::{DataPath, ReplicaFacts, ReplicaSpec};
+use crate::data::{DataPath, ReplicaFacts, ReplicaOrigin, ReplicaSpec};
 
 /// All replicas in open stores.
 pub(crate) struct Replicas {
@@ -35,6 +35,7 @@ impl Replicas {
             size,
             block_size,
         };
+        let origin = origin(&request)?;
         let _lock = self.locks.lock(spec.uuid).await;
         // It may be in one of them.
         self.stores.none_opening().await?;
@@ -42,9 +43,22 @@ impl Replicas {
             compare(&facts, &spec)?;
             return Ok(self.describe(&facts));
         }
-        let store = self.choose_store(&request.store).await?;
-        let facts = self.data.create_replica(store.home, store.uuid, spec).await?;
+        let (home, store) = match origin {
+            None => {
+                let store = self.choose_store(&request.store).await?;
+                (store.home, store.uuid)
+            }
+            Some(origin) => self.store_of(origin.replica).await?,
+        };
+        let facts = self.data.create_replica(home, store, spec, origin).await?;
         Ok(self.describe(&facts))
+    }
+
+    /// The reactor and the store of a replica that is there.
+    async fn store_of(&self, replica: Uuid) -> Result<(usize, Uuid), ControlError> {
+        let gone = || ControlError::not_found("replica", replica);
+        let store = self.find(replica).await?.ok_or_else(gone)?.store;
+        Ok((self.stores.home(store).ok_or_else(gone)?, store))
     }
 
     async fn choose_store(&self, wanted: &str) -> Result<OpenStore, ControlError> {
@@ -128,6 +142,18 @@ impl Replicas {
             state: state.into(),
             reason: facts.failure.clone().unwrap_or_default(),
         }
+    }
+}
+
+/// What a request says of the replica to begin with.
+fn origin(request: &v1::CreateReplicaRequest) -> Result<Option<ReplicaOrigin>, ControlError> {
+    let replica = request::optional_uuid("source_replica_uuid", &request.source_replica_uuid)?;
+    let snapshot = request::optional_uuid("source_snapshot_uuid", &request.source_snapshot_uuid)?;
+    match (replica, snapshot) {
+        (None, None) => Ok(None),
+        (Some(replica), Some(snapshot)) => Ok(Some(ReplicaOrigin { replica, snapshot })),
+        (Some(_), None) => Err(ControlError::invalid("source_snapshot_uuid", "a UUID is needed with a source replica")),
+        (None, Some(_)) => Err(ControlError::invalid("source_replica_uuid", "a UUID is needed with a source snapshot")),
     }
 }
 

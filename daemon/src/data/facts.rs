@@ -78,6 +78,13 @@ pub(crate) struct ReplicaSpec {
     pub(crate) block_size: u32,
 }
 
+/// What a new replica begins with: a snapshot of a replica in the same store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplicaOrigin {
+    pub(crate) replica: Uuid,
+    pub(crate) snapshot: Uuid,
+}
+
 /// A replica in an open store.
 #[derive(Clone, Debug)]
 pub(crate) struct ReplicaFacts {

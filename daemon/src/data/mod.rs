@@ -22,8 +22,8 @@ use anyhow::Context;
 use uuid::Uuid;
 
 pub(crate) use self::facts::{
-    Backing, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec, ReplicaFacts, ReplicaSpec,
-    SnapshotFacts, StoreFacts, StoreSpec, VolumeChange,
+    Backing, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec, ReplicaFacts, ReplicaOrigin,
+    ReplicaSpec, SnapshotFacts, StoreFacts, StoreSpec, VolumeChange,
 };
 pub(crate) use self::reactors::Reactors;
 
@@ -100,8 +100,9 @@ impl DataPath {
         home: usize,
         store: Uuid,
         spec: ReplicaSpec,
+        origin: Option<ReplicaOrigin>,
     ) -> Result<ReplicaFacts, ControlError> {
-        self.on(home, move |_| stores::create_replica(store, spec)).await?
+        self.on(home, move |_| stores::create_replica(store, spec, origin)).await?
     }
 
     /// Deletes a replica with its snapshots.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use lvol::{FormatOptions, Store, StoreError, StoreLimits};
 use reactor::{Buffer, Disk, DiskOptions};
-use replica::{ReplicaInfo, ReplicaServer};
+use replica::{Origin, ReplicaInfo, ReplicaServer};
 use uuid::Uuid;
 
 use super::errors::{change_error, disk_error, replica_error, store_error};
 use super::room::{room, while_released};
-use super::{Backing, Inner, ReplicaFacts, ReplicaSpec, StoreFacts, StoreSpec};
+use super::{Backing, Inner, ReplicaFacts, ReplicaOrigin, ReplicaSpec, StoreFacts, StoreSpec};
 use crate::control::ControlError;
 
 /// How many bytes of what is to be formatted must be zero: where file systems and partition tables have their marks.
@@ -152,7 +152,11 @@ pub(super) fn facts() -> BTreeMap<Uuid, StoreFacts> {
 }
 
 /// Makes a replica, or finds that it is there.
-pub(super) async fn create_replica(store: Uuid, spec: ReplicaSpec) -> Result<ReplicaFacts, ControlError> {
+pub(super) async fn create_replica(
+    store: Uuid,
+    spec: ReplicaSpec,
+    origin: Option<ReplicaOrigin>,
+) -> Result<ReplicaFacts, ControlError> {
     let server = server(store)?;
     let spec = replica::ReplicaSpec {
         replica: spec.uuid,
@@ -161,7 +165,11 @@ pub(super) async fn create_replica(store: Uuid, spec: ReplicaSpec) -> Result<Rep
         size: spec.size,
         block_size: spec.block_size,
     };
-    server.create(&spec).await.map(describe).map_err(replica_error)
+    let created = match origin {
+        None => server.create(&spec).await,
+        Some(ReplicaOrigin { replica, snapshot }) => server.create_clone(&spec, Origin { replica, snapshot }).await,
+    };
+    created.map(describe).map_err(replica_error)
 }
 
 /// Deletes a replica with its snapshots.

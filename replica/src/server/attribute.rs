@@ -10,6 +10,9 @@ pub(crate) const REPLICA: &str = "replica";
 /// The attribute of a snapshot: the uuid of the replica whose it is.
 pub(crate) const SNAPSHOT_OF: &str = "snapshot-of";
 
+/// The attribute of a snapshot whose lvol could not have the snapshot's uuid: that uuid.
+pub(crate) const SNAPSHOT_ID: &str = "snapshot-id";
+
 const VERSION: u16 = 1;
 const SIZE: usize = 80;
 

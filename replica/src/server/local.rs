@@ -34,20 +34,31 @@ impl LocalReplica {
         self.gate.ended().map_or(Ok(()), Err)
     }
 
-    /// Refuses an lvol that is not in the replica's chain.
-    fn check_lvol(&self, id: Uuid) -> Result<(), Error> {
+    /// The lvol of the replica's chain that engines call so; any other is refused.
+    fn lvol(&self, id: Uuid) -> Result<Uuid, Error> {
         let chain = view::chain(&self.server.store.lvols(), self.open.replica);
-        match chain.iter().any(|lvol| lvol.uuid == id) {
-            true => Ok(()),
-            false => Err(Error::with_detail(ErrorKind::InvalidField, format_args!("no lvol {id} in the chain"))),
-        }
+        let found = view::in_chain(&chain, id).map(|lvol| lvol.uuid);
+        found.ok_or_else(|| Error::with_detail(ErrorKind::InvalidField, format_args!("no lvol {id} in the chain")))
+    }
+
+    /// Opens the lvol of the replica's chain that engines call so.
+    async fn open_lvol(&self, id: Uuid) -> Result<Rc<lvol::Lvol>, Error> {
+        self.check()?;
+        let lvol = self.lvol(id)?;
+        self.server.store.open_lvol(lvol).await.map_err(|error: StoreError| Error::from(error))
     }
 
     async fn list_extents(&self, id: Uuid, from: u64, max: u32) -> Result<Extents, Error> {
         self.check()?;
-        self.check_lvol(id)?;
+        let lvol = self.lvol(id)?;
+        let store = &self.server.store;
         let max = max.clamp(1, replica_protocol::MAX_EXTENTS) as usize;
-        let own = self.server.store.extents(id, from, max).await.map_err(Error::from)?;
+        // What a clone begins with is in no chain that an engine sees: the oldest of the chain has it.
+        let own = match view::chain(&store.lvols(), self.open.replica).first() {
+            Some(oldest) if oldest.uuid == lvol => store.extents_of_chain(lvol, from, max).await,
+            _ => store.extents(lvol, from, max).await,
+        };
+        let own = own.map_err(Error::from)?;
         let next = (own.len() == max).then(|| own.last().map(|last| last.offset + last.length)).flatten();
         let extent = |extent: &lvol::Extent| Extent {
             range: Range { offset: extent.offset, length: extent.length },
@@ -122,18 +133,14 @@ impl Replica for LocalReplica {
 
     fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome> {
         Box::pin(async move {
-            self.check()?;
-            self.check_lvol(lvol)?;
-            let device = self.server.store.open_lvol(lvol).await.map_err(|error: StoreError| Error::from(error))?;
+            let device = self.open_lvol(lvol).await?;
             execute(&*device, Request::Read { range }).await
         })
     }
 
     fn hashes(&self, lvol: Uuid, range: Range, granule: u32) -> LocalFuture<'_, Result<Vec<u128>, Error>> {
         Box::pin(async move {
-            self.check()?;
-            self.check_lvol(lvol)?;
-            let device = self.server.store.open_lvol(lvol).await.map_err(|error: StoreError| Error::from(error))?;
+            let device = self.open_lvol(lvol).await?;
             hash_range(&*device, range, granule).await
         })
     }

@@ -14,7 +14,7 @@ use lvol::{CreateLvol, LvolInfo, SnapshotSpec, Store, StoreError};
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
-use self::attribute::{Attribute, REPLICA, SNAPSHOT_OF};
+use self::attribute::{Attribute, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
 pub use self::local::LocalReplica;
 use self::notes::Notes;
 use crate::directory::{Directory, Incoming};
@@ -35,6 +35,15 @@ pub struct ReplicaSpec {
     pub size: u64,
     /// 512 or 4096.
     pub block_size: u32,
+}
+
+/// What a clone begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// A replica in the same store.
+    pub replica: Uuid,
+    /// A snapshot of its chain.
+    pub snapshot: Uuid,
 }
 
 /// A replica now.
@@ -81,6 +90,9 @@ pub enum ReplicaError {
         /// Which was asked for.
         replica: Uuid,
     },
+    /// The replica to clone has no such snapshot in this store.
+    #[error("replica {} has no snapshot {} in this store", .0.replica, .0.snapshot)]
+    NoOrigin(Origin),
     /// The store could not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -137,10 +149,16 @@ impl ReplicaServer {
 
     /// Creates a replica, or finds that it is there already with the same volume and sizes (I30).
     pub async fn create(&self, spec: &ReplicaSpec) -> Result<ReplicaInfo, ReplicaError> {
-        self.inner.create(spec).await
+        self.inner.create(spec, None).await
     }
 
-    /// Deletes a replica with its snapshots; finds nothing to do when there is none (I42). With `volume` given, only a replica of that
+    /// Creates a replica that begins as a snapshot of another one in the same store, and shares its blocks. A repeat finds it, like
+    /// [`ReplicaServer::create`].
+    pub async fn create_clone(&self, spec: &ReplicaSpec, origin: Origin) -> Result<ReplicaInfo, ReplicaError> {
+        self.inner.create(spec, Some(origin)).await
+    }
+
+    /// Deletes a replica with its snapshots; those that clones begin with go when these do not need them any more. It finds nothing to do when there is none (I42). With `volume` given, only a replica of that
     /// volume. An engine that has it open is cut off.
     pub async fn delete(&self, replica: Uuid, volume: Option<Uuid>) -> Result<(), ReplicaError> {
         self.inner.delete(replica, volume).await
@@ -177,7 +195,7 @@ impl Inner {
         self.directory.insert(replica, self.incoming.clone());
     }
 
-    async fn create(&self, spec: &ReplicaSpec) -> Result<ReplicaInfo, ReplicaError> {
+    async fn create(&self, spec: &ReplicaSpec, origin: Option<Origin>) -> Result<ReplicaInfo, ReplicaError> {
         let entry = self.entry(spec.replica);
         let _changing = entry.changing.lock().await;
         if view::head(&self.store.lvols(), spec.replica).is_none() {
@@ -189,7 +207,10 @@ impl Inner {
                 epoch: 0,
                 instance: Uuid::nil(),
             };
-            let created = self.create_head(None, &attribute, &spec.name, spec.size, spec.block_size).await;
+            let created = match origin {
+                None => self.create_head(None, &attribute, spec).await.map_err(ReplicaError::from),
+                Some(origin) => self.clone_head(origin, &attribute, spec).await,
+            };
             created.inspect_err(|_| self.forget(spec.replica, &entry))?;
         }
         let lvols = self.store.lvols();
@@ -207,17 +228,25 @@ impl Inner {
         &self,
         old: Option<Uuid>,
         attribute: &Attribute,
-        name: &str,
-        size: u64,
-        block_size: u32,
+        spec: &ReplicaSpec,
     ) -> Result<LvolInfo, StoreError> {
-        let attributes = BTreeMap::from([(REPLICA.to_owned(), attribute.encode())]);
-        let uuid = head_uuid(attribute.replica, attribute.generation);
-        let spec = CreateLvol { uuid, name: name.to_owned(), size, block_size, attributes };
+        let lvol = head_lvol(attribute, spec);
         match old {
-            Some(old) => self.store.create_in_place_of(old, &spec).await,
-            None => self.store.create(&spec).await,
+            Some(old) => self.store.create_in_place_of(old, &lvol).await,
+            None => self.store.create(&lvol).await,
         }
+    }
+
+    async fn clone_head(
+        &self,
+        origin: Origin,
+        attribute: &Attribute,
+        spec: &ReplicaSpec,
+    ) -> Result<LvolInfo, ReplicaError> {
+        let chain = view::chain(&self.store.lvols(), origin.replica);
+        let base = view::in_chain(&chain, origin.snapshot).filter(|lvol| lvol.kind == lvol::LvolKind::Snapshot);
+        let base = base.ok_or(ReplicaError::NoOrigin(origin))?.uuid;
+        Ok(self.store.clone_snapshot(base, &head_lvol(attribute, spec)).await?)
     }
 
     async fn delete(&self, replica: Uuid, volume: Option<Uuid>) -> Result<(), ReplicaError> {
@@ -237,7 +266,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Deletes heads, then snapshots from the newest to the oldest, which is in the order that no child is left behind.
+    /// Deletes heads, then snapshots from the newest to the oldest, which is in the order that no child is left behind. Those that
+    /// clones hang on are marked: the store lets them go when it can.
     async fn delete_lvols(&self, mut doomed: Vec<Uuid>) -> Result<(), StoreError> {
         while !doomed.is_empty() {
             let lvols = self.store.lvols();
@@ -247,10 +277,8 @@ impl Inner {
                 lvols.iter().find(|lvol| lvol.uuid == *id).is_none_or(|lvol| !lvol.children.iter().any(stays))
             };
             let (now, later): (Vec<_>, Vec<_>) = doomed.into_iter().partition(childless);
-            if now.is_empty() {
-                // Someone else's lvol hangs on them: they are not ours alone to delete.
-                return Ok(());
-            }
+            // None of them: clones hang on all that is left.
+            let (now, later) = if now.is_empty() { (later, now) } else { (now, later) };
             for id in now {
                 self.store.delete(id).await?;
             }
@@ -300,7 +328,14 @@ impl Inner {
         let (old, attribute) = self.still_granted(replica, gate)?;
         gate.drained().await;
         let new = Attribute { state: ReplicaState::Rebuilding, generation: attribute.generation + 1, ..attribute };
-        let head = self.create_head(Some(old.uuid), &new, &old.name, old.size, old.block_size).await?;
+        let spec = ReplicaSpec {
+            replica,
+            volume: attribute.volume,
+            name: old.name,
+            size: old.size,
+            block_size: old.block_size,
+        };
+        let head = self.create_head(Some(old.uuid), &new, &spec).await?;
         gate.replace(self.store.open_lvol(head.uuid).await? as Rc<dyn BlockDevice>);
         self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?;
         Ok(())
@@ -316,11 +351,26 @@ impl Inner {
     async fn snapshot(&self, replica: Uuid, gate: &Gate, id: Uuid, name: &str) -> Result<(), Error> {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
-        let (head, _) = self.still_granted(replica, gate)?;
-        let attributes = BTreeMap::from([(SNAPSHOT_OF.to_owned(), replica.as_bytes().to_vec())]);
-        let spec = SnapshotSpec { uuid: id, name: name.to_owned(), attributes };
-        self.store.snapshot(head.uuid, &spec).await?;
+        let (head, attribute) = self.still_granted(replica, gate)?;
+        let mut attributes = BTreeMap::from([(SNAPSHOT_OF.to_owned(), replica.as_bytes().to_vec())]);
+        let uuid = self.snapshot_uuid(replica, attribute.generation, id);
+        if uuid != id {
+            attributes.insert(SNAPSHOT_ID.to_owned(), id.as_bytes().to_vec());
+        }
+        self.store.snapshot(head.uuid, &SnapshotSpec { uuid, name: name.to_owned(), attributes }).await?;
         Ok(())
+    }
+
+    /// What the lvol of a snapshot is called: as the snapshot, unless an earlier copy of it is still there because a clone needs it.
+    fn snapshot_uuid(&self, replica: Uuid, generation: u64, id: Uuid) -> Uuid {
+        let lvols = self.store.lvols();
+        if let Some(there) = view::in_chain(&view::chain(&lvols, replica), id) {
+            return there.uuid;
+        }
+        match lvols.iter().any(|lvol| lvol.uuid == id && lvol.deletion.is_some()) {
+            true => Uuid::new_v5(&id, &[replica.as_bytes().as_slice(), &generation.to_le_bytes()].concat()),
+            false => id,
+        }
     }
 
     /// Deletes a snapshot of the replica's chain; the store gives its blocks to whoever reads through it.
@@ -329,13 +379,14 @@ impl Inner {
         let _changing = entry.changing.lock().await;
         let (head, _) = self.still_granted(replica, gate)?;
         let lvols = self.store.lvols();
-        if !lvols.iter().any(|lvol| lvol.uuid == id && lvol.deletion.is_none()) {
-            return Ok(());
+        let ours = view::in_chain(&view::chain(&lvols, replica), id).map(|lvol| lvol.uuid);
+        match ours.filter(|uuid| *uuid != head.uuid) {
+            Some(uuid) => Ok(self.store.delete(uuid).await?),
+            None if lvols.iter().any(|lvol| lvol.uuid == id && lvol.deletion.is_none()) => {
+                Err(Error::with_detail(ErrorKind::InvalidField, format_args!("{id} is no snapshot of {replica}")))
+            }
+            None => Ok(()),
         }
-        if id == head.uuid || !view::of_replica(&lvols, replica).contains(&id) {
-            return Err(Error::with_detail(ErrorKind::InvalidField, format_args!("{id} is no snapshot of {replica}")));
-        }
-        Ok(self.store.delete(id).await?)
     }
 
     /// The snapshots after the one that the head goes back to are not in its chain any more: they are deleted, here or,
@@ -344,10 +395,11 @@ impl Inner {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
         let (head, _) = self.still_granted(replica, gate)?;
-        if !view::chain(&self.store.lvols(), replica).iter().any(|lvol| lvol.uuid == snapshot) {
+        let chain = view::chain(&self.store.lvols(), replica);
+        let Some(snapshot) = view::in_chain(&chain, snapshot).map(|lvol| lvol.uuid) else {
             let text = format_args!("no snapshot {snapshot} in the chain of {replica}");
             return Err(Error::with_detail(ErrorKind::InvalidField, text));
-        }
+        };
         self.store.revert(head.uuid, snapshot).await?;
         Ok(self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?)
     }
@@ -440,6 +492,16 @@ fn head_uuid(replica: Uuid, generation: u64) -> Uuid {
     match generation {
         0 => replica,
         later => Uuid::new_v5(&replica, &later.to_le_bytes()),
+    }
+}
+
+fn head_lvol(attribute: &Attribute, spec: &ReplicaSpec) -> CreateLvol {
+    CreateLvol {
+        uuid: head_uuid(attribute.replica, attribute.generation),
+        name: spec.name.clone(),
+        size: spec.size,
+        block_size: spec.block_size,
+        attributes: BTreeMap::from([(REPLICA.to_owned(), attribute.encode())]),
     }
 }
 

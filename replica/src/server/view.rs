@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lvol::{LvolInfo, LvolState};
 use uuid::Uuid;
 
-use super::attribute::{Attribute, REPLICA, SNAPSHOT_OF};
+use super::attribute::{Attribute, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
 use super::{ReplicaInfo, ReplicaSpec};
 use crate::{ChainEntry, LvolKind};
 
@@ -33,7 +33,22 @@ pub(super) fn of_replica(lvols: &[LvolInfo], replica: Uuid) -> Vec<Uuid> {
 }
 
 fn is_snapshot_of(lvol: &LvolInfo, replica: Uuid) -> bool {
-    lvol.deletion.is_none() && lvol.attributes.get(SNAPSHOT_OF).is_some_and(|value| value == replica.as_bytes())
+    lvol.deletion.is_none() && belongs_to(lvol, replica)
+}
+
+/// Whether a snapshot was cut from this replica. What a clone begins with was not.
+fn belongs_to(snapshot: &LvolInfo, replica: Uuid) -> bool {
+    snapshot.attributes.get(SNAPSHOT_OF).is_some_and(|value| value == replica.as_bytes())
+}
+
+/// What engines call an lvol of a chain: the same snapshot has the same name on all replicas, whatever its lvol is called.
+pub(super) fn id_of(lvol: &LvolInfo) -> Uuid {
+    lvol.attributes.get(SNAPSHOT_ID).and_then(|value| Uuid::from_slice(value).ok()).unwrap_or(lvol.uuid)
+}
+
+/// An lvol of a replica's chain, by what engines call it.
+pub(super) fn in_chain(chain: &[LvolInfo], id: Uuid) -> Option<&LvolInfo> {
+    chain.iter().find(|lvol| id_of(lvol) == id)
 }
 
 /// What an interrupted reset left behind: lvols of the replica outside its chain.
@@ -43,12 +58,15 @@ pub(super) fn leftovers(lvols: &[LvolInfo], replica: Uuid) -> Vec<Uuid> {
 }
 
 /// The chain of a replica, oldest first, the head last. What is to be deleted is not in it: the store counts its blocks as those
-/// of whoever reads through it.
+/// of whoever reads through it. Nor is what the replica was cloned from, whose blocks count as those of the oldest.
 pub(super) fn chain(lvols: &[LvolInfo], replica: Uuid) -> Vec<LvolInfo> {
     let by_id: BTreeMap<Uuid, &LvolInfo> = lvols.iter().map(|lvol| (lvol.uuid, lvol)).collect();
     let mut chain = Vec::new();
     let mut next = head(lvols, replica).map(|(lvol, _)| lvol.uuid);
     while let Some(lvol) = next.and_then(|id| by_id.get(&id)) {
+        if !chain.is_empty() && !belongs_to(lvol, replica) {
+            break;
+        }
         chain.push((*lvol).clone());
         // The store has no circles; a chain longer than the store would be one.
         next = lvol.parent.filter(|_| chain.len() <= lvols.len());
@@ -61,7 +79,7 @@ pub(super) fn chain(lvols: &[LvolInfo], replica: Uuid) -> Vec<LvolInfo> {
 /// A chain as engines and people see it.
 pub(super) fn entries(chain: &[LvolInfo]) -> Vec<ChainEntry> {
     let entry = |lvol: &LvolInfo| ChainEntry {
-        id: lvol.uuid,
+        id: id_of(lvol),
         created: lvol.created_at.as_secs(),
         size: lvol.size,
         kind: match lvol.kind {

@@ -1,5 +1,6 @@
 //! Replicas in a simulated world: real stores on simulated disks, and the simulated network.
 
+mod clones;
 mod node;
 mod notes;
 mod remote;

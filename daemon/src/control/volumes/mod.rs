@@ -10,6 +10,7 @@
 //!
 //! Each step can be repeated, and a call that failed half way goes on where it was when it is sent again.
 
+mod cloning;
 mod members;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,18 @@ pub(crate) struct VolumeRecord {
     store: String,
     replicas: Vec<ReplicaRecord>,
     phase: Phase,
+    /// What it was cloned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<SourceRecord>,
+}
+
+/// The snapshot that a volume began as; it may be gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct SourceRecord {
+    volume: Uuid,
+    volume_name: String,
+    snapshot: Uuid,
+    snapshot_name: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,6 +72,9 @@ struct ReplicaRecord {
     /// What is being done with it, apart from the volume's own life.
     #[serde(default)]
     change: ReplicaChange,
+    /// For one that was made as a clone: the replica on its node whose snapshot it began as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Uuid>,
 }
 
 /// What becomes of a replica of a volume that exists.
@@ -142,6 +158,11 @@ impl Volumes {
             }
             None => self.begin(wanted).await?,
         };
+        self.complete(record).await
+    }
+
+    /// Goes on with a volume that is begun, until it is served.
+    async fn complete(&self, record: VolumeRecord) -> Result<v1::Volume, ControlError> {
         let uuid = record.uuid;
         match record.phase {
             Phase::Created => {}
@@ -194,14 +215,7 @@ impl Volumes {
     }
 
     async fn begin(&self, wanted: Wanted) -> Result<VolumeRecord, ControlError> {
-        let uuid = wanted.uuid.unwrap_or_else(Uuid::new_v4);
-        if let Some(other) = self.entries().get(&uuid) {
-            return Err(Comparison::default()
-                .field("name", &other.record.name, &wanted.name)
-                .finish("volume", uuid)
-                .err()
-                .unwrap_or_else(|| ControlError::failed("STATE", "a volume was found by UUID but not by name")));
-        }
+        let uuid = self.unused_uuid(wanted.uuid, &wanted.name)?;
         let replicas = wanted.nodes.into_iter().map(ReplicaRecord::new);
         let record = VolumeRecord {
             uuid,
@@ -212,9 +226,24 @@ impl Volumes {
             store: wanted.store,
             replicas: replicas.collect(),
             phase: Phase::Creating,
+            source: None,
         };
         self.keep(&record).await?;
         Ok(record)
+    }
+
+    /// The UUID of a volume that is not there by name, random unless one was asked for.
+    fn unused_uuid(&self, wanted: Option<Uuid>, name: &str) -> Result<Uuid, ControlError> {
+        let uuid = wanted.unwrap_or_else(Uuid::new_v4);
+        match self.entries().get(&uuid) {
+            None => Ok(uuid),
+            Some(other) => {
+                let differs =
+                    Comparison::default().field("name", other.record.name.as_str(), name).finish("volume", uuid);
+                let unexpected = || ControlError::failed("STATE", "a volume was found by UUID but not by name");
+                Err(differs.err().unwrap_or_else(unexpected))
+            }
+        }
     }
 
     /// From a record to a volume that is served.
@@ -439,12 +468,14 @@ impl Entry {
             reason: self.reason,
             replicas: replicas.collect(),
             engine,
+            source: self.record.source.map(SourceRecord::describe),
         }
     }
 }
 
 impl VolumeRecord {
     fn replica_request(&self, replica: &ReplicaRecord) -> v1::CreateReplicaRequest {
+        let origin = replica.origin.zip(self.source.as_ref().map(|source| source.snapshot));
         v1::CreateReplicaRequest {
             uuid: replica.uuid.to_string(),
             volume_uuid: self.uuid.to_string(),
@@ -452,13 +483,15 @@ impl VolumeRecord {
             store: self.store.clone(),
             size_bytes: self.size,
             block_size_bytes: self.block_size,
+            source_replica_uuid: origin.map_or_else(String::new, |(replica, _)| replica.to_string()),
+            source_snapshot_uuid: origin.map_or_else(String::new, |(_, snapshot)| snapshot.to_string()),
         }
     }
 }
 
 impl ReplicaRecord {
     fn new(node: String) -> Self {
-        Self { uuid: Uuid::new_v4(), node, change: ReplicaChange::Stays }
+        Self { uuid: Uuid::new_v4(), node, change: ReplicaChange::Stays, origin: None }
     }
 
     /// Without an address: the configuration knows it.
