@@ -172,9 +172,15 @@ pub(crate) struct CreateStore {
     /// For a new file or memory: how large (files are sparse)
     #[arg(long)]
     pub(crate) size: Option<Size>,
-    /// The unit of allocation
+    /// The unit of allocation: a power of two from 16KiB to 4MiB; 64KiB when left out
     #[arg(long)]
     pub(crate) cluster_size: Option<Size>,
+    /// How large all volumes in it together may be, in percent of its size; 0, or left out, for any size
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) overcommit: Option<u32>,
+    /// Space that writes of hosts leave for the store's own work
+    #[arg(long)]
+    pub(crate) reserve: Option<Size>,
     /// Its identity; to take in a path that holds a store already, give the UUID of that store
     #[arg(long)]
     pub(crate) uuid: Option<String>,

@@ -81,6 +81,8 @@ async fn create(client: &Client, options: &CreateStore, output: Output) -> anyho
         size_bytes: options.size.map_or(0, |size| size.0),
         cluster_size_bytes: options.cluster_size.map_or(Ok(0), |size| size.0.try_into())?,
         uuid: options.uuid.clone().unwrap_or_default(),
+        overcommit_percent: options.overcommit,
+        reserve_bytes: options.reserve.map(|size| size.0),
     };
     let store = answer(client.stores().create(request).await)?;
     if output == Output::Json {

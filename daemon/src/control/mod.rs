@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub(crate) use self::deletions::Deletions;
 pub(crate) use self::engines::Engines;
-pub(crate) use self::error::ControlError;
+pub(crate) use self::error::{Comparison, ControlError};
 pub(crate) use self::peers::Peers;
 pub(crate) use self::replicas::Replicas;
 pub(crate) use self::stores::Stores;

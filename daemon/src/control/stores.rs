@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::error::{Comparison, ControlError};
 use super::request;
-use crate::data::{Backing, DataPath, StoreFacts, StoreSpec};
+use crate::data::{Backing, DataPath, StoreFacts, StoreSpec, WantedLimits};
 use crate::state::{Records, StateError};
 
 /// What a path starts with that is memory.
@@ -151,19 +151,22 @@ impl Stores {
             .optional("uuid", spec.uuid, wanted.uuid)
             .finish("store", &spec.name)?;
         if let State::Failed(_) = entry.state {
-            let spec = StoreSpec { backing: wanted.backing.clone(), ..spec };
-            self.format_if_cut_off(&spec, entry.home).await?;
+            let spec = StoreSpec { backing: wanted.backing.clone(), ..spec.clone() };
+            self.format_if_cut_off(&spec, wanted.limits, entry.home).await?;
             self.open(&spec, entry.home).await?;
-            return Ok(spec.uuid);
+        }
+        // They are known from the store itself.
+        if let Some(facts) = self.data.stores(entry.home).await?.get(&spec.uuid) {
+            wanted.limits.compare(&spec.name, facts.limits, facts.cluster_size)?;
         }
         Ok(spec.uuid)
     }
 
     /// Finishes a creation that a crash cut off between the record and the format.
-    async fn format_if_cut_off(&self, spec: &StoreSpec, home: usize) -> Result<(), ControlError> {
+    async fn format_if_cut_off(&self, spec: &StoreSpec, limits: WantedLimits, home: usize) -> Result<(), ControlError> {
         let Some(mut record) = self.records.load()?.records.remove(&spec.uuid) else { return Ok(()) };
         if !record.formatted {
-            self.data.format_store(home, spec, true).await?;
+            self.data.format_store(home, spec, limits, true).await?;
             record.formatted = true;
             self.records.store(spec.uuid, &record).await?;
         }
@@ -185,7 +188,7 @@ impl Stores {
         if let Some(record) = &record {
             self.records.store(spec.uuid, record).await?;
         }
-        if let Err(error) = self.data.format_store(home, &spec, false).await {
+        if let Err(error) = self.data.format_store(home, &spec, wanted.limits, false).await {
             self.records.remove(spec.uuid).await?;
             return Err(error);
         }
@@ -257,8 +260,8 @@ impl Stores {
     pub(crate) async fn set_limits(&self, request: v1::SetStoreLimitsRequest) -> Result<v1::Store, ControlError> {
         let _change = self.changes.lock().await;
         let open = self.open_store(&request.store)?;
-        let (percent, reserve) = (request.overcommit_percent, request.reserve_bytes);
-        self.data.set_store_limits(open.home, open.uuid, percent, reserve).await?;
+        let limits = WantedLimits { overcommit_percent: request.overcommit_percent, reserve: request.reserve_bytes };
+        self.data.set_store_limits(open.home, open.uuid, limits).await?;
         self.describe(open.uuid).await
     }
 
@@ -493,6 +496,7 @@ struct Wanted {
     backing: Backing,
     size: Option<u64>,
     cluster_size: u32,
+    limits: WantedLimits,
 }
 
 impl Wanted {
@@ -512,6 +516,7 @@ impl Wanted {
             backing: backing(&request.path, size)?,
             size,
             cluster_size,
+            limits: WantedLimits { overcommit_percent: request.overcommit_percent, reserve: request.reserve_bytes },
         })
     }
 }

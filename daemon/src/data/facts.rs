@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use lvol::StoreLimits;
 use proto::v1::{EngineState, MemberState};
 use uuid::Uuid;
+
+use crate::control::{Comparison, ControlError};
 
 /// Where and what a store is.
 #[derive(Clone, Debug)]
@@ -14,6 +17,35 @@ pub(crate) struct StoreSpec {
     pub(crate) backing: Backing,
     /// Bytes.
     pub(crate) cluster_size: u32,
+}
+
+/// How far the space of a store may be used, as far as a request says so.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WantedLimits {
+    /// Of all heads; 0 for any size.
+    pub(crate) overcommit_percent: Option<u32>,
+    /// Bytes.
+    pub(crate) reserve: Option<u64>,
+}
+
+impl WantedLimits {
+    /// The limits with what is not given taken from `others`.
+    pub(crate) fn over(&self, others: StoreLimits) -> StoreLimits {
+        StoreLimits {
+            overcommit_percent: self.overcommit_percent.unwrap_or(others.overcommit_percent),
+            reserve: self.reserve.unwrap_or(others.reserve),
+        }
+    }
+
+    /// An error that names what a store has otherwise (I30). The reserve is one of whole clusters.
+    pub(crate) fn compare(&self, store: &str, found: StoreLimits, cluster_size: u32) -> Result<(), ControlError> {
+        let cluster = u64::from(cluster_size);
+        let reserve = self.reserve.map(|bytes| bytes.div_ceil(cluster).saturating_mul(cluster));
+        Comparison::default()
+            .optional("overcommit_percent", found.overcommit_percent, self.overcommit_percent)
+            .optional("reserve_bytes", found.reserve, reserve)
+            .finish("store", store)
+    }
 }
 
 /// What a store lives in.
@@ -39,7 +71,7 @@ pub(crate) struct StoreFacts {
     pub(crate) disk_size: u64,
     /// Bytes of all heads.
     pub(crate) provisioned: u64,
-    pub(crate) limits: lvol::StoreLimits,
+    pub(crate) limits: StoreLimits,
     /// Bytes.
     pub(crate) metadata: u64,
     /// Bytes.

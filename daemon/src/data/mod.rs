@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 pub(crate) use self::facts::{
     Backing, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec, ReplicaFacts, ReplicaOrigin,
-    ReplicaSpec, SnapshotFacts, StoreFacts, StoreSpec, VolumeChange,
+    ReplicaSpec, SnapshotFacts, StoreFacts, StoreSpec, VolumeChange, WantedLimits,
 };
 pub(crate) use self::reactors::Reactors;
 
@@ -57,9 +57,15 @@ impl DataPath {
 
     /// Formats a store. What holds something already is left as it is, unless it is the same store. `again` finishes a
     /// format that was cut off.
-    pub(crate) async fn format_store(&self, home: usize, spec: &StoreSpec, again: bool) -> Result<(), ControlError> {
+    pub(crate) async fn format_store(
+        &self,
+        home: usize,
+        spec: &StoreSpec,
+        limits: WantedLimits,
+        again: bool,
+    ) -> Result<(), ControlError> {
         let spec = spec.clone();
-        self.on(home, move |_| stores::format(spec, again)).await?
+        self.on(home, move |_| stores::format(spec, limits, again)).await?
     }
 
     /// Opens a store and serves its replicas.
@@ -83,10 +89,9 @@ impl DataPath {
         &self,
         home: usize,
         store: Uuid,
-        overcommit_percent: Option<u32>,
-        reserve: Option<u64>,
+        limits: WantedLimits,
     ) -> Result<(), ControlError> {
-        self.on(home, move |_| stores::set_limits(store, overcommit_percent, reserve)).await?
+        self.on(home, move |_| stores::set_limits(store, limits)).await?
     }
 
     /// The open stores of a reactor.

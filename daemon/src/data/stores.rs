@@ -12,36 +12,47 @@ use uuid::Uuid;
 
 use super::errors::{change_error, disk_error, replica_error, store_error};
 use super::room::{room, while_released};
-use super::{Backing, Inner, ReplicaFacts, ReplicaOrigin, ReplicaSpec, StoreFacts, StoreSpec};
+use super::{Backing, Inner, ReplicaFacts, ReplicaOrigin, ReplicaSpec, StoreFacts, StoreSpec, WantedLimits};
 use crate::control::ControlError;
 
 /// How many bytes of what is to be formatted must be zero: where file systems and partition tables have their marks.
 const PROBED: u64 = 128 << 10;
 
 /// Formats what the store lives in. `again` finishes a format that was cut off.
-pub(super) async fn format(spec: StoreSpec, again: bool) -> Result<(), ControlError> {
+pub(super) async fn format(spec: StoreSpec, limits: WantedLimits, again: bool) -> Result<(), ControlError> {
     let disk = match &spec.backing {
         Backing::Memory { size } => memory(spec.uuid, *size)?,
         Backing::Path { path, create } => {
             let disk = open_disk(path, *create).await?;
             if !again {
-                check_unused(&spec, &disk, path).await?;
+                check_unused(&spec, limits, &disk, path).await?;
             }
             disk
         }
     };
-    let options = FormatOptions { cluster_size: spec.cluster_size, ..FormatOptions::new(spec.uuid, spec.name.clone()) };
+    let options = FormatOptions {
+        cluster_size: spec.cluster_size,
+        limits: limits.over(StoreLimits::default()),
+        ..FormatOptions::new(spec.uuid, spec.name.clone())
+    };
     Store::format(&disk, &options).await.map_err(|error| store_error(&spec, error))
 }
 
 /// Refuses what holds something else: a mistyped device must not cost somebody's file system. A store is left to the
-/// format, which knows whether it is the same one.
-async fn check_unused(spec: &StoreSpec, disk: &Disk, path: &Path) -> Result<(), ControlError> {
+/// format, which knows whether it is the same one; but not with other limits than are asked for.
+async fn check_unused(spec: &StoreSpec, limits: WantedLimits, disk: &Disk, path: &Path) -> Result<(), ControlError> {
     if is_empty(disk).await.map_err(|error| disk_error(path, &error))? {
         return Ok(());
     }
     match Store::open(disk.clone()).await {
-        Ok(store) => store.close().await.map_err(|error| store_error(spec, error)),
+        Ok(store) => {
+            let found = store.info();
+            store.close().await.map_err(|error| store_error(spec, error))?;
+            match found.uuid == spec.uuid {
+                true => limits.compare(&spec.name, found.limits, found.cluster_size),
+                false => Ok(()),
+            }
+        }
         Err(StoreError::NotAStore { .. }) => {
             let text = format!(
                 "{path} is not empty, and what it holds is not a store: nothing was changed. If its content can go, \
@@ -104,18 +115,10 @@ pub(super) async fn grow(store: Uuid, size: Option<u64>) -> Result<(), ControlEr
 }
 
 /// Sets the limits of a store that are given.
-pub(super) async fn set_limits(
-    store: Uuid,
-    overcommit_percent: Option<u32>,
-    reserve: Option<u64>,
-) -> Result<(), ControlError> {
+pub(super) async fn set_limits(store: Uuid, limits: WantedLimits) -> Result<(), ControlError> {
     let store = server(store)?.store().clone();
     let now = store.info().limits;
-    let limits = StoreLimits {
-        overcommit_percent: overcommit_percent.unwrap_or(now.overcommit_percent),
-        reserve: reserve.unwrap_or(now.reserve),
-    };
-    store.set_limits(limits).await.map(drop).map_err(change_error)
+    store.set_limits(limits.over(now)).await.map(drop).map_err(change_error)
 }
 
 /// Closes all stores of this reactor. Those that fail to are logged; the next start recovers them.

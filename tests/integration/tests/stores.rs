@@ -69,3 +69,46 @@ async fn volumes_beyond_the_overcommit_limit_are_refused_with_the_figures() -> a
     assert_eq!((now.overcommit_percent, now.reserve_bytes, now.provisioned_bytes), (100, MIB, 64 * MIB));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_store_is_made_with_its_limits_and_made_again_with_the_same_only() -> anyhow::Result<()> {
+    let mut house = House::prepare(&["a"])?;
+    house.cluster.start().await?;
+    let path = house.cluster.nodes()[0].folder().join("main.img").display().to_string();
+    let create = |rest: &[&str]| {
+        let place = ["store", "create", "main", "--path", &path, "--size", "64MiB", "--cluster-size", "16KiB"];
+        house.ashlar(0, &[&place[..], rest].concat())
+    };
+    let too_much = create(&["--reserve", "64MiB"])?;
+    ensure!(said(&too_much).contains("leaves nothing"), "{}", said(&too_much));
+    // Rounded up to clusters.
+    let limits = ["--overcommit", "150", "--reserve", "1000001"];
+    for _ in 0..2 {
+        let made = create(&limits)?;
+        ensure!(made.status.success(), "{}", said(&made));
+    }
+    let made = store(&house).await?;
+    let expected = (150, 1_015_808, 16 << 10);
+    assert_eq!((made.overcommit_percent, made.reserve_bytes, made.cluster_size_bytes), expected);
+    ensure!(create(&[])?.status.success(), "what is not given is not compared");
+
+    let other = create(&["--overcommit", "100", "--reserve", "2MiB"])?;
+    let text = said(&other);
+    ensure!(text.contains("overcommit_percent is 150, asked for 100"), "{text}");
+    ensure!(text.contains("reserve_bytes is 1015808, asked for 2097152"), "{text}");
+    assert_eq!(store(&house).await?, made, "I30");
+
+    // The same holds for a store that is taken in.
+    ensure!(house.ashlar(0, &["store", "delete", "main"])?.status.success());
+    let take_in = |rest: &[&str]| {
+        let place = ["store", "create", "main", "--path", &path, "--cluster-size", "16KiB", "--uuid", &made.uuid];
+        house.ashlar(0, &[&place[..], rest].concat())
+    };
+    let other = take_in(&["--overcommit", "100"])?;
+    ensure!(said(&other).contains("overcommit_percent is 150, asked for 100"), "{}", said(&other));
+    ensure!(store(&house).await.is_err(), "it is not taken in");
+    let same = take_in(&limits)?;
+    ensure!(same.status.success(), "{}", said(&same));
+    assert_eq!(store(&house).await?, made);
+    Ok(())
+}
