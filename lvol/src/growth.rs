@@ -10,8 +10,11 @@
 use std::io;
 use std::rc::Rc;
 
+use reactor::Disk;
+
 use crate::core::Core;
 use crate::error::StoreError;
+use crate::format::layout::Region;
 use crate::info::StoreInfo;
 use crate::operations::to_the_end;
 use crate::store::Store;
@@ -56,7 +59,7 @@ impl Core {
             StoreError::invalid(format!("a store of {size} bytes grows to {least} bytes at least, not to {wanted}"))
         })?;
         for area in grown.areas {
-            self.make_room(area.offset, area.end()).await?;
+            make_room(&self.disk, area).await?;
         }
         let written = self.checkpoint_grown(grown).await;
         match written {
@@ -67,18 +70,18 @@ impl Core {
             result => result,
         }
     }
+}
 
-    /// Takes room of a sparse disk, so that there is some for each checkpoint from now on.
-    async fn make_room(&self, start: u64, end: u64) -> Result<(), StoreError> {
-        for offset in (start..end).step_by(STEP as usize) {
-            let zeroed = self.disk.write_zeroes(offset, STEP.min(end - offset)).await;
-            zeroed.map_err(|error| match error.kind() {
-                io::ErrorKind::StorageFull => {
-                    StoreError::NoSpace { detail: "the disk has no room for the metadata of a larger store" }
-                }
-                _ => StoreError::Io { doing: "making room for metadata", source: error },
-            })?;
-        }
-        Ok(())
+/// Takes room of a sparse disk for metadata, so that writing it never lacks some, whatever else fills the file system.
+pub(crate) async fn make_room(disk: &Disk, region: Region) -> Result<(), StoreError> {
+    for offset in (region.offset..region.end()).step_by(STEP as usize) {
+        let zeroed = disk.write_zeroes(offset, STEP.min(region.end() - offset)).await;
+        zeroed.map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull => {
+                StoreError::NoSpace { detail: "the disk has no room for the metadata of a store of this size" }
+            }
+            _ => StoreError::Io { doing: "making room for metadata", source: error },
+        })?;
     }
+    Ok(())
 }

@@ -15,6 +15,7 @@ use crate::format::BLOCK;
 use crate::format::layout::{CLUSTER_SIZES, Layout, MIN_SIZE};
 use crate::format::record::LvolRecord;
 use crate::format::superblock::{CheckpointPointer, Features, MAX_NAME, PLACES, Superblock};
+use crate::growth::make_room;
 use crate::info::{Extent, FormatOptions, LvolInfo, LvolKind, LvolState, StoreInfo};
 use crate::limits::{limits_of, told};
 use crate::lvol::Lvol;
@@ -75,6 +76,9 @@ impl Store {
         for place in PLACES {
             let zeroes = Buffer::zeroed(BLOCK as usize).freeze();
             disk.write(place, zeroes).await.map_err(StoreError::io("wiping the superblock"))?;
+        }
+        for region in [layout.journal, layout.areas[0], layout.areas[1]] {
+            make_room(disk, region).await?;
         }
         disk.sync().await.map_err(StoreError::io("flushing the disk"))?;
         write_superblocks(disk, &superblock).await

@@ -4,11 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::{ErrorKind, Request, execute};
-use lvol::{LvolState, Role, StoreError, StoreLimits};
+use lvol::{LvolState, Role, Store, StoreError, StoreLimits};
 use reactor::simulated::{DiskFault, DiskFaultKind};
 
 use crate::rig::{
-    DISK, Rig, check_space, flush, id, kind, lvol, open, read, read_all, snapshot, stamped, unmap, write, write_zeroes,
+    DISK, Rig, check_space, disk, flush, format, id, kind, lvol, open, read, read_all, snapshot, stamped, unmap, write,
+    write_zeroes,
 };
 
 const CLUSTER: u64 = 64 << 10;
@@ -263,6 +264,46 @@ fn a_full_backing_is_no_space_too() {
         assert!(read(&head, 0, 4096).await.expect("read") == stamped(1, 4096)[..]);
         execute(&*head, Request::write(0, stamped(5, 4096))).await.expect("overwritten");
         check_space(&store);
+    });
+}
+
+/// The room for metadata is taken when the store is made: a file system that others have filled stops no store (I32).
+#[test]
+fn a_full_backing_does_not_stop_the_journal_or_checkpoints() {
+    let rig = Rig::formatted(11);
+    let store = rig.run(async {
+        let store = open().await;
+        store.create(&lvol(1, 64 << 20)).await.expect("created");
+        write(&store.open_lvol(id(1)).await.expect("opened"), 0, stamped(1, 4096)).await.expect("written");
+        store.flush().await.expect("flushed");
+        store
+    });
+    rig.world.limit_disk_space(rig.node, DISK, Some(rig.image().allocated()));
+    rig.run(async move {
+        // More than the journal holds at once.
+        for round in 0..2000 {
+            store.rename(id(1), &format!("round-{round}")).await.expect("renamed");
+        }
+        store.snapshot(id(1), &snapshot(2)).await.expect("cut");
+        let head = store.open_lvol(id(1)).await.expect("opened");
+        assert_eq!(kind(write(&head, 0, stamped(2, 4096)).await), Some(ErrorKind::NoSpace));
+        store.delete(id(2)).await.expect("marked");
+        store.deleted(id(2)).await.expect("merged");
+        write(&head, 0, stamped(3, 4096)).await.expect("overwritten where it is");
+        drop(head);
+        store.close().await.expect("with a checkpoint");
+        assert_eq!(open().await.lvol_info(id(1)).expect("there").name, "round-1999");
+    });
+}
+
+#[test]
+fn a_backing_without_room_for_the_metadata_is_refused() {
+    let rig = Rig::new(12);
+    rig.world.limit_disk_space(rig.node, DISK, Some(64 << 10));
+    rig.run(async {
+        let refused = format(&disk()).await.expect_err("no room");
+        assert!(matches!(refused, StoreError::NoSpace { .. }), "{refused}");
+        assert!(matches!(Store::open(disk()).await.err(), Some(StoreError::NotAStore { .. })), "nothing was made");
     });
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::image::{Change, DiskImage};
+use super::image::{Change, Content, DiskImage};
 use super::random::Random;
 
 /// What became of one write.
@@ -74,8 +74,11 @@ pub(crate) fn after_kill(change: &Arc<Change>, random: &mut Random) -> Option<Ar
         4..7 => None,
         _ => {
             let length = random.below(change.sectors()) * change.sector;
-            let data = change.data.as_ref().map(|data| data[..length as usize].into());
-            (length > 0).then(|| Arc::new(Change { length, data, ..**change }))
+            let content = match &change.content {
+                Content::Bytes(data) => Content::Bytes(data[..length as usize].into()),
+                zeroes @ (Content::Zeroes | Content::Hole) => zeroes.clone(),
+            };
+            (length > 0).then(|| Arc::new(Change { length, content, ..**change }))
         }
     }
 }
@@ -86,7 +89,7 @@ mod tests {
 
     fn change(fill: u8, sectors: u64) -> Arc<Change> {
         let length = sectors * 512;
-        Arc::new(Change { offset: 0, length, sector: 512, data: Some(vec![fill; length as usize].into()) })
+        Arc::new(Change { offset: 0, length, sector: 512, content: Content::Bytes(vec![fill; length as usize].into()) })
     }
 
     #[test]

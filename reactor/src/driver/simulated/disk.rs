@@ -9,7 +9,7 @@ use super::crash::{after_kill, after_power_cut};
 use super::errno::{EIO, ENOSPC, error};
 use super::fault::{DiskFault, DiskFaultKind, DiskLatency};
 use super::history::DiskHistory;
-use super::image::{Change, DiskImage};
+use super::image::{Change, Content, DiskImage};
 use super::random::Random;
 use super::trace::hash_bytes;
 
@@ -66,7 +66,10 @@ impl Request {
     /// A hash of what is written, for traces.
     pub(crate) fn written_hash(&self) -> u64 {
         match &self.want {
-            Want::Change(change) => hash_bytes(change.data.as_deref().unwrap_or_default()) ^ change.offset,
+            Want::Change(change) => match &change.content {
+                Content::Bytes(data) => hash_bytes(data) ^ change.offset,
+                Content::Zeroes | Content::Hole => hash_bytes(&[]) ^ change.offset,
+            },
             Want::Read { .. } | Want::Sync => 0,
         }
     }
@@ -315,7 +318,7 @@ impl Disk {
 
     fn verdict(&self, want: &Want, random: &mut Random) -> Verdict {
         if let Want::Change(change) = want
-            && change.data.is_some()
+            && change.content != Content::Hole
             && let Some(space) = self.space
             && self.live.allocated() + self.live.growth(change.offset, change.length) > space
         {

@@ -213,11 +213,12 @@ fn sample(count: usize, random: &mut Random) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::image::Content;
     use super::*;
 
     fn change(offset: u64, fill: u8, sectors: u64) -> Arc<Change> {
         let length = sectors * 512;
-        Arc::new(Change { offset, length, sector: 512, data: Some(vec![fill; length as usize].into()) })
+        Arc::new(Change { offset, length, sector: 512, content: Content::Bytes(vec![fill; length as usize].into()) })
     }
 
     /// Write 1 done and synced, write 2 done, write 3 in flight.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::trace::hash_bytes;
 
@@ -10,6 +10,9 @@ const PAGE: usize = 4096;
 
 /// A page of zeroes to read from where nothing was written.
 static ZEROES: [u8; PAGE] = [0; PAGE];
+
+/// The page of all that was zeroed and not written since.
+static ZERO_PAGE: LazyLock<Arc<[u8; PAGE]>> = LazyLock::new(|| Arc::new(ZEROES));
 
 /// The content of a disk. Copies share their pages until one of them is written, so that an image for each step of a
 /// run costs little.
@@ -114,6 +117,17 @@ impl DiskImage {
         }
     }
 
+    /// Makes a range read as zeroes that take up space.
+    ///
+    /// # Panics
+    /// When the range ends beyond the disk.
+    pub fn zero(&mut self, offset: u64, length: u64) {
+        self.punch(offset, length);
+        for part in self.parts(offset, length) {
+            self.pages.entry(part.page).or_insert_with(|| Arc::clone(&ZERO_PAGE));
+        }
+    }
+
     /// Turns the bits of `mask` in one byte, as a failing medium would.
     ///
     /// # Panics
@@ -144,8 +158,9 @@ impl DiskImage {
         let change = |number: u64| {
             let offset = number * PAGE as u64;
             let length = (self.size - offset).min(PAGE as u64);
-            let data = self.pages.get(&number).map(|page| page[..length as usize].into());
-            Change { offset, length, sector, data }
+            let page = self.pages.get(&number);
+            let content = page.map_or(Content::Hole, |page| Content::Bytes(page[..length as usize].into()));
+            Change { offset, length, sector, content }
         };
         numbers.into_iter().filter(differs).map(change).collect()
     }
@@ -193,8 +208,17 @@ pub(crate) struct Change {
     pub(crate) length: u64,
     /// What the disk writes whole or not at all, in bytes. Changes are aligned to it.
     pub(crate) sector: u64,
-    /// None: zeroes, and the space given back.
-    pub(crate) data: Option<Box<[u8]>>,
+    pub(crate) content: Content,
+}
+
+/// What a range reads as after a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Bytes(Box<[u8]>),
+    /// Zeroes that take up space.
+    Zeroes,
+    /// Zeroes, with the space given back.
+    Hole,
 }
 
 impl Change {
@@ -205,18 +229,19 @@ impl Change {
 
     /// Applies all of it.
     pub(crate) fn apply(&self, image: &mut DiskImage) {
-        match &self.data {
-            Some(data) => image.write(self.offset, data),
-            None => image.punch(self.offset, self.length),
-        }
+        self.apply_part(image, 0, self.length);
     }
 
     /// Applies some sectors of it: `count` from the `first` on.
     pub(crate) fn apply_sectors(&self, image: &mut DiskImage, first: u64, count: u64) {
-        let (from, length) = (first * self.sector, count * self.sector);
-        match &self.data {
-            Some(data) => image.write(self.offset + from, &data[from as usize..(from + length) as usize]),
-            None => image.punch(self.offset + from, length),
+        self.apply_part(image, first * self.sector, count * self.sector);
+    }
+
+    fn apply_part(&self, image: &mut DiskImage, from: u64, length: u64) {
+        match &self.content {
+            Content::Bytes(data) => image.write(self.offset + from, &data[from as usize..(from + length) as usize]),
+            Content::Zeroes => image.zero(self.offset + from, length),
+            Content::Hole => image.punch(self.offset + from, length),
         }
     }
 }
@@ -224,6 +249,16 @@ impl Change {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_zeroed_takes_space_and_what_is_punched_gives_it_back() {
+        let mut image = DiskImage::new(64 << 10);
+        image.write(4096, &[7; 4096]);
+        image.zero(2048, 10 << 10);
+        assert_eq!((image.allocated(), image.bytes(0, 16 << 10)), (3 * 4096, vec![0; 16 << 10]));
+        image.punch(0, 8192);
+        assert_eq!(image.allocated(), 4096);
+    }
 
     #[test]
     fn writes_across_pages_read_back_and_copies_are_independent() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::disk::{Request, Want};
 use super::errno::{EBADF, EIO, error};
-use super::image::Change;
+use super::image::{Change, Content};
 use super::queue::Event;
 use super::random::nanoseconds;
 use super::state::{Flight, Resource, State, Work};
@@ -77,11 +77,14 @@ impl State {
             }
             Operation::DiskWrite { disk, offset, data } => {
                 let data = data.iter().map(|slice| &slice[..]).collect::<Vec<_>>().concat().into_boxed_slice();
-                self.begin_change(index, *disk, *offset, data.len() as u64, Some(data))
+                self.begin_change(index, *disk, *offset, data.len() as u64, Content::Bytes(data))
             }
             Operation::DiskSync { disk } => self.begin_disk(index, *disk, Want::Sync),
-            Operation::DiskDiscard { disk, offset, length } | Operation::DiskZero { disk, offset, length } => {
-                self.begin_change(index, *disk, *offset, *length, None)
+            Operation::DiskDiscard { disk, offset, length } => {
+                self.begin_change(index, *disk, *offset, *length, Content::Hole)
+            }
+            Operation::DiskZero { disk, offset, length } => {
+                self.begin_change(index, *disk, *offset, *length, Content::Zeroes)
             }
             Operation::Accept { listener } => self.begin_accept(index, id, *listener),
             Operation::Connect { address } => self.begin_connect(index, id, *address),
@@ -104,19 +107,12 @@ impl State {
         }
     }
 
-    fn begin_change(
-        &mut self,
-        index: usize,
-        resource: ResourceId,
-        offset: u64,
-        length: u64,
-        data: Option<Box<[u8]>>,
-    ) -> Work {
+    fn begin_change(&mut self, index: usize, resource: ResourceId, offset: u64, length: u64, content: Content) -> Work {
         let Resource::Disk { disk, .. } = self.resource(index, resource) else {
             unreachable!("a disk operation names a disk")
         };
         let sector = u64::from(self.disks[disk].alignment());
-        let change = Change { offset, length, sector, data };
+        let change = Change { offset, length, sector, content };
         self.begin_disk(index, resource, Want::Change(Arc::new(change)))
     }
 
