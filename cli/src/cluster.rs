@@ -39,6 +39,8 @@ pub struct Node {
     program: PathBuf,
     folder: PathBuf,
     addresses: Addresses,
+    /// What is put before the program, with its arguments; empty for nothing.
+    launcher: Vec<String>,
     process: Option<Child>,
 }
 
@@ -61,13 +63,23 @@ impl Cluster {
     pub fn prepare(program: &Path, folder: &Path, names: &[&str], extra: &str) -> anyhow::Result<Self> {
         let addresses = free_addresses(names.len())?;
         let members: Vec<_> = names.iter().copied().zip(addresses).collect();
+        Self::prepare_at(program, folder, &members, extra)
+    }
+
+    /// The same for daemons at given addresses.
+    pub fn prepare_at(
+        program: &Path,
+        folder: &Path,
+        members: &[(&str, Addresses)],
+        extra: &str,
+    ) -> anyhow::Result<Self> {
         let nodes = members.iter().map(|(name, addresses)| {
             let folder = folder.join(name);
             fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-            let text = configuration(name, &folder, *addresses, &members, extra);
+            let text = configuration(name, &folder, *addresses, members, extra);
             fs::write(folder.join("node.toml"), text)?;
             let (name, program, addresses) = ((*name).to_owned(), program.to_owned(), *addresses);
-            Ok(Node { name, program, folder, addresses, process: None })
+            Ok(Node { name, program, folder, addresses, launcher: Vec::new(), process: None })
         });
         Ok(Self { nodes: nodes.collect::<anyhow::Result<_>>()? })
     }
@@ -111,6 +123,12 @@ impl Node {
         self.addresses
     }
 
+    /// From its next start on it is run by another program: `launcher` is that with its arguments, to which the daemon's command is added.
+    /// It has to replace itself by the daemon.
+    pub fn launch_with(&mut self, launcher: Vec<String>) {
+        self.launcher = launcher;
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -145,14 +163,30 @@ impl Node {
         Ok(())
     }
 
+    /// Stops it in the middle of whatever it does (SIGSTOP), until [`Node::resume`].
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal("STOP")
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal("CONT")
+    }
+
+    /// The standard library sends no signal but SIGKILL, and this crate has no unsafe code.
+    fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let pid = self.pid().ok_or_else(|| anyhow!("node {} does not run", self.name))?;
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status()?;
+        if !sent.success() {
+            bail!("cannot send SIG{name} to node {}", self.name);
+        }
+        Ok(())
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+        self.signal("TERM")?;
         let mut process = self.process.take().ok_or_else(|| anyhow!("node {} does not run", self.name))?;
-        // The standard library sends no signal but SIGKILL, and this crate has no unsafe code.
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", process.id())).status()?;
-        if !sent.success() {
-            bail!("cannot send SIGTERM to node {}", self.name);
-        }
         let limit = Instant::now() + STOP_LIMIT;
         while Instant::now() < limit {
             if let Some(status) = process.try_wait()? {
@@ -188,7 +222,14 @@ impl Node {
 
     /// The command that starts the daemon: for tests that expect it to fail, too.
     pub fn command(&self, log: File) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.launcher[..] {
+            [] => Command::new(&self.program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&self.program);
+                command
+            }
+        };
         command
             .arg("--config")
             .arg(self.folder.join("node.toml"))

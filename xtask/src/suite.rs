@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::debian::{self, Missing, Tool};
 use crate::libtest::Tell;
 use crate::programs::{self, cargo, test_programs};
 use crate::report::Report;
@@ -33,6 +34,7 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
     check_fuzz_targets(workspace, &mut report);
     check_with(workspace, "doc", &["--workspace", "--no-deps", "--keep-going"], &mut report);
     if report.check("build", || programs::build_with_tests(workspace)).is_some() {
+        provide_for_scenarios(&mut report);
         let mut tests = cargo(workspace);
         tests.args(["test", "--workspace", "--no-fail-fast"]).env("ASHLAR_BIN_DIR", test_programs(workspace));
         if long {
@@ -48,6 +50,25 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
         }
     }
     Ok(report.close())
+}
+
+/// What `tests/integration/tests/scenarios` needs. Without it they leave themselves out.
+fn provide_for_scenarios(report: &mut Report) {
+    let tools = [
+        Tool { program: "ip", package: "iproute2" },
+        Tool { program: "mkfs.ext4", package: "e2fsprogs" },
+        Tool { program: "losetup", package: "mount" },
+    ];
+    let missing = if debian::is_root() {
+        debian::provide(&tools).err()
+    } else {
+        Some(Missing::LeftOut("they need root".to_owned()))
+    };
+    match missing {
+        None => {}
+        Some(Missing::LeftOut(reason)) => report.skip("scenarios", reason),
+        Some(Missing::Failed(error)) => report.skip("scenarios", format_args!("{error:#}")),
+    }
 }
 
 /// The programs of `fuzz/`, which are no part of the workspace. Without libFuzzer itself, which needs a C++ compiler.

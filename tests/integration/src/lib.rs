@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 mod host;
+mod mounted;
+mod network;
 
 use std::fs::{self, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -23,6 +25,8 @@ use proto::v1::{
 use tempfile::TempDir;
 
 pub use crate::host::{Host, attach};
+pub use crate::mounted::Mounted;
+pub use crate::network::Network;
 
 /// How long a test waits for something that must come. Generous: it only ends tests that have failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +48,20 @@ impl House {
         let folder = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
         let cluster = Cluster::prepare(&program("ashlard")?, folder.path(), names, "")?;
         Ok(Self { cluster, folder })
+    }
+
+    /// Daemons with these names on the nodes of a network, running. `extra` is added to their configurations.
+    pub async fn open_in(network: &Network, names: &[&str], extra: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
+        let members: Vec<_> =
+            names.iter().enumerate().map(|(index, name)| (*name, Network::addresses(index))).collect();
+        let mut cluster = Cluster::prepare_at(&program("ashlard")?, folder.path(), &members, extra)?;
+        for index in 0..names.len() {
+            cluster.node(index).launch_with(network.launcher(index));
+        }
+        let mut house = Self { cluster, folder };
+        house.cluster.start().await?;
+        Ok(house)
     }
 
     /// Daemons with these names, running, each with a store `main` of this size in bytes.
@@ -68,7 +86,19 @@ impl House {
 
     /// Makes a store in a new file.
     pub async fn create_store(&self, index: usize, name: &str, size_bytes: u64) -> anyhow::Result<Store> {
-        let path = self.cluster.nodes()[index].folder().join(format!("{name}.img")).display().to_string();
+        let path = self.cluster.nodes()[index].folder().join(format!("{name}.img"));
+        self.create_store_at(index, name, &path, size_bytes).await
+    }
+
+    /// Makes a store in a new file there.
+    pub async fn create_store_at(
+        &self,
+        index: usize,
+        name: &str,
+        path: &Path,
+        size_bytes: u64,
+    ) -> anyhow::Result<Store> {
+        let path = path.display().to_string();
         let request = CreateStoreRequest { name: name.to_owned(), path, size_bytes, ..CreateStoreRequest::default() };
         answer(self.client(index).await?.stores().create(request).await)
     }

@@ -53,6 +53,7 @@ const RESTRICTED: &[(&str, &[&str], &str)] = &[
         &["reactor", "daemon", "cli", "integration"],
         "system calls belong in the reactor; only programs that handle signals and other processes need a few more",
     ),
+    ("nix", &["integration"], "tests make networks of their own; the reactor has its system calls"),
     (
         "tonic",
         &["proto", "daemon", "cli", "integration"],
