@@ -4,17 +4,19 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "ashlar/v1/node.proto",
     "ashlar/v1/store.proto",
+    "ashlar/v1/lvol.proto",
     "ashlar/v1/replica.proto",
     "ashlar/v1/engine.proto",
     "ashlar/v1/volume.proto",
 ];
 
 /// Fields that hold a state, and how they are serialized.
-const STATES: [(&str, &str); 5] = [
+const STATES: [(&str, &str); 6] = [
     (".ashlar.v1.Store.state", "store_state"),
+    (".ashlar.v1.Lvol.state", "lvol_state"),
     (".ashlar.v1.Replica.state", "replica_state"),
     (".ashlar.v1.Member.state", "member_state"),
     (".ashlar.v1.Engine.state", "engine_state"),
@@ -36,6 +38,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let attribute = format!("#[serde(serialize_with = \"crate::states::{serialize}\")]");
         generator = generator.field_attribute(field, attribute);
     }
+    // The messages of streams: what they are one of.
+    generator = generator.enum_attribute(".ashlar.v1.ExportLvolResponse.part", "#[derive(serde::Serialize)]");
+    generator = generator.enum_attribute(".ashlar.v1.ImportLvolRequest.part", "#[derive(serde::Serialize)]");
     generator.compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! What can be typed.
 
+mod lvol;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
+pub(crate) use self::lvol::{CreateLvol, ImportLvol, LvolCommand};
 use crate::bench::BenchArguments;
 use crate::size::Size;
 
@@ -49,6 +52,9 @@ pub(crate) enum DaemonCommand {
     /// Formatted files and block devices that hold replicas
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Single logical volumes: what stores are made of, without replication
+    #[command(subcommand)]
+    Lvol(LvolCommand),
     /// Replicated volumes that hosts attach over NVMe/TCP
     #[command(subcommand)]
     Volume(VolumeCommand),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use proto::v1::engine_service_client::EngineServiceClient;
+use proto::v1::lvol_service_client::LvolServiceClient;
 use proto::v1::node_service_client::NodeServiceClient;
 use proto::v1::replica_service_client::ReplicaServiceClient;
 use proto::v1::store_service_client::StoreServiceClient;
@@ -20,6 +21,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
+    /// The same without a limit of time, connected when it is needed.
+    patient: Channel,
 }
 
 impl Client {
@@ -29,16 +32,16 @@ impl Client {
             .ok()
             .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
             .ok_or_else(|| anyhow!("`{server}` cannot be a server; write --server http://ADDRESS:PORT"))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT);
-        let channel = endpoint.connect().await.map_err(|error| {
+            .connect_timeout(CONNECT_TIMEOUT);
+        let patient = endpoint.connect_lazy();
+        let channel = endpoint.timeout(CALL_TIMEOUT).connect().await.map_err(|error| {
             anyhow!(
                 "cannot reach ashlard at {server}: {}\nIs it running there? Start it with `ashlard --config FILE`, or \
                  name another one with --server URL or ASHLAR_SERVER.",
                 innermost(&error)
             )
         })?;
-        Ok(Self { channel })
+        Ok(Self { channel, patient })
     }
 
     /// The node.
@@ -49,6 +52,16 @@ impl Client {
     /// Its stores.
     pub fn stores(&self) -> StoreServiceClient<Channel> {
         StoreServiceClient::new(self.channel.clone())
+    }
+
+    /// Its lvols.
+    pub fn lvols(&self) -> LvolServiceClient<Channel> {
+        LvolServiceClient::new(self.channel.clone())
+    }
+
+    /// The same for exports and imports, which take as long as they take.
+    pub fn transfers(&self) -> LvolServiceClient<Channel> {
+        LvolServiceClient::new(self.patient.clone())
     }
 
     /// Its replicas.
@@ -86,8 +99,14 @@ fn explain(status: &Status) -> String {
 fn hint(status: &Status) -> Option<&'static str> {
     let reason = proto::error::info(status).map(|info| info.reason);
     match (status.code(), reason.as_deref()) {
-        (Code::FailedPrecondition, Some("CONFLICT")) => {
+        (Code::FailedPrecondition, Some("CONFLICT" | "EXISTS")) => {
             Some("Nothing was changed. Choose another name, or delete the existing one first.")
+        }
+        (Code::FailedPrecondition, Some("REPLICA_LVOL")) => {
+            Some("Commands that change it are `ashlar volume …` and `ashlar snapshot …`, on the volume's node.")
+        }
+        (Code::DataLoss, Some("CHECKSUM")) => {
+            Some("Send the same command again; if it stays so, look at the machines.")
         }
         (Code::NotFound, Some("NOT_FOUND")) => Some("List what there is with `ashlar … list`."),
         (Code::Unimplemented, _) => Some("The daemon is of another version than this command."),

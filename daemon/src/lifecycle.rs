@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use proto::v1::engine_service_server::EngineServiceServer;
+use proto::v1::lvol_service_server::LvolServiceServer;
 use proto::v1::node_service_server::NodeServiceServer;
 use proto::v1::replica_service_server::ReplicaServiceServer;
 use proto::v1::store_service_server::StoreServiceServer;
@@ -124,6 +125,7 @@ fn router(services: Services) -> anyhow::Result<Router> {
         .add_service(reflection().build_v1alpha()?)
         .add_service(NodeServiceServer::new(services.clone()))
         .add_service(StoreServiceServer::new(services.clone()))
+        .add_service(LvolServiceServer::new(services.clone()))
         .add_service(ReplicaServiceServer::new(services.clone()))
         .add_service(EngineServiceServer::new(services.clone()))
         .add_service(VolumeServiceServer::new(services)))

@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use proto::v1;
 use proto::v1::engine_service_server::EngineService;
+use proto::v1::lvol_service_server::LvolService;
 use proto::v1::node_service_server::NodeService;
 use proto::v1::replica_service_server::ReplicaService;
 use proto::v1::store_service_server::StoreService;
 use proto::v1::volume_service_server::VolumeService;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use crate::control::{Control, ControlError};
+use crate::control::{Control, ControlError, Parts};
 
 /// All services of the node.
 #[derive(Clone)]
@@ -83,6 +84,65 @@ impl StoreService for Services {
             control.stores.delete(request.into_inner()).await.map(|()| v1::DeleteStoreResponse {})
         })
         .await
+    }
+}
+
+#[tonic::async_trait]
+impl LvolService for Services {
+    async fn create(&self, request: Request<v1::CreateLvolRequest>) -> Answer<v1::Lvol> {
+        self.detached(|control| async move { control.lvols.create(request.into_inner()).await }).await
+    }
+
+    async fn list(&self, request: Request<v1::ListLvolsRequest>) -> Answer<v1::ListLvolsResponse> {
+        let lvols = self.control.lvols.list(&request.into_inner().store).await;
+        answer(lvols.map(|lvols| v1::ListLvolsResponse { lvols }))
+    }
+
+    async fn get(&self, request: Request<v1::GetLvolRequest>) -> Answer<v1::Lvol> {
+        let request = request.into_inner();
+        answer(self.control.lvols.get(&request.lvol, request.with_usage).await)
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteLvolRequest>) -> Answer<v1::DeleteLvolResponse> {
+        self.detached(|control| async move {
+            let remaining = control.lvols.delete(request.into_inner()).await;
+            remaining.map(|remaining| v1::DeleteLvolResponse { remaining })
+        })
+        .await
+    }
+
+    async fn cancel_delete(&self, request: Request<v1::CancelDeleteLvolRequest>) -> Answer<v1::Lvol> {
+        self.detached(|control| async move { control.lvols.cancel_delete(request.into_inner()).await }).await
+    }
+
+    async fn snapshot(&self, request: Request<v1::SnapshotLvolRequest>) -> Answer<v1::Lvol> {
+        self.detached(|control| async move { control.lvols.snapshot(request.into_inner()).await }).await
+    }
+
+    async fn create_clone(&self, request: Request<v1::CloneLvolRequest>) -> Answer<v1::Lvol> {
+        self.detached(|control| async move { control.lvols.clone_snapshot(request.into_inner()).await }).await
+    }
+
+    async fn revert(&self, request: Request<v1::RevertLvolRequest>) -> Answer<v1::Lvol> {
+        self.detached(|control| async move { control.lvols.revert(request.into_inner()).await }).await
+    }
+
+    async fn grow(&self, request: Request<v1::GrowLvolRequest>) -> Answer<v1::Lvol> {
+        self.detached(|control| async move { control.lvols.grow(request.into_inner()).await }).await
+    }
+
+    async fn rename(&self, request: Request<v1::RenameLvolRequest>) -> Answer<v1::Lvol> {
+        self.detached(|control| async move { control.lvols.rename(request.into_inner()).await }).await
+    }
+
+    type ExportStream = Parts;
+
+    async fn export(&self, request: Request<v1::ExportLvolRequest>) -> Answer<Parts> {
+        answer(self.control.lvols.export(&request.into_inner().lvol).await)
+    }
+
+    async fn import(&self, request: Request<Streaming<v1::ImportLvolRequest>>) -> Answer<v1::ImportLvolResponse> {
+        self.detached(|control| async move { control.lvols.import(request.into_inner()).await }).await
     }
 }
 

@@ -68,6 +68,12 @@ impl Store {
         catalog.internal_of(owner).filter_map(|node| internal_info(&catalog, node)).collect()
     }
 
+    /// The internal lvol with this UUID.
+    pub fn internal_info(&self, id: Uuid) -> Option<InternalInfo> {
+        let catalog = self.core.catalog.borrow();
+        internal_info(&catalog, catalog.lvols.get(&id)?)
+    }
+
     /// An error if the UUID is that of an internal lvol.
     pub(crate) fn check_not_internal(&self, uuid: Uuid) -> Result<(), StoreError> {
         let catalog = self.core.catalog.borrow();

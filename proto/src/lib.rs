@@ -1,10 +1,11 @@
 //! The gRPC contract and its generated code.
 //!
 //! The contract is `ashlar/v1/*.proto`; its comments are the reference. [`error`] is the machine-readable part of an
-//! error status, which gRPC carries beside code and message.
+//! error status, which gRPC carries beside code and message. [`chunk`] is what both ends of an export or import do alike.
 
 #![forbid(unsafe_code)]
 
+pub mod chunk;
 pub mod error;
 mod states;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serializer;
 
-use crate::v1::{EngineState, MemberState, ReplicaState, StoreState, VolumeState};
+use crate::v1::{EngineState, LvolState, MemberState, ReplicaState, StoreState, VolumeState};
 
 /// Writes an enumeration's constant in lower case, with spaces, without the prefix the style of .proto files asks for.
 fn write_words(constant: &str, prefix: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,6 +29,7 @@ macro_rules! words {
 
 words! {
     StoreState, "STORE_STATE_", store_state;
+    LvolState, "LVOL_STATE_", lvol_state;
     ReplicaState, "REPLICA_STATE_", replica_state;
     MemberState, "MEMBER_STATE_", member_state;
     EngineState, "ENGINE_STATE_", engine_state;

@@ -31,4 +31,4 @@ pub use crate::handle::{
 pub use crate::hashes::content_hash;
 pub use crate::listener::{ReplicaHost, ReplicaListener};
 pub use crate::remote::{RemoteOptions, RemoteReplica};
-pub use crate::server::{LocalReplica, Origin, ReplicaError, ReplicaInfo, ReplicaServer, ReplicaSpec};
+pub use crate::server::{LocalReplica, Origin, Owner, ReplicaError, ReplicaInfo, ReplicaServer, ReplicaSpec, owners};

@@ -1,5 +1,6 @@
 //! One file for each noun.
 
+mod lvol;
 mod node;
 mod replica;
 mod snapshot;
@@ -15,6 +16,7 @@ pub(crate) async fn run(server: &str, command: &DaemonCommand, output: Output) -
     match command {
         DaemonCommand::Node(command) => node::run(&client, command, output).await,
         DaemonCommand::Store(command) => store::run(&client, command, output).await,
+        DaemonCommand::Lvol(command) => lvol::run(&client, command, output).await,
         DaemonCommand::Volume(command) => volume::run(&client, command, output).await,
         DaemonCommand::Snapshot(command) => snapshot::run(&client, command, output).await,
         DaemonCommand::Replica(command) => replica::run(&client, command, output).await,

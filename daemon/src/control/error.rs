@@ -67,6 +67,11 @@ impl ControlError {
         Self::new(Code::ResourceExhausted, "OVERCOMMITTED", message)
     }
 
+    /// Bytes that came are others than were sent.
+    pub(crate) fn checksum(message: impl fmt::Display) -> Self {
+        Self::new(Code::DataLoss, "CHECKSUM", message)
+    }
+
     /// The backing or the state directory failed.
     pub(crate) fn failed(reason: &'static str, message: impl fmt::Display) -> Self {
         Self::new(Code::Internal, reason, message)

@@ -6,6 +6,7 @@ mod deletions;
 mod engines;
 mod error;
 mod locks;
+mod lvols;
 mod peers;
 mod replicas;
 mod request;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 pub(crate) use self::deletions::Deletions;
 pub(crate) use self::engines::Engines;
 pub(crate) use self::error::{Comparison, ControlError};
+pub(crate) use self::lvols::{Lvols, Parts};
 pub(crate) use self::peers::Peers;
 pub(crate) use self::replicas::Replicas;
 pub(crate) use self::stores::Stores;
@@ -40,6 +42,7 @@ pub(crate) struct Control {
     peers: Arc<Peers>,
     deletions: Arc<Deletions>,
     pub(crate) stores: Arc<Stores>,
+    pub(crate) lvols: Arc<Lvols>,
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) engines: Arc<Engines>,
     pub(crate) volumes: Arc<Volumes>,
@@ -52,6 +55,7 @@ impl Control {
         let node = config.node.clone();
         let peers = Arc::new(Peers::new(&config.peers)?);
         let stores = Stores::start(data.clone(), state.records("stores")?)?;
+        let lvols = Arc::new(Lvols::new(data.clone(), Arc::clone(&stores)));
         let replicas = Arc::new(Replicas::new(node.clone(), data.clone(), Arc::clone(&stores)));
         let deletions =
             Deletions::start(node.clone(), Arc::clone(&peers), Arc::clone(&replicas), state.records("deletions")?)?;
@@ -82,6 +86,7 @@ impl Control {
             peers,
             deletions,
             stores,
+            lvols,
             replicas,
             engines,
             volumes,

@@ -56,6 +56,19 @@ pub(super) fn change_error(error: StoreError) -> ControlError {
     }
 }
 
+/// An lvol that cannot be changed, read or filled.
+pub(super) fn lvol_error(error: StoreError) -> ControlError {
+    match error {
+        StoreError::NotFound { uuid } => ControlError::not_found("lvol", uuid),
+        StoreError::Deleting { .. } => ControlError::precondition("DELETING", error),
+        StoreError::Incomplete { .. } => ControlError::precondition("INCOMPLETE", error),
+        StoreError::InUse { .. } => ControlError::precondition("IN_USE", error),
+        StoreError::LvolDamaged { .. } => ControlError::precondition("LVOL_DAMAGED", error),
+        StoreError::Invalid { detail } => ControlError::invalid("lvol", detail),
+        error => other(error),
+    }
+}
+
 /// A replica that cannot be made or deleted.
 pub(super) fn replica_error(error: ReplicaError) -> ControlError {
     match error {

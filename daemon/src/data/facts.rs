@@ -130,6 +130,58 @@ pub(crate) struct ReplicaFacts {
     pub(crate) failure: Option<String>,
 }
 
+/// An lvol in an open store.
+#[derive(Clone, Debug)]
+pub(crate) struct LvolFacts {
+    pub(crate) store: Uuid,
+    pub(crate) info: lvol::LvolInfo,
+    /// The replica that it belongs to, if any.
+    pub(crate) owner: Option<replica::Owner>,
+    /// When it was asked for.
+    pub(crate) usage: Option<lvol::Usage>,
+    /// What its store keeps for itself about it, when it was asked for.
+    pub(crate) internal: Vec<lvol::InternalInfo>,
+}
+
+/// A change of a single lvol.
+#[derive(Clone, Debug)]
+pub(crate) enum LvolChange {
+    Create(lvol::CreateLvol),
+    /// Makes one that is incomplete.
+    BeginImport(lvol::CreateLvol),
+    Delete(Uuid),
+    CancelDelete(Uuid),
+    Snapshot {
+        head: Uuid,
+        spec: lvol::SnapshotSpec,
+    },
+    Clone {
+        snapshot: Uuid,
+        spec: lvol::CreateLvol,
+    },
+    Revert {
+        head: Uuid,
+        snapshot: Uuid,
+    },
+    /// To this many bytes.
+    Grow {
+        id: Uuid,
+        size: u64,
+    },
+    Rename {
+        id: Uuid,
+        name: String,
+    },
+}
+
+/// Some of an lvol's data on its way.
+#[derive(Debug)]
+pub(crate) struct LvolPiece {
+    /// Bytes from the start of the lvol.
+    pub(crate) offset: u64,
+    pub(crate) data: Vec<u8>,
+}
+
 /// An engine to start.
 #[derive(Clone, Debug)]
 pub(crate) struct EngineSpec {

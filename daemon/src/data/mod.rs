@@ -7,6 +7,7 @@
 mod engines;
 mod errors;
 mod facts;
+mod lvols;
 mod reactors;
 mod room;
 mod standby;
@@ -19,11 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 pub(crate) use self::facts::{
-    Backing, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec, ReplicaFacts, ReplicaOrigin,
-    ReplicaSpec, SnapshotFacts, StoreFacts, StoreSpec, VolumeChange, WantedLimits,
+    Backing, EngineFacts, EngineSpec, ExportIdentity, LvolChange, LvolFacts, LvolPiece, MemberFacts, MemberSpec,
+    ReplicaFacts, ReplicaOrigin, ReplicaSpec, SnapshotFacts, StoreFacts, StoreSpec, VolumeChange, WantedLimits,
 };
 pub(crate) use self::reactors::Reactors;
 
@@ -118,6 +120,55 @@ impl DataPath {
     /// The replicas in the open stores of a reactor.
     pub(crate) async fn replicas(&self, home: usize) -> Result<Vec<ReplicaFacts>, ControlError> {
         self.on(home, |_| async { stores::replicas() }).await
+    }
+
+    /// The lvols in the open stores of a reactor.
+    pub(crate) async fn lvols(&self, home: usize) -> Result<Vec<LvolFacts>, ControlError> {
+        self.on(home, |_| async { lvols::facts() }).await
+    }
+
+    /// The lvol that an internal one of a reactor's stores belongs to.
+    pub(crate) async fn owner_of_internal(&self, home: usize, id: Uuid) -> Result<Option<Uuid>, ControlError> {
+        self.on(home, move |_| async move { lvols::owner_of_internal(id) }).await
+    }
+
+    /// One lvol in full; none if it is gone.
+    pub(crate) async fn lvol(
+        &self,
+        home: usize,
+        store: Uuid,
+        id: Uuid,
+        with_usage: bool,
+    ) -> Result<Option<LvolFacts>, ControlError> {
+        self.on(home, move |_| lvols::look(store, id, with_usage)).await?
+    }
+
+    /// Changes an lvol, or makes one.
+    pub(crate) async fn change_lvol(&self, home: usize, store: Uuid, change: LvolChange) -> Result<(), ControlError> {
+        self.on(home, move |_| lvols::change(store, change)).await?
+    }
+
+    /// Sends an lvol's data, in order, until the end or until nobody takes it any more.
+    pub(crate) async fn export_lvol(
+        &self,
+        home: usize,
+        store: Uuid,
+        id: Uuid,
+        pieces: mpsc::Sender<LvolPiece>,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| lvols::export(store, id, pieces)).await?
+    }
+
+    /// Makes an lvol of the pieces that come, if `whole` says in the end that they were all. False if it was there and complete.
+    pub(crate) async fn import_lvol(
+        &self,
+        home: usize,
+        store: Uuid,
+        spec: lvol::CreateLvol,
+        pieces: mpsc::Receiver<LvolPiece>,
+        whole: oneshot::Receiver<()>,
+    ) -> Result<bool, ControlError> {
+        self.on(home, move |_| lvols::import(store, spec, pieces, whole)).await?
     }
 
     /// Notes that the replicas of a new volume are all in sync.

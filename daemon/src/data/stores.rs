@@ -187,7 +187,7 @@ pub(super) fn replicas() -> Vec<ReplicaFacts> {
     stores.values().flat_map(ReplicaServer::list).map(describe).collect()
 }
 
-fn server(store: Uuid) -> Result<ReplicaServer, ControlError> {
+pub(super) fn server(store: Uuid) -> Result<ReplicaServer, ControlError> {
     let server = room().stores.borrow().get(&store).cloned();
     server.ok_or_else(|| ControlError::not_found("open store", store))
 }

@@ -3,6 +3,7 @@
 mod attribute;
 mod local;
 mod notes;
+mod owner;
 mod view;
 
 use std::cell::RefCell;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use self::attribute::{Attribute, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
 pub use self::local::LocalReplica;
 use self::notes::Notes;
+pub use self::owner::{Owner, owners};
 use crate::directory::{Directory, Incoming};
 use crate::gate::{Gate, superseded};
 use crate::listener::{ReplicaHost, serve_incoming};

@@ -1,0 +1,108 @@
+//! Single lvols on their reactor.
+
+use lvol::{CreateLvol, Store, StoreError};
+use reactor::Slice;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::errors::lvol_error;
+use super::room::room;
+use super::stores::server;
+use super::{LvolChange, LvolFacts, LvolPiece};
+use crate::control::ControlError;
+
+/// Bytes that are copied and written at once: others have their turn in between.
+const STEP: usize = 256 << 10;
+
+/// All lvols in the open stores of this reactor, without what stores keep for themselves.
+pub(super) fn facts() -> Vec<LvolFacts> {
+    let room = room();
+    let stores = room.stores.borrow();
+    stores.iter().flat_map(|(uuid, server)| facts_of(*uuid, server.store())).collect()
+}
+
+fn facts_of(store: Uuid, open: &Store) -> Vec<LvolFacts> {
+    let lvols = open.lvols();
+    let owners = replica::owners(&lvols);
+    let facts = |info: lvol::LvolInfo| {
+        let owner = owners.get(&info.uuid).copied();
+        LvolFacts { store, info, owner, usage: None, internal: Vec::new() }
+    };
+    lvols.into_iter().map(facts).collect()
+}
+
+/// The lvol that an internal one of this reactor's stores belongs to.
+pub(super) fn owner_of_internal(id: Uuid) -> Option<Uuid> {
+    let room = room();
+    let stores = room.stores.borrow();
+    stores.values().find_map(|server| Some(server.store().internal_info(id)?.owner))
+}
+
+/// One lvol with all there is to know; none if it is gone. What it takes is looked up when asked for and possible.
+pub(super) async fn look(store: Uuid, id: Uuid, with_usage: bool) -> Result<Option<LvolFacts>, ControlError> {
+    let open = server(store)?.store().clone();
+    let usage = match with_usage {
+        true => match open.usage(id).await {
+            Ok(usage) => Some(usage),
+            Err(StoreError::LvolDamaged { .. } | StoreError::NotFound { .. }) => None,
+            Err(error) => return Err(lvol_error(error)),
+        },
+        false => None,
+    };
+    let found = facts_of(store, &open).into_iter().find(|facts| facts.info.uuid == id);
+    Ok(found.map(|facts| LvolFacts { usage, internal: open.internal_lvols(id), ..facts }))
+}
+
+/// Changes an lvol, or makes one.
+pub(super) async fn change(store: Uuid, change: LvolChange) -> Result<(), ControlError> {
+    let open = server(store)?.store().clone();
+    let changed = match change {
+        LvolChange::Create(spec) => open.create(&spec).await.map(drop),
+        LvolChange::BeginImport(spec) => open.import(&spec).await.map(drop),
+        LvolChange::Delete(id) => open.delete(id).await,
+        LvolChange::CancelDelete(id) => match open.cancel_delete(id).await {
+            Err(StoreError::Invalid { detail }) => return Err(ControlError::precondition("MERGING", detail)),
+            other => other,
+        },
+        LvolChange::Snapshot { head, spec } => open.snapshot(head, &spec).await.map(drop),
+        LvolChange::Clone { snapshot, spec } => open.clone_snapshot(snapshot, &spec).await.map(drop),
+        LvolChange::Revert { head, snapshot } => open.revert(head, snapshot).await.map(drop),
+        LvolChange::Grow { id, size } => open.grow(id, size).await.map(drop),
+        LvolChange::Rename { id, name } => open.rename(id, &name).await.map(drop),
+    };
+    changed.map_err(lvol_error)
+}
+
+/// Sends an lvol's data, in order, until nobody takes it any more.
+pub(super) async fn export(store: Uuid, id: Uuid, pieces: mpsc::Sender<LvolPiece>) -> Result<(), ControlError> {
+    let open = server(store)?.store().clone();
+    let mut export = open.export(id).await.map_err(lvol_error)?;
+    while let Some(piece) = export.next().await.map_err(lvol_error)? {
+        let piece = LvolPiece { offset: piece.offset, data: piece.data.to_vec() };
+        if pieces.send(piece).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Fills an lvol with what comes until `whole` says that it was all. False if it was there and complete: nothing is taken then.
+pub(super) async fn import(
+    store: Uuid,
+    spec: CreateLvol,
+    mut pieces: mpsc::Receiver<LvolPiece>,
+    whole: oneshot::Receiver<()>,
+) -> Result<bool, ControlError> {
+    let open = server(store)?.store().clone();
+    let Some(import) = open.import(&spec).await.map_err(lvol_error)? else { return Ok(false) };
+    while let Some(piece) = pieces.recv().await {
+        for (step, offset) in piece.data.chunks(STEP).zip((piece.offset..).step_by(STEP)) {
+            import.write(offset, Slice::from(step)).await.map_err(lvol_error)?;
+        }
+    }
+    match whole.await {
+        Ok(()) => import.finish().await.map(|_| true).map_err(lvol_error),
+        // Dropped without a word: the lvol stays incomplete.
+        Err(_) => Err(ControlError::unavailable("INCOMPLETE", "the import was cut off")),
+    }
+}
