@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod host;
+pub mod lvols;
 mod mounted;
 mod network;
 

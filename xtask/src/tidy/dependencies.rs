@@ -40,7 +40,7 @@ const HOUSE: &[Room] = &[
     room("simulator", &["engine", "replica", "lvol", "block-device", "reactor"]),
     room("fuzzing", &["replica-protocol", "nvmf-target-protocol", "lvol", "block-device", "reactor"]),
     room("fuzz", &["fuzzing"]),
-    room("integration", &["cli", "proto", "nvmf-initiator", "reactor", "loop-device"]),
+    room("integration", &["cli", "proto", "nvmf-initiator", "lvol", "block-device", "reactor", "loop-device"]),
     room("e2e", &["cli"]),
     room("xtask", &[]),
 ];
