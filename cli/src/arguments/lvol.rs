@@ -83,7 +83,7 @@ pub(crate) enum LvolCommand {
         /// The new name
         name: String,
     },
-    /// Write the content of a snapshot, or of a head that is not in use, to a file
+    /// Write the content of an lvol to a file; of a volume that of a snapshot
     Export {
         /// Its name or UUID
         lvol: String,

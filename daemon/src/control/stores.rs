@@ -268,7 +268,8 @@ impl Stores {
     async fn close_empty(&self, spec: &StoreSpec, home: usize) -> Result<(), ControlError> {
         let lvols = self.data.stores(home).await?.get(&spec.uuid).map_or(0, |facts| facts.lvols);
         if lvols > 0 {
-            let text = format!("store `{}` holds {lvols} logical volumes: delete their volumes first", spec.name);
+            let text =
+                format!("store `{}` holds {lvols} logical volumes: delete them, or their volumes, first", spec.name);
             return Err(ControlError::precondition("STORE_NOT_EMPTY", text).with("lvols", lvols));
         }
         self.data.close_store(home, spec.uuid).await

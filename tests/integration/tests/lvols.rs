@@ -208,12 +208,12 @@ async fn lvols_of_replicas_are_shown_and_never_touched() -> anyhow::Result<()> {
     let text = refused(&house, &["delete", "s"])?;
     ensure!(text.contains(&format!("of volume {}", volume.uuid)) && text.contains("ashlar volume"), "{text}");
 
-    // A cut can be read; the head is in use.
+    // A cut can be read, but not the head, which changes.
     let content = house.exported("s")?;
     assert!(content[..MIB as usize].iter().all(|byte| *byte == 0));
     assert!(content[MIB as usize..2 * MIB as usize].iter().all(|byte| *byte == 7));
     let text = refused(&house, &["export", "v", "-"])?;
-    ensure!(text.contains("in use"), "{text}");
+    ensure!(text.contains("take a snapshot"), "{text}");
     // A name that a replica has is free for others; then it names two.
     json(&house, &["create", "v", "--store", "main", "--size", "1MiB"])?;
     let text = refused(&house, &["get", "v"])?;

@@ -7,11 +7,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use cli::client::{Client, answer};
-use integration::{House, MIB, program, said};
+use integration::{House, MIB, PATIENCE, program, said};
 use proto::chunk::{MAX_CHUNK, chunks};
+use proto::v1::export_lvol_response::Part as Exported;
 use proto::v1::import_lvol_request::Part;
 use proto::v1::{
-    CreateLvolRequest, DeleteLvolRequest, ImportLvolRequest, ImportLvolResponse, Lvol, LvolChunk, LvolEnd, LvolState,
+    CreateLvolRequest, DeleteLvolRequest, ExportLvolRequest, ImportLvolRequest, ImportLvolResponse, Lvol, LvolChunk,
+    LvolEnd, LvolState, RevertLvolRequest,
 };
 use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::{self, wrappers::ReceiverStream};
@@ -277,5 +279,37 @@ async fn an_import_beyond_the_space_of_the_store_is_refused_and_harms_nobody() -
     let request = DeleteLvolRequest { lvol: "w".to_owned(), ..DeleteLvolRequest::default() };
     answer(client.lvols().delete(request).await)?;
     import(&client, vec![wanted("x"), Part::Chunk(LvolChunk::new(0, vec![1; 1 << 20])), end(1 << 20)]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_head_that_is_exported_is_not_taken_back_meanwhile() -> anyhow::Result<()> {
+    let house = House::open(&["a"], 256 * MIB).await?;
+    let client = house.client(0).await?;
+    let data = vec![3; 32 * MIB as usize];
+    let rest = chunks(0, &data).map(Part::Chunk);
+    let parts = std::iter::once(wanted("v")).chain(rest).chain([end(32 * MIB)]).collect();
+    import(&client, parts).await?;
+    json(&house, &["snapshot", "v", "cut"])?;
+    let revert = || RevertLvolRequest { lvol: "v".to_owned(), snapshot: "cut".to_owned() };
+    // A client that does not read on: more is on its way than the connection takes in.
+    let mut export = answer(client.transfers().export(ExportLvolRequest { lvol: "v".to_owned() }).await)?;
+    let first = export.message().await?;
+    ensure!(matches!(first.and_then(|message| message.part), Some(Exported::Lvol(_))));
+    let status = client.lvols().revert(revert()).await.expect_err("it is exported");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    let mut bytes = 0;
+    while let Some(message) = export.message().await? {
+        match message.part {
+            Some(Exported::Chunk(chunk)) => bytes += chunk.data.len() as u64,
+            Some(Exported::End(end)) => assert_eq!((bytes, end.data_bytes), (32 * MIB, 32 * MIB)),
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+    assert_eq!(bytes, 32 * MIB);
+    let limit = std::time::Instant::now() + PATIENCE;
+    while client.lvols().revert(revert()).await.is_err() {
+        ensure!(std::time::Instant::now() < limit, "it can be taken back again");
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! replica are shown and not touched.
 
 mod describe;
+mod exported;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore};
 use uuid::Uuid;
 
 use self::describe::describe;
+use self::exported::Exported;
 pub(crate) use self::transfer::Parts;
 use super::error::{Comparison, ControlError};
 use super::locks::KeyedLocks;
@@ -29,8 +31,10 @@ pub(crate) struct Lvols {
     stores: Arc<Stores>,
     /// By name: two lvols of a store must not get the same one. Taken before that of a UUID.
     names: KeyedLocks<String>,
-    /// By UUID: the same one must not be made in two stores.
+    /// By UUID: the same one must not be made in two stores, nor taken back when an export of it begins.
     uuids: KeyedLocks<Uuid>,
+    /// Those that are being exported.
+    exported: Exported,
     /// By UUID: an import of an lvol waits for the end of another one, which may have been cut off just now.
     imports: KeyedLocks<Uuid>,
     transfers: Arc<Semaphore>,
@@ -48,7 +52,7 @@ impl Lvols {
     pub(crate) fn new(data: DataPath, stores: Arc<Stores>) -> Self {
         let transfers = Arc::new(Semaphore::new(MOST_TRANSFERS));
         let (names, uuids, imports) = Default::default();
-        Self { data, stores, names, uuids, imports, transfers }
+        Self { data, stores, names, uuids, exported: Exported::default(), imports, transfers }
     }
 
     /// Makes an lvol, or returns the one that is there (I30).
@@ -199,6 +203,11 @@ impl Lvols {
     /// Makes a head read as one of its snapshots did.
     pub(crate) async fn revert(&self, request: v1::RevertLvolRequest) -> Result<v1::Lvol, ControlError> {
         let head = self.find_free(&request.lvol).await?;
+        let _lock = self.uuids.lock(head.facts.info.uuid).await;
+        if self.exported.contains(head.facts.info.uuid) {
+            let text = format!("lvol `{}` is being exported: what was sent would be of no single moment", request.lvol);
+            return Err(ControlError::precondition("IN_USE", text));
+        }
         let snapshot = self.find(&request.snapshot).await?.facts.info.uuid;
         self.change(&head, LvolChange::Revert { head: head.facts.info.uuid, snapshot }).await
     }

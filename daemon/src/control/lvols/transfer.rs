@@ -6,12 +6,11 @@
 //! ```
 //! Each step waits for the next one, and none for ever: a client that does not go on for [`IDLE_LIMIT`] is cut off.
 
-use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use lvol::CreateLvol;
+use lvol::{CreateLvol, LvolKind};
 use proto::chunk::{Transfer, TransferError, chunks};
 use proto::v1::export_lvol_response::Part as Exported;
 use proto::v1::import_lvol_request::Part as Imported;
@@ -52,13 +51,21 @@ impl Lvols {
     /// Begins to send an lvol. What goes wrong from here on ends the stream with its error.
     pub(crate) async fn export(&self, lvol: &str) -> Result<Parts, ControlError> {
         let Found { home, facts } = self.find(lvol).await?;
+        if facts.owner.is_some() && facts.info.kind == LvolKind::Head {
+            let text = format!("lvol `{lvol}` changes with its volume: take a snapshot of that and export it");
+            return Err(ControlError::precondition("REPLICA_LVOL", text));
+        }
         let permit = self.transfer()?;
+        let exported = {
+            let _lock = self.uuids.lock(facts.info.uuid).await;
+            self.exported.begin(facts.info.uuid)
+        };
         let (parts, taken) = mpsc::channel(PIECES);
         let first = Exported::Lvol(describe(&facts, self.stores.name(facts.store)));
         let (data, store, id) = (self.data.clone(), facts.store, facts.info.uuid);
         tokio::spawn(async move {
             export(&data, home, store, id, first, parts).await;
-            drop(permit);
+            drop((permit, exported));
         });
         Ok(Parts(taken))
     }
@@ -202,21 +209,15 @@ async fn feed(
 }
 
 /// The next message; none at the end of the stream.
-fn next(
-    parts: &mut Streaming<v1::ImportLvolRequest>,
-) -> impl Future<Output = Result<Option<Imported>, ControlError>> + Send {
-    async {
-        match tokio::time::timeout(IDLE_LIMIT, parts.message()).await {
-            Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(v1::ImportLvolRequest { part: Some(part) }))) => Ok(Some(part)),
-            Ok(Ok(Some(_))) => Err(ControlError::invalid("part", "an empty message")),
-            Ok(Err(status)) => {
-                Err(ControlError::unavailable("INCOMPLETE", format!("the import was cut off: {status}")))
-            }
-            Err(_) => {
-                let text = format!("nothing came for {} s: the import was cut off", IDLE_LIMIT.as_secs());
-                Err(ControlError::unavailable("INCOMPLETE", text))
-            }
+async fn next(parts: &mut Streaming<v1::ImportLvolRequest>) -> Result<Option<Imported>, ControlError> {
+    match tokio::time::timeout(IDLE_LIMIT, parts.message()).await {
+        Ok(Ok(None)) => Ok(None),
+        Ok(Ok(Some(v1::ImportLvolRequest { part: Some(part) }))) => Ok(Some(part)),
+        Ok(Ok(Some(_))) => Err(ControlError::invalid("part", "an empty message")),
+        Ok(Err(status)) => Err(ControlError::unavailable("INCOMPLETE", format!("the import was cut off: {status}"))),
+        Err(_) => {
+            let text = format!("nothing came for {} s: the import was cut off", IDLE_LIMIT.as_secs());
+            Err(ControlError::unavailable("INCOMPLETE", text))
         }
     }
 }
