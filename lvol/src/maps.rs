@@ -51,6 +51,8 @@ pub(crate) struct Idle {
     pub(crate) clean: u64,
     /// Bytes of maps that can go after a checkpoint.
     pub(crate) dirty: u64,
+    /// Bytes of maps that went now.
+    pub(crate) gone: u64,
 }
 
 struct Slot {
@@ -211,6 +213,7 @@ impl Maps {
                 idle.dirty += bytes;
             } else if at_once || slot.idle {
                 slot.map = None;
+                idle.gone += bytes;
             } else {
                 slot.idle = true;
                 idle.clean += bytes;

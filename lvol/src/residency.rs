@@ -23,6 +23,9 @@ const LINGER: Duration = Duration::from_secs(10);
 /// Bytes of maps that nobody uses and that only wait for a checkpoint: with more, one is written for their sake.
 const MOST_DIRTY: u64 = 16 << 20;
 
+/// Bytes of maps that went at once: with fewer, the allocator may keep them for what comes next.
+const WORTH_GIVING_BACK: u64 = 8 << 20;
+
 /// Brings maps in, and lets them go.
 #[derive(Default)]
 pub(crate) struct Residency {
@@ -128,7 +131,11 @@ impl Core {
 
     /// Lets go of what nobody uses.
     pub(crate) fn release_maps(&self, at_once: bool) -> Idle {
-        self.catalog.borrow_mut().release(at_once)
+        let idle = self.catalog.borrow_mut().release(at_once);
+        if idle.gone >= WORTH_GIVING_BACK {
+            reactor::give_back_freed_memory();
+        }
+        idle
     }
 }
 

@@ -12,6 +12,7 @@ pub mod disk;
 mod driver;
 mod executor;
 pub mod files;
+mod heap;
 mod mailbox;
 mod memory;
 pub mod net;
@@ -27,6 +28,7 @@ pub use crate::core::{boot_id, handle, now, random, random_bytes, task_count, wa
 pub use crate::counting::CountingAllocator;
 pub use crate::disk::{Disk, DiskAction, DiskOptions, DiskReply, DiskSink};
 pub use crate::executor::{JoinHandle, TaskEnded, spawn, yield_now};
+pub use crate::heap::give_back_freed_memory;
 pub use crate::mailbox::{Handle, PostError};
 pub use crate::net::{DetachedStream, Received, TcpListener, TcpStream};
 pub use crate::pages::Pages;

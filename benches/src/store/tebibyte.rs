@@ -207,6 +207,8 @@ pub(crate) fn open_in_this_process(arguments: &OpenArguments) -> anyhow::Result<
         let store = Store::open(disk.clone()).await?;
         let seconds = start.elapsed().as_secs_f64();
         let bytes_read = counter.take().metadata_read;
+        // Maps that only recovery needed are freed by now, and given back to the system beside what follows.
+        reactor::sleep(Duration::from_secs(1)).await;
         let cold = memory()?.saturating_sub(before);
         let mut parts = Vec::new();
         for lvol in store.lvols() {

@@ -337,6 +337,7 @@ impl Driver for UringDriver {
             }
         }
         let blocking = self.is_blocking(&flight);
+        let is_transfer = matches!(flight.operation, Operation::DiskRead { .. } | Operation::DiskWrite { .. });
         self.flights.insert(id, flight);
         if let Some(job) = job {
             self.delegate(id, job);
@@ -351,6 +352,10 @@ impl Driver for UringDriver {
             self.descriptors.begin(resource, id);
         }
         self.blocking += usize::from(blocking);
+        if is_transfer {
+            // The disk works on it while this turn goes on.
+            self.ring.submit_early();
+        }
         Ok(())
     }
 

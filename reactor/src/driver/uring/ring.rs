@@ -7,6 +7,9 @@ use std::time::Duration;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Submitter, cqueue, squeue};
 
+/// How many requests for a disk may wait for each other before the kernel gets them: docs/decisions/0006-disks-get-their-work-early.md.
+const EARLY: u32 = 2;
+
 /// A ring that belongs to the thread that made it.
 pub(super) struct Ring {
     uring: IoUring,
@@ -56,6 +59,15 @@ impl Ring {
     /// Those that another try would not mend.
     pub(super) fn submit(&mut self) -> io::Result<()> {
         harmless(self.enter(0))
+    }
+
+    /// Submits what was pushed once it is [`EARLY`] entries, and looks for nothing. An error comes again with the next submit.
+    pub(super) fn submit_early(&mut self) {
+        let pending = self.pending();
+        if pending >= EARLY {
+            // SAFETY: no argument is passed.
+            let _ = unsafe { self.uring.submitter().enter::<libc::sigset_t>(pending, 0, 0, None) };
+        }
     }
 
     /// Submits, then waits for a completion for at most `limit`.
