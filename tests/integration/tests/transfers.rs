@@ -313,3 +313,71 @@ async fn a_head_that_is_exported_is_not_taken_back_meanwhile() -> anyhow::Result
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_daemon_killed_in_the_middle_of_an_export_leaves_no_file_that_looks_whole() -> anyhow::Result<()> {
+    let mut house = House::open(&["a"], 512 * MIB).await?;
+    let source = house.folder().join("source");
+    let file = File::create_new(&source)?;
+    for at in 0..256 {
+        file.write_all_at(&vec![(at % 255) as u8 + 1; MIB as usize], at * MIB)?;
+    }
+    json(&house, &["import", &source.display().to_string(), "v", "--store", "main"])?;
+    let (server, folder) = (house.cluster.nodes()[0].server(), house.folder().join("exports"));
+    fs::create_dir(&folder)?;
+    let left = || -> anyhow::Result<usize> { Ok(fs::read_dir(&folder)?.count()) };
+    let mut child = Command::new(program("ashlar")?)
+        .args(["--server", &server, "lvol", "export", "v", &folder.join("copy").display().to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    while left()? == 0 && child.try_wait()?.is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    house.cluster.node(0).kill()?;
+    let output = child.wait_with_output()?;
+    assert_eq!((output.status.code(), left()?), (Some(1), 0), "{}", said(&output));
+    house.cluster.node(0).start().await?;
+    house.wait_for_lvol("v", |lvol| lvol.is_some()).await?;
+    assert!(house.exported("v")? == fs::read(&source)?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn transfers_are_bounded_and_those_that_are_given_up_make_room() -> anyhow::Result<()> {
+    let house = House::open(&["a"], 256 * MIB).await?;
+    let client = house.client(0).await?;
+    let data = vec![3; 16 * MIB as usize];
+    let rest = chunks(0, &data).map(Part::Chunk);
+    let parts = std::iter::once(wanted("v")).chain(rest).chain([end(16 * MIB)]).collect();
+    import(&client, parts).await?;
+    // A head is exported once at a time, a snapshot as often as there is room.
+    json(&house, &["snapshot", "v", "cut"])?;
+    let request = || ExportLvolRequest { lvol: "cut".to_owned() };
+    // More rounds than there is room for at one time, and nobody reads on.
+    for _ in 0..3 {
+        let mut open = Vec::new();
+        let refused = loop {
+            let connection = house.client(0).await?;
+            match connection.transfers().export(request()).await {
+                Ok(export) => open.push((connection, export)),
+                Err(status) => break status,
+            }
+            ensure!(open.len() < 100, "no bound");
+        };
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        assert_eq!(proto::error::info(&refused).map(|info| info.reason).as_deref(), Some("BUSY"));
+        let import = import(&client, vec![wanted("w"), end(0)]).await.expect_err("no room for it either");
+        assert_eq!(import.code(), Code::Unavailable, "{import}");
+        assert_eq!(open.len(), 8);
+        drop(open);
+        // I40: whoever gave up holds nothing.
+        let limit = std::time::Instant::now() + PATIENCE;
+        while client.transfers().export(request()).await.is_err() {
+            ensure!(std::time::Instant::now() < limit, "the room does not come back");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+    assert!(house.exported("v")?[..data.len()] == data);
+    Ok(())
+}
