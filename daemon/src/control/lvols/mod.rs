@@ -123,8 +123,9 @@ impl Lvols {
             .optional("uuid", facts.info.uuid, uuid)
     }
 
-    /// All lvols, or those of one store, in order of store and name.
+    /// All lvols, or those of one store, in order of store and name. Not of some stores as long as others are being read (L2).
     pub(crate) async fn list(&self, store: &str) -> Result<Vec<v1::Lvol>, ControlError> {
+        self.stores.none_opening().await?;
         let only = match store {
             "" => None,
             store => Some(self.store(store).await?.uuid),
