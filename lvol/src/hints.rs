@@ -186,8 +186,8 @@ impl Group {
 fn ask(holders: Holders, ancestors: &[Rc<Map>], group: &Group, first: u32, count: u32) -> Option<(Held, u32)> {
     let at = (first - group.first) as usize;
     let holder = holders[at];
-    let same = holders[at..group.count as usize].iter().take_while(|&&other| other == holder).count() as u32;
-    let count = count.min(same);
+    let asked = &holders[at..group.count.min(at as u32 + count) as usize];
+    let count = asked.iter().take_while(|&&other| other == holder).count() as u32;
     match holder {
         NOBODY => Some((Held::Nothing, count)),
         FAR => Some(find(&ancestors[usize::from(FAR).min(ancestors.len())..], group.index, first, count)),
