@@ -5,6 +5,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use block_device::{Error, ErrorKind, Geometry, Outcome, Reply, ReplySink, Request, Segments};
+use reactor::bug;
 use replica::Replica;
 use smallvec::SmallVec;
 use tokio::sync::{Mutex, Notify, Semaphore};
@@ -207,7 +208,11 @@ impl Core {
         }
         let targets: SmallVec<[(usize, Rc<dyn Replica>); 4]> = {
             let members = self.members.borrow();
-            members.replicas(members.receiving()).map(|(member, replica)| (member, Rc::clone(replica))).collect()
+            let receiving = match bug!("withhold-writes-from-rebuilding-replicas") {
+                true => members.recorded() & members.receiving(),
+                false => members.receiving(),
+            };
+            members.replicas(receiving).map(|(member, replica)| (member, Rc::clone(replica))).collect()
         };
         let request = {
             let mut flight = self.flight.borrow_mut();
@@ -538,6 +543,9 @@ fn verdict(slot: &Slot, members: &Members, phase: &Phase) -> Verdict {
         missing &= slot.sent | members.failing();
     }
     if missing == 0 {
+        return Verdict::Acknowledge;
+    }
+    if bug!("acknowledge-before-membership") && in_sync & slot.done != 0 {
         return Verdict::Acknowledge;
     }
     if in_sync & slot.done != 0 {

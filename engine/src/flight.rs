@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use block_device::{Error, Range, Reply, Request};
-use reactor::Instant;
+use reactor::{Instant, bug};
 use smallvec::SmallVec;
 
 use crate::members::Mask;
@@ -208,6 +208,9 @@ impl Flight {
 
     /// Whether no earlier write touches the copier's claim.
     pub(crate) fn copy_is_free(&self, sequence: u64) -> bool {
+        if bug!("copy-beside-earlier-writes") {
+            return true;
+        }
         let Some(own) = self.claims.iter().find(|claim| claim.sequence == sequence) else { return true };
         !self
             .claims
@@ -224,6 +227,9 @@ impl Flight {
         let is_write = slot.request.is_write();
         if self.frozen || (is_write && self.holds > 0) {
             return true;
+        }
+        if bug!("let-writes-overlap") {
+            return false;
         }
         self.claims.iter().any(|claim| {
             claim.sequence < slot.sequence

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use block_device::{Error, Range};
+use reactor::bug;
 use replica::Replica;
 use uuid::Uuid;
 
@@ -143,7 +144,8 @@ impl Members {
 
     /// Those that can be read from.
     pub(crate) fn readable(&self) -> Mask {
-        self.mask(|member| member.role == Role::InSync && member.working().is_some())
+        let readable = |role| role == Role::InSync || role != Role::Absent && bug!("read-from-replicas-on-their-way");
+        self.mask(|member| readable(member.role) && member.working().is_some())
     }
 
     /// Whether this is the only one left that can be read from: it is never failed for being slow (I3).

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::{Completions, Error, ErrorKind, Reply, Request};
-use reactor::{Instant, JoinHandle, now, random, sleep, sleep_until, spawn, timeout, wall_clock};
+use reactor::{Instant, JoinHandle, bug, now, random, sleep, sleep_until, spawn, timeout, wall_clock};
 use replica::{OpenError, OpenReplica, Replica, ReplicaState};
 use tokio::sync::Notify;
 
@@ -241,7 +241,7 @@ impl Core {
                     continue;
                 }
                 replica.token = admission.tokens[index];
-                if !admission.is_in_sync(index, opened) {
+                if !admission.is_in_sync(index, opened) && !bug!("read-before-settling") {
                     replica.state = MemberState::Settling;
                 }
             }

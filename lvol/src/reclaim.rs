@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use reactor::{spawn, timeout};
+use reactor::{bug, spawn, timeout};
 use tokio::sync::Notify;
 
 use crate::core::Core;
@@ -50,7 +50,7 @@ impl Reclaim {
         let mut pending = self.pending.borrow_mut();
         let mut clusters = Vec::new();
         while let Some((batch, _)) = pending.front()
-            && *batch <= self.synced.get()
+            && (*batch <= self.synced.get() || bug!("reuse-freed-clusters-at-once"))
             && let Some((_, mut more)) = pending.pop_front()
         {
             clusters.append(&mut more);
@@ -61,7 +61,7 @@ impl Reclaim {
 
     fn is_waiting(&self) -> bool {
         let pending = self.pending.borrow();
-        pending.front().is_some_and(|(batch, _)| *batch > self.synced.get())
+        pending.front().is_some_and(|(batch, _)| *batch > self.synced.get()) && !bug!("reuse-freed-clusters-at-once")
     }
 }
 

@@ -6,6 +6,7 @@
 //! path of an I/O.
 
 pub mod buffer;
+pub mod bugs;
 mod core;
 mod counting;
 pub mod disk;

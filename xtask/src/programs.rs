@@ -65,10 +65,36 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[OsString]) -> Result<Exi
     become_program(Command::new(workspace.target.join("release/benches")).args(arguments))
 }
 
-/// Builds the simulator in release and becomes it.
+/// Builds the simulator and becomes it.
 pub(crate) fn simulate(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
-    build_release(workspace, &["simulator"])?;
-    become_program(Command::new(workspace.target.join("release/simulator")).args(arguments))
+    let asks_for_bugs = arguments.iter().any(|argument| argument == "--bugs" || argument == "--bug");
+    eprintln!("building the simulator (the first time takes a minute or two)");
+    let status = build_simulator(workspace, asks_for_bugs).status();
+    ensure!(status.context("cannot run cargo")?.success(), "the build failed");
+    become_program(simulator(workspace).args(arguments))
+}
+
+/// Builds the simulator for a check, and gives it.
+pub(crate) fn built_simulator(workspace: &Workspace, with_bugs: bool) -> Result<Command> {
+    let log = workspace.log("simulator-build")?;
+    process::run_quietly(&mut build_simulator(workspace, with_bugs), &log, BUILD_LIMIT)?;
+    Ok(simulator(workspace))
+}
+
+/// Deliberate bugs are in no other build than this one.
+fn build_simulator(workspace: &Workspace, with_bugs: bool) -> Command {
+    let mut command = cargo(workspace);
+    command.args(["build", "--profile", "simulator", "--package", "simulator"]);
+    if with_bugs {
+        command.args(["--features", "deliberate-bugs"]);
+    } else {
+        command.arg("--quiet");
+    }
+    command
+}
+
+fn simulator(workspace: &Workspace) -> Command {
+    Command::new(workspace.target.join("simulator/simulator"))
 }
 
 fn build_release(workspace: &Workspace, packages: &[&str]) -> Result<()> {

@@ -18,6 +18,10 @@ const LIMIT: Duration = Duration::from_secs(25 * 60);
 /// The same for long tests.
 const LONG_LIMIT: Duration = Duration::from_secs(12 * 3600);
 
+/// How long fresh seeds run on all cores, in seconds: as long as a run of everything can spare, and shorter with `--fast`.
+const SIMULATED: u64 = 300;
+const SIMULATED_FAST: u64 = 60;
+
 /// Runs every check and test, those with a guest only without `fast`, tests at their full length with `long`.
 pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitCode> {
     println!("logs are in {}", workspace.display(&workspace.logs()));
@@ -43,6 +47,7 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
         let limit = if long { LONG_LIMIT } else { LIMIT };
         libtest::run(&mut tests, "cargo test", &workspace.log("tests")?, limit, Tell::Sums, &mut report);
         miri::run(workspace, &mut report);
+        simulate(workspace, if fast { SIMULATED_FAST } else { SIMULATED }, &mut report);
         if fast {
             report.skip("e2e", "left out by --fast");
         } else {
@@ -95,6 +100,24 @@ fn check_with(workspace: &Workspace, command: &str, arguments: &[&str], report: 
         cargo.arg(command).args(arguments).env("RUSTDOCFLAGS", "-D warnings");
         process::run_quietly(&mut cargo, &workspace.log(command)?, LIMIT)
     });
+}
+
+/// Fresh seeds of whole clusters for a while, and the deliberate bugs, each of which has to be found.
+fn simulate(workspace: &Workspace, seconds: u64, report: &mut Report) {
+    let seconds = seconds.to_string();
+    let runs: [(&str, bool, &[&str]); 2] =
+        [("fresh seeds", false, &["--seconds", &seconds]), ("deliberate bugs", true, &["--bugs"])];
+    for (name, with_bugs, arguments) in runs {
+        report.check(name, || {
+            let mut simulator = programs::built_simulator(workspace, with_bugs)?;
+            let log = workspace.log(&name.replace(' ', "-"))?;
+            let status = process::run_logged(simulator.args(arguments), &log, LIMIT, |line| println!("\n    {line}"))?;
+            match status.success() {
+                true => Ok(()),
+                false => bail!("the simulator found something: {}", workspace.display(&log)),
+            }
+        });
+    }
 }
 
 fn tidy_check(workspace: &Workspace) -> Result<()> {

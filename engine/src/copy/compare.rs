@@ -1,6 +1,7 @@
 //! Finding what differs by hashes, and sending only that.
 
 use block_device::{Error, ErrorKind, Range};
+use reactor::bug;
 use replica::{Replica, content_hash};
 use uuid::Uuid;
 
@@ -30,6 +31,9 @@ struct Difference {
 impl Job<'_> {
     /// Makes the target's head read like the source in a range; what is equal is not sent.
     pub(super) async fn equalize(&self, pair: Pair<'_>, range: Range) -> Result<(), Error> {
+        if bug!("equalize-nothing") {
+            return Ok(());
+        }
         for coarse in self.differences(pair, range, COARSE).await? {
             for Difference { range, zero } in self.differences(pair, coarse.range, FINE).await? {
                 match zero {

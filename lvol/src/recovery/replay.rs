@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use reactor::{Buffer, Disk};
+use reactor::{Buffer, Disk, bug};
 
 use super::scan::{Found, Scan};
 use crate::catalog::Catalog;
@@ -84,7 +84,8 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     async fn apply(&mut self, batch: &Found) -> Result<(), StoreError> {
-        let trusted = self.same_boot || batch.head.sequence <= self.durable_through;
+        let flushed = batch.head.sequence <= self.durable_through;
+        let trusted = self.same_boot || flushed || bug!("trust-unflushed-blocks");
         for record in &batch.records {
             match record {
                 Record::MapSet { map, index, cluster, first, checksums } if !trusted => {

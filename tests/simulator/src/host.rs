@@ -9,7 +9,7 @@ use block_device::{BlockDevice, Outcome, Range, Request, Slice, execute};
 use reactor::simulated::{Observer, Random};
 use smallvec::smallvec;
 
-use crate::model::{Crash, Failures, Model, Reading, Value, Writing};
+use crate::model::{Crash, Model, Reading, Value, Writing};
 
 /// The longest request, in blocks.
 const LONGEST: u64 = 8;
@@ -94,7 +94,7 @@ impl Host {
         let Shape { size, block, unit } = shape;
         assert!(block.is_multiple_of(unit), "units lie within blocks");
         // The size of a simulated volume is small.
-        let model = Model::new((size / unit) as usize, Failures::Open);
+        let model = Model::new((size / unit) as usize);
         Self {
             name: name.into(),
             model: Rc::new(RefCell::new(model)),
@@ -261,9 +261,10 @@ impl Host {
             in_flight.swap_remove(place);
         }
         let mut model = self.model.borrow_mut();
-        match done && durable {
-            true => model.end_durable_write(writing),
-            false => model.end_write(writing, done),
+        match (done, durable) {
+            (true, true) => model.end_durable_write(writing),
+            (true, false) => model.end_write(writing, true),
+            (false, _) => model.end_write_at_the_medium(writing),
         }
     }
 

@@ -3,10 +3,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attempt;
+pub mod bugs;
 pub mod cluster;
 pub mod host;
 pub mod model;
 pub mod scenarios;
+pub mod shrink;
+mod without;
+
+pub use crate::without::Without;
 
 /// What a scenario that found nothing wrong says about its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,44 +45,9 @@ pub struct Options {
     pub without: Without,
 }
 
-/// Parts of a plan that are left out. Scenarios without a plan ignore it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Without {
-    steps: u128,
-    volumes: u8,
-    /// How often the hosts' work is halved.
-    pub halvings: u8,
-}
-
-impl Without {
-    /// Whether a step is left out.
-    pub const fn step(&self, number: usize) -> bool {
-        number < 128 && self.steps >> number & 1 != 0
-    }
-
-    /// Whether a volume is left out.
-    pub const fn volume(&self, number: usize) -> bool {
-        number < 8 && self.volumes >> number & 1 != 0
-    }
-
-    /// This, and a step less.
-    #[must_use]
-    pub const fn and_step(mut self, number: usize) -> Self {
-        self.steps |= 1 << number;
-        self
-    }
-
-    /// This, and a volume less.
-    #[must_use]
-    pub const fn and_volume(mut self, number: usize) -> Self {
-        self.volumes |= 1 << number;
-        self
-    }
-}
-
 impl Options {
     /// A seed, with the usual log.
     pub const fn seed(seed: u64) -> Self {
-        Self { seed, log_lines: 200, without: Without { steps: 0, volumes: 0, halvings: 0 } }
+        Self { seed, log_lines: 200, without: Without::NOTHING }
     }
 }

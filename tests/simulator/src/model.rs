@@ -30,16 +30,6 @@ pub struct Model {
     units: Vec<Unit>,
     /// The starts of reads on their way.
     reading: BTreeSet<Moment>,
-    failures: Failures,
-}
-
-/// When a write that failed is settled: from then on it has happened or never will.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failures {
-    /// By the first read after it (I10).
-    Settled,
-    /// By the first read after the next crash: a store whose journal failed finds out when it opens.
-    Open,
 }
 
 /// A write on its way.
@@ -160,10 +150,10 @@ impl Write {
 
 impl Model {
     /// A volume of this many units, all zeroes.
-    pub fn new(units: usize, failures: Failures) -> Self {
+    pub fn new(units: usize) -> Self {
         let zeroes = Write { end: Some(0), acknowledged: true, flushed: true, ..Write::new(0, 0) };
         let unit = || Unit { writes: vec![zeroes], power_cut: None };
-        Self { now: 0, next_value: 0, units: (0..units).map(|_| unit()).collect(), reading: BTreeSet::new(), failures }
+        Self { now: 0, next_value: 0, units: (0..units).map(|_| unit()).collect(), reading: BTreeSet::new() }
     }
 
     /// How many units there are.
@@ -193,7 +183,18 @@ impl Model {
             if let Some(write) = unit.writes.iter_mut().find(|write| write.start == writing.start) {
                 write.end.get_or_insert(now);
                 write.acknowledged |= acknowledged;
-                write.open = !acknowledged && self.failures == Failures::Open;
+            }
+        }
+    }
+
+    /// A write failed at the medium: whether it happened is open until the next crash. A store whose journal failed
+    /// finds out when it is opened again.
+    pub fn end_write_at_the_medium(&mut self, writing: Writing) {
+        let (start, units) = (writing.start, writing.units.clone());
+        self.end_write(writing, false);
+        for unit in &mut self.units[units] {
+            if let Some(write) = unit.writes.iter_mut().find(|write| write.start == start) {
+                write.open = true;
             }
         }
     }
@@ -395,7 +396,7 @@ mod tests {
 
     #[test]
     fn the_last_acknowledged_write_is_read_and_nothing_else() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         assert_eq!(allowed(&model, 0..5), [0]);
         write(&mut model, 1);
         write(&mut model, 2);
@@ -406,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_write_in_flight_may_be_seen_and_then_stays_seen() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         write(&mut model, 1);
         let writing = model.start_write(0..1, 2);
         assert_eq!(allowed(&model, 0..5), [1, 2]);
@@ -421,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_read_beside_a_write_may_see_either_and_rules_out_nothing_for_reads_beside_it() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         write(&mut model, 1);
         let (early, late) = (model.start_read(), model.start_read());
         let writing = model.start_write(0..1, 2);
@@ -433,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_read_that_began_long_ago_may_see_what_was_overwritten_and_flushed_since() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         write(&mut model, 1);
         let reading = model.start_read();
         write(&mut model, 2);
@@ -445,7 +446,7 @@ mod tests {
 
     #[test]
     fn overlapping_writes_end_in_any_order_but_in_one() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         let (first, second) = (model.start_write(0..1, 1), model.start_write(0..1, 2));
         model.end_write(second, true);
         model.end_write(first, true);
@@ -459,7 +460,7 @@ mod tests {
     fn a_failed_write_is_settled_by_the_first_read_after_it() {
         // I10
         for seen in [1, 2] {
-            let mut model = Model::new(1, Failures::Settled);
+            let mut model = Model::new(1);
             write(&mut model, 1);
             let failing = model.start_write(0..1, 2);
             model.end_write(failing, false);
@@ -471,7 +472,7 @@ mod tests {
 
     #[test]
     fn a_kill_keeps_what_was_acknowledged_and_settles_the_rest_at_the_first_read() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         write(&mut model, 1);
         let _cut_off = model.start_write(0..1, 2);
         model.crash(Crash::Kill);
@@ -484,7 +485,7 @@ mod tests {
 
     #[test]
     fn a_power_cut_takes_back_what_was_not_flushed() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         write(&mut model, 1);
         write(&mut model, 2);
         flush(&mut model);
@@ -501,7 +502,7 @@ mod tests {
 
     #[test]
     fn a_flush_covers_only_what_was_acknowledged_before_it() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         write(&mut model, 1);
         let writing = model.start_write(0..1, 2);
         let flushing = model.start_flush();
@@ -513,7 +514,7 @@ mod tests {
 
     #[test]
     fn a_flush_keeps_what_is_seen_but_not_acknowledged_out_of_its_promise() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         write(&mut model, 1);
         flush(&mut model);
         let _in_flight = model.start_write(0..1, 2);
@@ -525,7 +526,7 @@ mod tests {
 
     #[test]
     fn a_write_through_is_stable_by_itself() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         write(&mut model, 1);
         let writing = model.start_write(0..1, 2);
         model.end_durable_write(writing);
@@ -535,7 +536,7 @@ mod tests {
 
     #[test]
     fn after_a_kill_older_data_still_needs_a_flush() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         write(&mut model, 1);
         flush(&mut model);
         write(&mut model, 2);
@@ -549,7 +550,7 @@ mod tests {
 
     #[test]
     fn a_failed_write_counts_as_over_so_that_a_ghost_of_it_is_found() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         let writing = model.start_write(0..1, 1);
         model.end_write(writing, false);
         assert_eq!(allowed(&model, 0..5), [0, 1]);
@@ -560,7 +561,7 @@ mod tests {
 
     #[test]
     fn writes_of_zeroes_are_not_told_apart() {
-        let mut model = Model::new(1, Failures::Settled);
+        let mut model = Model::new(1);
         let writing = model.start_write(0..1, 1);
         let zeroing = model.start_write(0..1, 0);
         for seen in [0, 1, 0] {

@@ -4,6 +4,7 @@
 //! reports each violation as `file:line: rule: what to do`. A rule is a function from a [`Tree`], or from one file
 //! in it, to violations; it touches nothing else, so that each can be shown a violation in its tests.
 
+mod bugs;
 mod dependencies;
 mod documents;
 mod metadata;
@@ -48,6 +49,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Violation>> {
     let mut violations = dependencies::check(&tree);
     violations.extend(sources::check(&tree));
     violations.extend(documents::check(&tree));
+    violations.extend(bugs::check(&tree));
     violations.sort();
     violations.dedup();
     Ok(violations)

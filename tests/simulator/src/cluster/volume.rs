@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::history::{EntryId, GHOSTS, History, Outcome};
 use super::plan::VolumePlan;
-use crate::model::{Crash, Failures, Model, Value, Writing};
+use crate::model::{Crash, Model, Value, Writing};
 
 /// Bytes read at once when everything is read.
 const STRETCH: u64 = 1 << 19;
@@ -65,7 +65,7 @@ impl Volume {
     pub(super) fn new(plan: VolumePlan, observer: Observer, sector: u32) -> Rc<Self> {
         let unit = u64::from(sector.min(plan.block));
         // The size of a simulated volume is small.
-        let model = Model::new((plan.size / unit) as usize, Failures::Settled);
+        let model = Model::new((plan.size / unit) as usize);
         Rc::new(Self {
             id: Uuid::from_bytes([0xa0 + plan.number as u8; 16]),
             place: Cell::new(Some(plan.engine)),
@@ -254,7 +254,11 @@ impl Volume {
         }
         self.end_entry(entry, &outcome);
         let good = self.judge(name, &outcome);
-        self.end_write(writing, path, good, fua);
+        let at_the_medium = outcome.is_err_and(|error| error.kind() == ErrorKind::WriteFailed);
+        match at_the_medium {
+            true => self.model.borrow_mut().end_write_at_the_medium(writing),
+            false => self.end_write(writing, path, good, fua),
+        }
         if good {
             self.log(&format!("{name} {value}: acknowledged"));
         }

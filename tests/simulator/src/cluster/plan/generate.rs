@@ -40,6 +40,8 @@ fn volume(number: usize, nodes: usize, random: &mut Random) -> VolumePlan {
     let engine = if random.one_in(4) { random.index(nodes) } else { replicas[0] };
     let block = if random.one_in(3) { 512 } else { 4096 };
     let size = if block == 512 { 768 << 10 } else { [1 << 20, 2 << 20, 5 << 19][random.index(3)] };
+    let most = [4, 32][random.index(2)];
+    let hot = 1 + random.below(most);
     VolumePlan {
         number,
         replicas,
@@ -47,7 +49,7 @@ fn volume(number: usize, nodes: usize, random: &mut Random) -> VolumePlan {
         block,
         size,
         workers: 1 + random.below(6) as u32,
-        hot: 4 + random.below(28),
+        hot,
         seed: random.next_u64(),
     }
 }
@@ -77,7 +79,7 @@ struct Course {
 impl Course {
     /// One fault, or several that belong together.
     fn story(&mut self) {
-        match self.random.below(20) {
+        match self.random.below(22) {
             0..5 => self.anything(),
             5 | 6 => self.replica_then_engine(),
             7..10 => self.second_engine(),
@@ -89,7 +91,8 @@ impl Course {
             16 => self.snapshots(),
             17 => self.liar(),
             18 => self.crash_and_fail_over(),
-            _ => self.unmap_under_a_snapshot(),
+            19 => self.unmap_under_a_snapshot(),
+            _ => self.late_writes(),
         }
     }
 
@@ -311,19 +314,40 @@ impl Course {
         }
     }
 
-    /// I21: a replica is just in sync again when the power fails.
+    /// I21: a replica is just in sync again when the power fails, and becomes the source.
     fn rebuild_and_blackout(&mut self) {
         let volume = self.replicated();
         let node = self.replica(volume);
         let (work, after) = (self.work() + 8, self.pause());
         let act = self.end(node, 1, 20);
         self.push(work, after, act);
-        let after = self.between(250, 1200);
-        self.push(16, after, Act::Nothing);
-        let (after, down) = (self.pause(), self.between(1, 100));
-        self.push(4, after, Act::Blackout { down });
+        let after = self.between(5, 200);
+        self.push(48, after, Act::Nothing);
+        let (after, down) = (self.between(200, 700), self.between(1, 100));
+        self.push(0, after, Act::Blackout { down });
         let after = self.moment();
-        self.push(2, after, Act::TakeOver { volume, to: node });
+        self.push(0, after, Act::TakeOver { volume, to: node });
+        self.push(24, Duration::from_millis(400), Act::Nothing);
+    }
+
+    /// I13, I15: writes are late at a disk when the replica is granted anew.
+    fn late_writes(&mut self) {
+        let volume = self.replicated();
+        let (node, work, after) = (self.replica(volume), self.work(), self.pause());
+        let trouble = Trouble::SlowWrites(self.between(50, 400));
+        let lasts = self.between(500, 2000);
+        self.push(work, after, Act::Disk { node, trouble, lasts });
+        for _ in 0..2 + self.random.below(3) {
+            let after = self.between(2, 60);
+            let engine = self.engines[volume];
+            let act = match self.random.below(4) {
+                0 => Act::Reset { one: engine, other: node },
+                1 => Act::Kill { node: engine, down: self.between(1, 20) },
+                _ => Act::TakeOver { volume, to: if self.random.one_in(2) { engine } else { self.replica(volume) } },
+            };
+            self.push(16, after, act);
+        }
+        self.push(16, Duration::from_millis(400), Act::Nothing);
     }
 
     /// I24, I25: snapshots beside writes and crashes.
