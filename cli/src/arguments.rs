@@ -97,6 +97,27 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         reserve: Option<Size>,
     },
+    /// Read all snapshots of a store again and compare them with their hashes
+    ///
+    /// What differs is marked: reads of it fail from then on instead of returning wrong data. Without --wait the scrub goes on in the
+    /// background, and --show tells how far it is. With --wait the exit code is 1 if damage was found, or if it was not through.
+    #[command(verbatim_doc_comment)]
+    Scrub {
+        /// Its name or UUID
+        store: String,
+        /// How much to read in a second; 64MiB when left out
+        #[arg(long, conflicts_with_all = ["stop", "show"])]
+        rate: Option<Size>,
+        /// Wait for its end
+        #[arg(long, conflicts_with_all = ["stop", "show"])]
+        wait: bool,
+        /// End the scrub under way
+        #[arg(long, conflicts_with = "show")]
+        stop: bool,
+        /// Only show how the scrub is, or the last one was
+        #[arg(long)]
+        show: bool,
+    },
     /// Check a store that is not open, and repair it
     ///
     /// Needs no daemon: reads the file or device itself, and refuses one that is in use. Without --repair nothing is written.

@@ -62,6 +62,7 @@ struct File {
     busy_poll_us: Option<u64>,
     replica_deadline_ms: Option<u64>,
     shutdown_timeout_ms: Option<u64>,
+    hash_rate: Option<u64>,
     log: Option<String>,
     #[serde(default)]
     peers: Vec<PeerConfig>,
@@ -96,6 +97,8 @@ pub(crate) struct Config {
     pub(crate) replica_deadline: Duration,
     /// How long a graceful stop may take.
     pub(crate) shutdown_timeout: Duration,
+    /// Bytes a second at which each store hashes its snapshots; 0 for not at all.
+    pub(crate) hash_rate: u64,
     pub(crate) log: String,
     pub(crate) peers: Vec<PeerConfig>,
 }
@@ -145,6 +148,7 @@ impl Config {
             busy_poll: Duration::from_micros(file.busy_poll_us.unwrap_or(50)),
             replica_deadline: Duration::from_millis(file.replica_deadline_ms.unwrap_or(4_000)),
             shutdown_timeout: Duration::from_millis(file.shutdown_timeout_ms.unwrap_or(20_000)),
+            hash_rate: file.hash_rate.unwrap_or(64).saturating_mul(1 << 20),
             log: arguments.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
             peers: file.peers,
         }
@@ -258,6 +262,13 @@ mod tests {
         assert_eq!(config.discovery, [loopback(8009)]);
         assert_eq!(config.reactors, 1);
         assert_eq!(config.replica_deadline, Duration::from_secs(4));
+        assert_eq!(config.hash_rate, 64 << 20);
+    }
+
+    #[test]
+    fn hashing_can_be_slower_or_off() {
+        assert_eq!(load("node = \"a\"\nhash_rate = 1").map(|config| config.hash_rate), Ok(1 << 20));
+        assert_eq!(load("node = \"a\"\nhash_rate = 0").map(|config| config.hash_rate), Ok(0));
     }
 
     #[test]

@@ -79,6 +79,14 @@ impl StoreService for Services {
         self.detached(|control| async move { control.stores.set_limits(request.into_inner()).await }).await
     }
 
+    async fn start_scrub(&self, request: Request<v1::StartScrubRequest>) -> Answer<v1::Store> {
+        self.detached(|control| async move { control.stores.start_scrub(request.into_inner()).await }).await
+    }
+
+    async fn stop_scrub(&self, request: Request<v1::StopScrubRequest>) -> Answer<v1::Store> {
+        self.detached(|control| async move { control.stores.stop_scrub(request.into_inner()).await }).await
+    }
+
     async fn delete(&self, request: Request<v1::DeleteStoreRequest>) -> Answer<v1::DeleteStoreResponse> {
         self.detached(|control| async move {
             control.stores.delete(request.into_inner()).await.map(|()| v1::DeleteStoreResponse {})

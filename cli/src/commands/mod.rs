@@ -3,6 +3,7 @@
 mod lvol;
 mod node;
 mod replica;
+mod scrub;
 mod snapshot;
 mod store;
 mod volume;

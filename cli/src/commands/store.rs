@@ -5,6 +5,7 @@ use proto::v1::{
     SetStoreLimitsRequest, Store, StoreState,
 };
 
+use super::scrub;
 use crate::arguments::{CreateStore, Output, StoreCommand};
 use crate::client::{Client, answer};
 use crate::output::{Table, print_json};
@@ -28,6 +29,14 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
                 reserve_bytes: reserve.map(|size| size.0),
             };
             show(&answer(client.stores().set_limits(request).await)?, output)
+        }
+        StoreCommand::Scrub { store, show: true, .. } => {
+            let request = GetStoreRequest { store: store.clone() };
+            scrub::show(&answer(client.stores().get(request).await)?, output)
+        }
+        StoreCommand::Scrub { store, stop: true, .. } => scrub::stop(client, store, output).await,
+        StoreCommand::Scrub { store, rate, wait, .. } => {
+            scrub::start(client, store, rate.map_or(0, |rate| rate.0), *wait, output).await
         }
         StoreCommand::Check(_) | StoreCommand::Dump(_) => unreachable!("run without a daemon, by `offline`"),
         StoreCommand::Delete { store, uuid } => {

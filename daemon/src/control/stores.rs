@@ -24,11 +24,13 @@ use uuid::Uuid;
 
 use super::error::{Comparison, ControlError};
 use super::request;
-use crate::data::{Backing, DataPath, StoreFacts, StoreSpec, WantedLimits};
+use crate::data::{Backing, DataPath, ScrubFacts, ScrubRun, StoreFacts, StoreSpec, WantedLimits};
 use crate::state::{Records, StateError};
 
 /// What a path starts with that is memory.
 const MEMORY: &str = "memory:";
+/// Bytes a second of a scrub, when a request says nothing.
+const SCRUB_RATE: u64 = 64 << 20;
 const DEFAULT_CLUSTER_SIZE: u32 = 64 << 10;
 /// How long a call waits for stores that are being opened: after a start that takes a moment.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
@@ -265,6 +267,21 @@ impl Stores {
         self.describe(open.uuid).await
     }
 
+    /// Begins a scrub, if none is under way.
+    pub(crate) async fn start_scrub(&self, request: v1::StartScrubRequest) -> Result<v1::Store, ControlError> {
+        let open = self.open_store(&request.store)?;
+        let rate = if request.bytes_per_second == 0 { SCRUB_RATE } else { request.bytes_per_second };
+        self.data.start_scrub(open.home, open.uuid, rate).await?;
+        self.describe(open.uuid).await
+    }
+
+    /// Ends the scrub under way soon, if there is one.
+    pub(crate) async fn stop_scrub(&self, request: v1::StopScrubRequest) -> Result<v1::Store, ControlError> {
+        let open = self.open_store(&request.store)?;
+        self.data.stop_scrub(open.home, open.uuid).await?;
+        self.describe(open.uuid).await
+    }
+
     async fn close_empty(&self, spec: &StoreSpec, home: usize) -> Result<(), ControlError> {
         let lvols = self.data.stores(home).await?.get(&spec.uuid).map_or(0, |facts| facts.lvols);
         if lvols > 0 {
@@ -442,7 +459,7 @@ impl Entry {
         let (state, reason) = match &self.state {
             State::Opening => (StoreState::Opening, String::new()),
             State::Ready => match facts.and_then(|facts| facts.failure.clone()) {
-                None => (StoreState::Ready, String::new()),
+                None => (StoreState::Ready, facts.map_or_else(String::new, damage)),
                 Some(reason) => (StoreState::Failed, reason),
             },
             State::Failed(reason) => (StoreState::Failed, reason.clone()),
@@ -465,8 +482,43 @@ impl Entry {
             reserve_bytes: facts.map_or(0, |facts| facts.limits.reserve),
             metadata_bytes: facts.map_or(0, |facts| facts.metadata),
             metadata_room_bytes: facts.map_or(0, |facts| facts.metadata_room),
+            scrub: facts.map(|facts| describe_scrub(&facts.scrub)),
             is_volatile: matches!(self.spec.backing, Backing::Memory { .. }),
         }
+    }
+}
+
+/// What is known to be wrong with the data of a store that serves.
+fn damage(facts: &StoreFacts) -> String {
+    match facts.scrub.damaged {
+        0 => String::new(),
+        bytes => format!("{bytes} bytes of its data are damaged: reads of them fail until they are mended"),
+    }
+}
+
+fn describe_scrub(facts: &ScrubFacts) -> v1::StoreScrub {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    v1::StoreScrub {
+        hash_bytes_per_second: facts.hash_rate,
+        snapshots: count(facts.snapshots),
+        hashed_snapshots: count(facts.hashed),
+        damaged_bytes: facts.damaged,
+        run: facts.run.as_ref().map(describe_run),
+    }
+}
+
+fn describe_run(run: &ScrubRun) -> v1::ScrubRun {
+    let found = &run.found;
+    let bad = found.bad.iter().map(|bad| v1::BadRegion { lvol_uuid: bad.lvol.to_string(), offset_bytes: bad.offset });
+    v1::ScrubRun {
+        started_at: run.started,
+        ended_at: run.ended.unwrap_or(0),
+        error: run.error.clone().unwrap_or_default(),
+        snapshots: found.snapshots,
+        bytes: found.bytes,
+        unhashed_regions: found.unknown,
+        bad_regions: found.bad_regions,
+        bad: bad.collect(),
     }
 }
 

@@ -78,6 +78,34 @@ pub(crate) struct StoreFacts {
     pub(crate) metadata_room: u64,
     /// Why nothing is written to it any more, if so.
     pub(crate) failure: Option<String>,
+    pub(crate) scrub: ScrubFacts,
+}
+
+/// Hashes and scrubs of an open store.
+#[derive(Clone, Debug)]
+pub(crate) struct ScrubFacts {
+    /// Bytes a second; 0 for off.
+    pub(crate) hash_rate: u64,
+    /// Snapshots that stay.
+    pub(crate) snapshots: usize,
+    /// Those of them with all hashes.
+    pub(crate) hashed: usize,
+    /// Bytes of the disk that are marked.
+    pub(crate) damaged: u64,
+    /// The scrub under way, or else the last one.
+    pub(crate) run: Option<ScrubRun>,
+}
+
+/// A scrub of a store.
+#[derive(Clone, Debug)]
+pub(crate) struct ScrubRun {
+    /// Seconds since the Unix epoch.
+    pub(crate) started: u64,
+    /// The same; none while it is under way.
+    pub(crate) ended: Option<u64>,
+    /// Why it ended before it was through.
+    pub(crate) error: Option<String>,
+    pub(crate) found: lvol::ScrubReport,
 }
 
 /// What hosts know a volume by.

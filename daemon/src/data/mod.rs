@@ -10,6 +10,7 @@ mod facts;
 mod lvols;
 mod reactors;
 mod room;
+mod scrubs;
 mod standby;
 mod stores;
 
@@ -25,7 +26,8 @@ use uuid::Uuid;
 
 pub(crate) use self::facts::{
     Backing, EngineFacts, EngineSpec, ExportIdentity, LvolChange, LvolFacts, LvolPiece, MemberFacts, MemberSpec,
-    ReplicaFacts, ReplicaOrigin, ReplicaSpec, SnapshotFacts, StoreFacts, StoreSpec, VolumeChange, WantedLimits,
+    ReplicaFacts, ReplicaOrigin, ReplicaSpec, ScrubFacts, ScrubRun, SnapshotFacts, StoreFacts, StoreSpec, VolumeChange,
+    WantedLimits,
 };
 pub(crate) use self::reactors::Reactors;
 
@@ -49,6 +51,8 @@ struct Inner {
     registry: PathBuf,
     node: String,
     replica_deadline: Duration,
+    /// Bytes a second at which each store hashes its snapshots; 0 for not at all.
+    hash_rate: u64,
 }
 
 impl DataPath {
@@ -94,6 +98,21 @@ impl DataPath {
         limits: WantedLimits,
     ) -> Result<(), ControlError> {
         self.on(home, move |_| stores::set_limits(store, limits)).await?
+    }
+
+    /// Begins a scrub of an open store, if none is under way.
+    pub(crate) async fn start_scrub(
+        &self,
+        home: usize,
+        store: Uuid,
+        bytes_per_second: u64,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| async move { scrubs::start(store, bytes_per_second) }).await?
+    }
+
+    /// Ends the scrub of an open store soon, if one is under way.
+    pub(crate) async fn stop_scrub(&self, home: usize, store: Uuid) -> Result<(), ControlError> {
+        self.on(home, move |_| async move { scrubs::stop(store) }).await?
     }
 
     /// The open stores of a reactor.

@@ -35,6 +35,7 @@ impl Reactors {
             registry: state.registry(),
             node: self.config.node.clone(),
             replica_deadline: self.config.replica_deadline,
+            hash_rate: self.config.hash_rate,
         };
         DataPath { inner: Arc::new(inner) }
     }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::Inner;
 use super::engines::Export;
+use super::scrubs::Runs;
 use crate::config::Config;
 
 /// How long ports and locks of a process that was killed may stay taken.
@@ -33,6 +34,8 @@ pub(super) struct Room {
     pub(super) stores: RefCell<BTreeMap<Uuid, ReplicaServer>>,
     /// The disks of stores in memory: their content lasts from format to close.
     pub(super) memory: RefCell<BTreeMap<Uuid, Disk>>,
+    /// The last scrub of each open store.
+    pub(super) scrubs: RefCell<Runs>,
     /// Exports and engines by volume.
     pub(super) exports: RefCell<BTreeMap<Uuid, Rc<Export>>>,
     /// Membership records of the volumes whose engine is here.

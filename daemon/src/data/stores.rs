@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::errors::{change_error, disk_error, replica_error, store_error};
 use super::room::{room, while_released};
+use super::scrubs;
 use super::{Backing, Inner, ReplicaFacts, ReplicaOrigin, ReplicaSpec, StoreFacts, StoreSpec, WantedLimits};
 use crate::control::ControlError;
 
@@ -86,6 +87,7 @@ pub(super) async fn open(inner: Arc<Inner>, spec: StoreSpec) -> Result<(), Contr
         let text = format!("it holds another store: {} (`{}`), not {}", found.uuid, found.name, spec.uuid);
         return Err(ControlError::precondition("OTHER_STORE", text).with("uuid", found.uuid));
     }
+    store.set_hash_rate(inner.hash_rate);
     let server = ReplicaServer::new(store, &inner.replicas);
     room().stores.borrow_mut().insert(spec.uuid, server);
     Ok(())
@@ -105,6 +107,7 @@ pub(super) async fn close(store: Uuid) -> Result<(), ControlError> {
         }
     };
     room.memory.borrow_mut().remove(&store);
+    room.scrubs.borrow_mut().remove(&store);
     result
 }
 
@@ -148,6 +151,7 @@ pub(super) fn facts() -> BTreeMap<Uuid, StoreFacts> {
             metadata: info.metadata,
             metadata_room: info.metadata_room,
             failure: info.failure,
+            scrub: scrubs::facts(*uuid, server.store()),
         };
         (*uuid, facts)
     });

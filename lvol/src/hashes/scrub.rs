@@ -17,6 +17,7 @@ use super::table::Table;
 use super::{Hash, REGION, is_immutable};
 use crate::core::Core;
 use crate::error::StoreError;
+use crate::format::BLOCK;
 use crate::lvol::Lvol;
 use crate::operations::to_the_end;
 use crate::store::{Store, milliseconds_now};
@@ -57,8 +58,10 @@ pub struct BadRegion {
 pub struct ScrubStatus {
     /// What the scrub under way found so far.
     pub running: Option<ScrubReport>,
-    /// What the last one that came to its end since the store was opened found.
+    /// What the last one since the store was opened found, also one that was stopped or failed on its way.
     pub last: Option<ScrubReport>,
+    /// Bytes of the disk that are marked: known to be wrong, whoever found that.
+    pub marked: u64,
     /// Snapshots whose values are all computed, as far as is known since the store was opened.
     pub hashed: usize,
     /// Snapshots in all, without those that are to be deleted.
@@ -112,6 +115,7 @@ impl Store {
         ScrubStatus {
             running: self.core.scrubs.running.borrow().clone(),
             last: self.core.scrubs.last.borrow().clone(),
+            marked: self.core.marks.count() as u64 * BLOCK,
             hashed: snapshots().filter(|record| self.core.hashing.is_complete(&catalog, record)).count(),
             snapshots: snapshots().count(),
         }
@@ -132,10 +136,9 @@ impl Core {
         *self.scrubs.running.borrow_mut() = Some(ScrubReport::default());
         let result = self.scrub_all().await;
         let report = self.scrubs.running.take().unwrap_or_default();
-        self.scrubs.over.notify_one();
-        result?;
         *self.scrubs.last.borrow_mut() = Some(report.clone());
-        Ok(report)
+        self.scrubs.over.notify_one();
+        result.map(|()| report)
     }
 
     async fn scrub_all(self: &Rc<Self>) -> Result<(), StoreError> {

@@ -248,7 +248,9 @@ fn a_scrub_can_be_stopped_and_there_is_one_at_a_time() {
         assert!(matches!(store.scrub(RATE).await, Err(StoreError::Invalid { .. })));
         store.stop_scrub();
         assert!(slow.await.expect("no panic").is_err());
-        assert_eq!((store.scrub_status().running, store.scrub_status().last), (None, None));
+        // What it found by then is not lost.
+        assert_eq!(store.scrub_status().running, None);
+        assert!(store.scrub_status().last.is_some_and(|report| report.regions < 8));
         let report = store.scrub(RATE).await.expect("scrubbed");
         assert_eq!((report.regions, store.scrub_status().last), (8, Some(report)));
     });
