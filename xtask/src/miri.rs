@@ -15,8 +15,12 @@ use crate::workspace::Workspace;
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// What runs under Miri: a package, and which of its unit tests.
-const RUNS: [(&str, &[&str]); 3] =
-    [("lvol", &["format::", "map::", "offline::"]), ("replica-protocol", &[]), ("nvmf-target-protocol", &[])];
+const RUNS: [(&str, &[&str]); 4] = [
+    ("lvol", &["format::", "map::", "offline::"]),
+    ("replica-protocol", &[]),
+    ("nvmf-target-protocol", &[]),
+    ("scsi-protocol", &[]),
+];
 
 /// Runs them, or says why not.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) {

@@ -9,6 +9,7 @@
 mod mutation;
 mod nvmf;
 mod replica;
+mod scsi;
 mod store;
 
 pub use mutation::mutate;
@@ -25,11 +26,12 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target { name: "store_image", run: store::image, seeds: store::image_seeds },
     Target { name: "store_structures", run: store::structures, seeds: store::structure_seeds },
     Target { name: "replica_frames", run: replica::frames, seeds: replica::seeds },
     Target { name: "nvmf_pdus", run: nvmf::pdus, seeds: nvmf::seeds },
+    Target { name: "scsi_commands", run: scsi::commands, seeds: scsi::seeds },
 ];
 
 /// Runs the target of this name.

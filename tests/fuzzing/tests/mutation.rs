@@ -43,3 +43,8 @@ fn replica_frames() {
 fn nvmf_pdus() {
     run("nvmf_pdus", 4000);
 }
+
+#[test]
+fn scsi_commands() {
+    run("scsi_commands", 4000);
+}
