@@ -16,6 +16,7 @@ use crate::connector::Connector;
 use crate::flight::{Flight, Slot, Stage};
 use crate::intent::{Intents, Unflushed};
 use crate::members::{Mask, Members, Role, bit};
+use crate::reading::{as_sent, is_read};
 use crate::registry::{Registry, VolumeRecord};
 use crate::session::Tasks;
 
@@ -73,7 +74,9 @@ pub(crate) struct Core {
     /// Requests to be sent again after a pause: place and member.
     busy: RefCell<Vec<(usize, usize)>>,
     /// Reads to be tried on another member.
-    again: RefCell<Vec<usize>>,
+    pub(crate) again: RefCell<Vec<usize>>,
+    /// Someone looks for reads that take too long.
+    pub(crate) hurrying: Cell<bool>,
     /// Held while the record is changed.
     pub(crate) recording: Mutex<()>,
     /// Held by what cuts chains or joins members: one at a time.
@@ -100,6 +103,8 @@ pub(crate) struct Signals {
     pub(crate) pump: Notify,
     /// A busy replica is to be tried again.
     pub(crate) busy: Notify,
+    /// A read was sent, and nobody looks whether it takes too long.
+    pub(crate) reading: Notify,
     /// A write waits until its regions are noted, or one that might give its place has ended.
     pub(crate) intent: Notify,
     /// A member failed and has to be recorded.
@@ -138,6 +143,7 @@ impl Core {
             flight: RefCell::default(),
             busy: RefCell::default(),
             again: RefCell::default(),
+            hurrying: Cell::new(false),
             recording: Mutex::new(()),
             administration: Mutex::new(()),
             copying: Semaphore::new(1),
@@ -233,79 +239,45 @@ impl Core {
         self.flight.borrow_mut().slot(index).tells = self.unflushed.borrow_mut().begin_flush();
     }
 
-    fn start_read(&self, index: usize) {
-        let chosen = {
-            let mut flight = self.flight.borrow_mut();
-            let slot = flight.slot(index);
-            let members = self.members.borrow();
-            let chosen = members.source(slot.sent).and_then(|member| Some((member, members.replica(member)?)));
-            if let Some((member, _)) = chosen {
-                slot.sent |= bit(member);
-                slot.pending = bit(member);
-            }
-            chosen.map(|(member, replica)| (member, replica, read_of(&slot.request)))
-        };
-        match chosen {
-            Some((member, replica, request)) => replica.submit(request, self.reply(index, member)),
-            None => self.fail_read(index),
-        }
-    }
-
-    /// No member in sync is left to try.
-    fn fail_read(&self, index: usize) {
-        let error = self.flight.borrow_mut().slot(index).errors.drain(..).next().map(|(_, error)| error);
-        let error = self.stopped().or(error);
-        let lost = || Error::with_detail(ErrorKind::Unavailable, "no replica in sync can be reached");
-        self.finish(index, Err(error.unwrap_or_else(lost)));
-    }
-
     pub(crate) fn rc(&self) -> Rc<Self> {
         self.me.upgrade().expect("whoever calls a method holds it")
     }
 
     /// The token is the place and the member.
-    fn reply(&self, index: usize, member: usize) -> Reply {
+    pub(crate) fn reply(&self, index: usize, member: usize) -> Reply {
         Reply::new(self.rc() as Rc<dyn ReplySink>, (index as u64) << 8 | member as u64)
     }
 
     /// One member has answered.
     fn answered(&self, index: usize, member: usize, outcome: Outcome) {
-        let (error, last, is_read) = {
+        let (is_read, retry) = {
             let mut flight = self.flight.borrow_mut();
             let slot = flight.slot(index);
-            let is_read = matches!(slot.request, Request::Read { .. } | Request::Compare { .. });
-            let error = match outcome {
-                Ok(segments) if is_read => {
-                    let outcome = read_outcome(&slot.request, segments);
-                    drop(flight);
-                    return self.finish(index, outcome);
-                }
-                Ok(_) => {
-                    slot.done |= bit(member);
-                    None
-                }
-                Err(error) if error.kind() == ErrorKind::Busy && self.may_retry(slot) => {
-                    self.busy.borrow_mut().push((index, member));
-                    self.signals.busy.notify_one();
-                    return;
-                }
-                Err(error) => {
-                    slot.errors.push((member, error.clone()));
-                    Some(error)
-                }
-            };
-            slot.pending &= !bit(member);
-            (error, slot.pending == 0, is_read)
+            let busy = matches!(&outcome, Err(error) if error.kind() == ErrorKind::Busy);
+            (is_read(&slot.request), busy && slot.reply.is_some() && self.may_retry(slot))
         };
-        if error.is_some_and(|error| error.kind() == ErrorKind::Fenced) {
+        if retry {
+            self.busy.borrow_mut().push((index, member));
+            return self.signals.busy.notify_one();
+        }
+        if matches!(&outcome, Err(error) if error.kind() == ErrorKind::Fenced) {
             // I14: whoever meets a newer epoch acknowledges nothing any more.
             self.stop_fenced("a replica serves a newer epoch");
         }
         if is_read {
-            // Not from here: this may be within a submit of the replica.
-            self.again.borrow_mut().push(index);
-            self.signals.pump.notify_one();
-        } else if last {
+            return self.read_answered(index, member, outcome);
+        }
+        let last = {
+            let mut flight = self.flight.borrow_mut();
+            let slot = flight.slot(index);
+            match outcome {
+                Ok(_) => slot.done |= bit(member),
+                Err(error) => slot.errors.push((member, error)),
+            }
+            slot.pending &= !bit(member);
+            slot.pending == 0
+        };
+        if last {
             self.conclude(index);
         }
     }
@@ -465,7 +437,7 @@ impl Core {
         loop {
             self.signals.pump.notified().await;
             for index in self.again.take() {
-                self.start_read(index);
+                self.read_again(index);
             }
             loop {
                 let ready = self.flight.borrow_mut().next_ready();
@@ -492,7 +464,7 @@ impl Core {
     }
 
     fn send_again(&self, index: usize, member: usize) {
-        let request = read_of(&self.flight.borrow_mut().slot(index).request);
+        let request = as_sent(&self.flight.borrow_mut().slot(index).request);
         let replica = self.members.borrow().replica(member);
         match replica {
             Some(replica) => replica.submit(request, self.reply(index, member)),
@@ -565,21 +537,5 @@ fn verdict(slot: &Slot, members: &Members, phase: &Phase) -> Verdict {
     match slot.request.is_write() && present.iter().all(|(_, error)| no_space(error)) {
         true => Verdict::Settle(error),
         false => Verdict::Record(missing & !bit(survivor)),
-    }
-}
-
-/// A compare is a read for the replica.
-fn read_of(request: &Request) -> Request {
-    match request {
-        Request::Compare { offset, data } => Request::read(*offset, data.len() as u64),
-        other => other.clone(),
-    }
-}
-
-fn read_outcome(request: &Request, segments: Segments) -> Outcome {
-    match request {
-        Request::Compare { data, .. } if !segments.equals(data) => Err(ErrorKind::CompareMismatch.into()),
-        Request::Compare { .. } => Ok(Segments::none()),
-        _ => Ok(segments),
     }
 }

@@ -51,6 +51,7 @@ impl Engine {
         let mut tasks = Tasks::default();
         tasks.spawn(Rc::clone(&core).pump());
         tasks.spawn(Rc::clone(&core).retry_busy());
+        tasks.spawn(Rc::clone(&core).hurry());
         tasks.spawn(Rc::clone(&core).run_sessions());
         Ok(Rc::new(Self { core, _tasks: tasks }))
     }

@@ -11,9 +11,13 @@ use reactor::{Instant, bug};
 use smallvec::SmallVec;
 
 use crate::members::Mask;
+use crate::reading::is_read;
 
 /// Requests in flight and waiting, together. More are answered with Busy (I33).
 pub(crate) const MAX_REQUESTS: usize = 4096;
+
+/// Stands for no member: a read that waits to be tried on another one. It keeps its place until then.
+pub(crate) const AGAIN: Mask = 1 << 31;
 
 /// Where a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub(crate) enum Stage {
     Recording,
     /// Failed everywhere; what it may have changed is being settled.
     Settling,
+    /// A read that has its answer, while others who were asked still work at it.
+    Answered,
 }
 
 /// One request.
@@ -44,8 +50,10 @@ pub(crate) struct Slot {
     sequence: u64,
     /// Members it was sent to.
     pub(crate) sent: Mask,
-    /// Members that have not answered.
+    /// Members that have not answered, and [`AGAIN`].
     pub(crate) pending: Mask,
+    /// Of a read: the members asked last, and when.
+    pub(crate) asked: (Mask, Instant),
     /// Members that have it.
     pub(crate) done: Mask,
     /// What the others said.
@@ -100,6 +108,7 @@ impl Flight {
             sequence,
             sent: 0,
             pending: 0,
+            asked: (0, now),
             done: 0,
             errors: SmallVec::new(),
         };
@@ -167,6 +176,18 @@ impl Flight {
         let at =
             |(index, slot): (usize, &Option<Slot>)| slot.as_ref().filter(|slot| slot.stage == stage).map(|_| index);
         self.slots.iter().enumerate().filter_map(at).collect()
+    }
+
+    /// How many places there are, in use or not.
+    pub(crate) fn places(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The read at a place, if replicas are at one there that has no answer yet.
+    pub(crate) fn reading(&self, index: usize) -> Option<&Slot> {
+        let slot = self.slots.get(index)?.as_ref()?;
+        let waits = slot.stage != Stage::Active || slot.pending & AGAIN != 0;
+        (!waits && is_read(&slot.request)).then_some(slot)
     }
 
     /// Whether a write has started and not been answered.

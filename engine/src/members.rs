@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use block_device::{Error, Range};
-use reactor::bug;
+use reactor::{Instant, bug};
 use replica::Replica;
 use uuid::Uuid;
 
 use crate::config::CopyProgress;
+use crate::latency::Latency;
 use crate::noting::new_uuid;
 use crate::regions::Regions;
 
@@ -41,6 +42,7 @@ pub(crate) struct Member {
     /// The last thing that went wrong, for people.
     pub(crate) trouble: Option<String>,
     pub(crate) copy: Option<CopyProgress>,
+    pub(crate) latency: Latency,
     /// It has the notes that those in sync have.
     pub(crate) noted: bool,
     /// What it lacks while it is not in sync, if that is known (I23).
@@ -73,6 +75,7 @@ impl Member {
             failing: None,
             trouble: None,
             copy: None,
+            latency: Latency::default(),
             noted: false,
             changes: None,
             following: false,
@@ -153,7 +156,28 @@ impl Members {
         self.readable() == bit(member)
     }
 
-    /// The member to read from: the local one, or the first, without those in `tried`.
+    /// Whom a host's read goes to: the local one unless it is much slower than others, else the fastest, without those in `tried`.
+    pub(crate) fn reader(&self, tried: Mask) -> Option<usize> {
+        let readable = self.readable() & !tried;
+        let candidates = || self.0.iter().enumerate().filter(|(index, _)| readable & bit(*index) != 0);
+        let (fastest, best) = candidates().min_by_key(|(_, member)| member.latency.figure())?;
+        let local = candidates().find(|(_, member)| member.working().is_some_and(|replica| replica.is_local()));
+        let local = local.filter(|(_, member)| !member.latency.is_much_slower_than(&best.latency));
+        Some(local.map_or(fastest, |(index, _)| index))
+    }
+
+    /// Who else should be asked, so that it is known how fast it is: when `chosen` is not simply the one at hand.
+    pub(crate) fn unknown(&self, chosen: usize, now: Instant) -> Option<usize> {
+        let is_at_hand =
+            |member: &Member| !member.latency.is_slow() && member.working().is_some_and(|replica| replica.is_local());
+        if is_at_hand(&self.0[chosen]) {
+            return None;
+        }
+        let others = self.readable() & !bit(chosen);
+        (0..self.0.len()).find(|&index| others & bit(index) != 0 && self.0[index].latency.is_old(now))
+    }
+
+    /// The member to copy from: the local one, or the first, without those in `tried`.
     pub(crate) fn source(&self, tried: Mask) -> Option<usize> {
         let readable = self.readable() & !tried;
         let mut candidates = (0..self.0.len()).filter(|&index| readable & bit(index) != 0);
@@ -163,7 +187,7 @@ impl Members {
 
     /// A member's replica, if it can be used.
     pub(crate) fn replica(&self, member: usize) -> Option<Rc<dyn Replica>> {
-        self.0[member].working().cloned()
+        self.0.get(member)?.working().cloned()
     }
 
     /// The replicas of a mask.

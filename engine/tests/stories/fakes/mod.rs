@@ -24,7 +24,7 @@ pub(crate) const VOLUME: Uuid = Uuid::from_bytes([0xaa; 16]);
 pub(crate) struct FakeNode {
     pub(crate) disk: RefCell<FakeDisk>,
     pub(crate) reachable: Cell<bool>,
-    pub(crate) is_local: bool,
+    pub(crate) is_local: Cell<bool>,
     /// Each request takes up to this long.
     pub(crate) delay: Cell<Duration>,
     /// Requests wait for as long as this is set.
@@ -51,7 +51,7 @@ impl FakeNode {
         Rc::new(Self {
             disk: RefCell::new(FakeDisk::new(id, size)),
             reachable: Cell::new(true),
-            is_local,
+            is_local: Cell::new(is_local),
             delay: Cell::new(Duration::ZERO),
             stalled: Cell::new(false),
             write_error: Cell::new(None),
@@ -263,7 +263,7 @@ impl Replica for FakeReplica {
     }
 
     fn is_local(&self) -> bool {
-        self.node.is_local
+        self.node.is_local.get()
     }
 
     fn failure(&self) -> Option<Error> {
