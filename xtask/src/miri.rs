@@ -15,11 +15,12 @@ use crate::workspace::Workspace;
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// What runs under Miri: a package, and which of its unit tests.
-const RUNS: [(&str, &[&str]); 4] = [
+const RUNS: [(&str, &[&str]); 5] = [
     ("lvol", &["format::", "map::", "offline::"]),
     ("replica-protocol", &[]),
     ("nvmf-target-protocol", &[]),
     ("scsi-protocol", &[]),
+    ("iscsi-target-protocol", &[]),
 ];
 
 /// Runs them, or says why not.
