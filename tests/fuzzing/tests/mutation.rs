@@ -48,3 +48,8 @@ fn nvmf_pdus() {
 fn scsi_commands() {
     run("scsi_commands", 4000);
 }
+
+#[test]
+fn iscsi_pdus() {
+    run("iscsi_pdus", 4000);
+}
