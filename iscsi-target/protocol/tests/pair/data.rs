@@ -117,3 +117,25 @@ fn a_damaged_read_is_told_to_the_initiator() {
     pair.run();
     assert!(!pair.links[0].replies[&slot.index()].intact);
 }
+
+#[test]
+fn only_so_many_r2ts_are_out_at_a_time_and_none_is_longer_than_a_burst() {
+    for outstanding_r2t in [1, 3] {
+        let digests = Digests::default();
+        let offer =
+            Parameters { digests, outstanding_r2t, initial_r2t: true, immediate_data: false, ..Parameters::target() };
+        let offer = Parameters { max_burst: 1000, first_burst: 1000, ..offer };
+        let mut pair = Pair::open(Setting { offer, ..Setting::default() });
+        pair.submit(0, &write(0, 9500), &pattern(9500, 1)).unwrap();
+        pair.deliver_to_target(0).unwrap();
+        let r2ts = std::mem::take(&mut pair.links[0].to_initiator);
+        assert_eq!(r2ts.len(), 48 * outstanding_r2t as usize);
+        for (number, r2t) in (0..).zip(r2ts.chunks(48)) {
+            assert_eq!((r2t[0], r2t[39]), (0x31, number), "R2TSN");
+            assert_eq!(r2t[40..48], [(u32::from(number) * 1000).to_be_bytes(), 1000_u32.to_be_bytes()].concat());
+        }
+        pair.links[0].to_initiator = r2ts;
+        pair.run();
+        assert!(pair.disk[..9500] == pattern(9500, 1));
+    }
+}

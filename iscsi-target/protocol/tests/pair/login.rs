@@ -73,6 +73,8 @@ fn a_target_that_cannot_prove_itself_is_left() {
     let theirs = Some((THEIRS.0, "not what it has"));
     let options = with_chap(chap(OURS, theirs, &[Algorithm::Sha256]));
     assert_eq!(refusal(options, &access(true, &Algorithm::ALL)), Event::Distrusted);
+    let options = with_chap(chap(OURS, Some(("another", THEIRS.1)), &[Algorithm::Sha256]));
+    assert_eq!(refusal(options, &access(true, &Algorithm::ALL)), Event::Distrusted, "the right secret, another's name");
     let options = with_chap(chap(OURS, Some(THEIRS), &[Algorithm::Sha256]));
     let failed = refused(LoginStatus::AuthenticationFailure);
     assert_eq!(refusal(options, &access(false, &Algorithm::ALL)), failed, "mutual, but it has no secret");
