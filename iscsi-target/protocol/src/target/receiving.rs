@@ -54,6 +54,11 @@ impl Connection {
                 Turn::Never => return Ok(None),
             }
         }
+        // Only tasks keep their place of the window until they are answered; answers to others tell the window without them.
+        let is_task = matches!(opcode, Opcode::ScsiCommand | Opcode::TaskManagementRequest);
+        if !numbers.immediate && !is_task {
+            session.release();
+        }
         let event = match opcode {
             Opcode::ScsiCommand => self.command(session, &header, data_length, sink),
             Opcode::TaskManagementRequest => self.task_management(session, &header, sink),
@@ -65,9 +70,7 @@ impl Connection {
             Opcode::LogoutRequest => self.logout_request(session, &header, sink),
             _ => Err(Violation::UnexpectedPdu),
         };
-        // Only tasks keep their place of the window until they are answered.
-        let is_task = matches!(opcode, Opcode::ScsiCommand | Opcode::TaskManagementRequest);
-        if !numbers.immediate && (!is_task || event.is_err()) {
+        if !numbers.immediate && is_task && event.is_err() {
             session.release();
         }
         event

@@ -3,8 +3,9 @@
 use iscsi_target_protocol::Violation;
 use iscsi_target_protocol::negotiation::Parameters;
 use iscsi_target_protocol::target::access::Access;
-use iscsi_target_protocol::target::connection::Limits;
+use iscsi_target_protocol::target::connection::{Connection, Limits};
 use iscsi_target_protocol::target::login::{Event, Login};
+use iscsi_target_protocol::target::session::Session;
 use iscsi_target_protocol::wire::LoginStatus;
 use iscsi_target_protocol::wire::login::{LoginRequest, LoginResponse, Stage, Transition};
 use iscsi_target_protocol::wire::pdu::{RESERVED_TAG, RequestNumbers};
@@ -321,6 +322,16 @@ fn a_login_without_end_ends() {
     let continued = stage(Stage::Operational, None, true);
     let endless: Vec<_> = (0..3).map(|_| pdu(login_request(continued).encode(), &[b'A'; 8000])).collect();
     assert_eq!(login_refusal(&endless), LoginStatus::InitiatorError);
+}
+
+/// What a listener pays for each of its half-open logins is this, and the text of one sequence.
+#[test]
+fn a_login_is_small_and_can_be_moved_to_another_thread() {
+    fn size_of_what_moves<T: Send>() -> usize {
+        size_of::<T>()
+    }
+    let sizes = [size_of_what_moves::<Login>(), size_of_what_moves::<Connection>(), size_of_what_moves::<Session>()];
+    assert!(sizes.iter().all(|size| *size < 4096), "{sizes:?}");
 }
 
 #[test]

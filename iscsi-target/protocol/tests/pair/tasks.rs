@@ -4,8 +4,9 @@ use iscsi_target_protocol::initiator::login::Options;
 use iscsi_target_protocol::negotiation::Parameters;
 use iscsi_target_protocol::target::TargetRecord;
 use iscsi_target_protocol::target::connection::{Limits, Scope, Silent};
-use iscsi_target_protocol::wire::request::{LogoutReason, TaskFunction};
-use iscsi_target_protocol::wire::response::{AsyncEvent, LogoutOutcome, TaskManagementOutcome};
+use iscsi_target_protocol::wire::pdu::{RESERVED_TAG, RequestNumbers};
+use iscsi_target_protocol::wire::request::{LogoutReason, NopOut, TaskFunction};
+use iscsi_target_protocol::wire::response::{AsyncEvent, LogoutOutcome, NopIn, TaskManagementOutcome};
 
 use crate::util::{Pair, SECOND, Setting, name, numbered, options, pattern, write};
 
@@ -155,6 +156,20 @@ fn pings_are_answered_both_ways_with_their_data() {
     assert_eq!(link.target.tick(&pair.target, 30 * SECOND, &mut link.to_initiator), Ok(35 * SECOND));
     assert_eq!(link.target.tick(&pair.target, 35 * SECOND, &mut link.to_initiator), Ok(50 * SECOND));
     assert_eq!(link.target.tick(&pair.target, 50 * SECOND, &mut link.to_initiator), Err(Silent));
+}
+
+#[test]
+fn a_ping_with_a_number_of_its_own_leaves_the_window_open() {
+    let limits = Limits { commands: 1, ..Limits::default() };
+    let offer = Parameters { digests: Default::default(), ..Parameters::target() };
+    let mut pair = Pair::open(Setting { limits, offer, ..Setting::default() });
+    let numbers = RequestNumbers { immediate: false, cmd_sn: 1, expected_stat_sn: 0 };
+    let ping = NopOut { lun: 0, task_tag: 5, transfer_tag: RESERVED_TAG, numbers };
+    pair.links[0].to_target.extend(ping.encode());
+    pair.deliver_to_target(0).unwrap();
+    let answer: &[u8; 48] = pair.links[0].to_initiator.first_chunk().unwrap();
+    let NopIn { task_tag, numbers, .. } = NopIn::parse(answer);
+    assert_eq!((task_tag, numbers.expected_cmd_sn, numbers.max_cmd_sn), (5, 2, 2));
 }
 
 #[test]
