@@ -77,6 +77,8 @@ impl Store {
             let zeroes = Buffer::zeroed(BLOCK as usize).freeze();
             disk.write(place, zeroes).await.map_err(StoreError::io("wiping the superblock"))?;
         }
+        // Gone for good before anything else is: a superblock that came back would have its store open as a damaged one.
+        disk.sync().await.map_err(StoreError::io("flushing the disk"))?;
         for region in [layout.journal, layout.areas[0], layout.areas[1]] {
             make_room(disk, region).await?;
         }

@@ -9,6 +9,7 @@ mod growth;
 mod hashes;
 mod internal;
 mod late_reads;
+mod lifecycle;
 mod model;
 mod operations;
 mod real_disks;
