@@ -6,7 +6,7 @@ use std::time::Duration;
 use block_device::{Error, ErrorKind};
 use lvol::{CreateLvol, Lvol, StoreError};
 use reactor::simulated::{DiskFault, DiskFaultKind};
-use reactor::{spawn, timeout, yield_now};
+use reactor::{sleep, spawn, timeout, yield_now};
 
 use crate::rig::{DISK, Rig, check_space, id, kind, lvol, open, read, read_all, snapshot, stamped, unmap, write};
 
@@ -152,4 +152,71 @@ fn growing_next_to_an_erase_of_the_end_keeps_what_is_written_there() {
 
 async fn write_part(head: Rc<Lvol>, offset: u64) -> Result<(), Error> {
     write(&head, offset, stamped(3, 512)).await
+}
+
+/// The same name for a snapshot of another head is no repetition (I30).
+#[test]
+fn a_snapshot_of_another_head_is_not_the_same_again() {
+    Rig::formatted(20).run(async {
+        let store = open().await;
+        for number in [1, 2] {
+            store.create(&lvol(number, 1 << 20)).await.expect("created");
+        }
+        store.snapshot(id(1), &snapshot(3)).await.expect("cut");
+        store.snapshot(id(1), &snapshot(3)).await.expect("the same again");
+        let conflict = store.snapshot(id(2), &snapshot(3)).await;
+        assert!(matches!(conflict, Err(StoreError::Conflict { .. })), "{conflict:?}");
+        assert_eq!(store.lvol_info(id(2)).expect("there").parent, None);
+    });
+}
+
+/// A deletion that waits for one of two to go goes on when that one goes back behind it.
+#[test]
+fn a_revert_lets_a_deletion_go_on() {
+    Rig::formatted(21).run(async {
+        let store = open().await;
+        store.create(&lvol(1, 1 << 20)).await.expect("created");
+        let head = store.open_lvol(id(1)).await.expect("opened");
+        for number in [2u64, 3] {
+            write(&head, 0, stamped(number, 8192)).await.expect("written");
+            store.snapshot(id(1), &snapshot(u128::from(number))).await.expect("cut");
+        }
+        store.clone_snapshot(id(3), &lvol(4, 1 << 20)).await.expect("cloned");
+        store.delete(id(3)).await.expect("marked");
+        sleep(Duration::from_secs(5)).await;
+        assert!(store.lvol_info(id(3)).is_some(), "two read through it");
+        store.revert(id(1), id(2)).await.expect("reverted");
+        timeout(Duration::from_secs(5), store.deleted(id(3))).await.expect("at once").expect("merged");
+        let copy = store.open_lvol(id(4)).await.expect("opened");
+        assert!(read(&copy, 0, 8192).await.expect("read") == stamped(3, 8192)[..]);
+        assert!(read(&head, 0, 8192).await.expect("read") == stamped(2, 8192)[..]);
+        check_space(&store);
+    });
+}
+
+/// A chain that were longer than the longest could not be opened again.
+#[test]
+fn a_chain_at_its_longest_gets_no_snapshot_and_no_clone() {
+    // Large enough for the metadata of so many.
+    Rig::formatted_with(22, 1 << 30).run(async {
+        let store = open().await;
+        store.create(&lvol(1, 1 << 20)).await.expect("created");
+        let head = store.open_lvol(id(1)).await.expect("opened");
+        write(&head, 0, stamped(7, 4096)).await.expect("written");
+        let mut last = 1;
+        let refused = loop {
+            match store.snapshot(id(1), &snapshot(last + 1)).await {
+                Ok(_) => last += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, StoreError::Invalid { .. }), "{refused}");
+        assert_eq!(store.lvols().len(), 1024);
+        store.clone_snapshot(id(last), &lvol(5000, 1 << 20)).await.expect("as long as the head's");
+        drop(head);
+        store.close().await.expect("closed");
+        let store = open().await;
+        let head = store.open_lvol(id(1)).await.expect("opened");
+        assert!(read(&head, 0, 4096).await.expect("read") == stamped(7, 4096)[..]);
+    });
 }

@@ -1,6 +1,7 @@
 //! The store as a whole, on simulated disks, on memory and on real files.
 
 mod basics;
+mod clusters;
 mod control;
 mod crash;
 mod damage;
@@ -8,6 +9,7 @@ mod files;
 mod growth;
 mod hashes;
 mod internal;
+mod journal;
 mod late_reads;
 mod lifecycle;
 mod model;

@@ -1,10 +1,12 @@
 //! Power cuts at every step while values are computed, snapshots merged, and damage marked, moved and mended.
 
+use block_device::ErrorKind;
+use lvol::REGION;
 use reactor::simulated::Survival;
 
 use super::{BLOCK, RATE, check_values, content, fill, hashed, layers, place, stamp};
 use crate::operations::settle;
-use crate::rig::{DISK, Rig, check_space, flush, id, kind, open, read, snapshot, stamped, write};
+use crate::rig::{DISK, Rig, check_space, flush, id, kind, open, read, snapshot, stamped, unmap, write};
 
 /// I26, I27: whatever the cut left, a value is right or missing, nothing is lost, and hashing goes on to its end.
 #[test]
@@ -112,9 +114,64 @@ fn after_cut(seed: u64, image: reactor::simulated::DiskImage) -> bool {
                 true
             }
             error => {
-                assert_eq!(kind(error), Some(block_device::ErrorKind::ReadFailed));
+                assert_eq!(kind(error), Some(ErrorKind::ReadFailed));
                 false
             }
         }
     })
+}
+
+/// The same where zeroes hide a parent's data in the place of the damage, and where a repair brings the right bytes.
+#[test]
+fn a_power_cut_while_damage_is_erased_or_repaired_does_not_bring_it_back() {
+    for repaired in [false, true] {
+        let rig = Rig::formatted(22);
+        let content = rig.run(async {
+            let store = layers().await;
+            let content = content(&store, 11).await;
+            store.close().await.expect("closed");
+            content
+        });
+        let mut image = rig.image();
+        let at = place(&image, stamp(2, 36));
+        image.flip(at, 1);
+        let rig = Rig::with_image(22, image);
+        rig.world.record_disk(rig.node, DISK);
+        let (observer, node) = (rig.world.observer(), rig.node);
+        let (marked, mended) = rig.run(async move {
+            let steps = || observer.disk_steps(node, DISK);
+            let store = open().await;
+            store.scrub(RATE).await.expect("scrubbed");
+            if repaired {
+                let marked = steps();
+                let region = 2 * REGION as usize..3 * REGION as usize;
+                store.repair_region(id(11), 2 * REGION, &content[region]).await.expect("repaired");
+                return (marked, steps());
+            }
+            store.delete(id(11)).await.expect("marked");
+            settle(&store).await;
+            let marked = steps();
+            let head = store.open_lvol(id(1)).await.expect("opened");
+            unmap(&head, 36 * BLOCK, BLOCK).await.expect("unmapped");
+            flush(&head).await.expect("flushed");
+            (marked, steps())
+        });
+        let right = if repaired { stamped(stamp(2, 36), BLOCK as usize) } else { stamped(0, BLOCK as usize) };
+        let history = rig.world.disk_history(rig.node, DISK);
+        for (at, cut) in history.cuts().enumerate().skip(marked) {
+            for survival in cut.survivals(2, at as u64) {
+                let (image, right) = (cut.image(survival), right.clone());
+                Rig::with_image(at as u64, image).run(async move {
+                    let store = open().await;
+                    let lvol = store.open_lvol(id(if repaired { 11 } else { 1 })).await.expect("opened");
+                    match read(&lvol, 36 * BLOCK, BLOCK).await {
+                        Ok(bytes) => assert!(bytes == right[..], "cut {at}: damaged data was served"),
+                        Err(error) => {
+                            assert!(error.kind() == ErrorKind::ReadFailed && at < mended, "cut {at}: {error}")
+                        }
+                    }
+                });
+            }
+        }
+    }
 }

@@ -255,3 +255,19 @@ fn a_scrub_can_be_stopped_and_there_is_one_at_a_time() {
         assert_eq!((report.regions, store.scrub_status().last), (8, Some(report)));
     });
 }
+
+/// A cluster that is free has no damage any more, whoever gets it.
+#[test]
+fn damage_ends_with_the_last_who_has_it() {
+    let (rig, ..) = damaged(9, 2, 84);
+    rig.run(async {
+        let store = open().await;
+        store.scrub(RATE).await.expect("scrubbed");
+        assert!(store.info().bad_blocks > 0);
+        for number in [1, 11, 10] {
+            store.delete(id(number)).await.expect("deleted");
+        }
+        settle(&store).await;
+        assert_eq!((store.info().bad_blocks, store.lvols().len()), (0, 0));
+    });
+}
