@@ -132,6 +132,10 @@ pub struct ReplicaStatus {
     pub changed: Option<u64>,
     /// How far its rebuild or settling is.
     pub copy: Option<CopyProgress>,
+    /// Blocks of the volume and regions of snapshots that it could not read, or had wrong, and that were mended from another replica.
+    pub repaired: u64,
+    /// Those that could not be mended when it was tried last.
+    pub unrepaired: u64,
     /// The age of its oldest request in flight.
     pub oldest_request: Option<Duration>,
 }

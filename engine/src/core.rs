@@ -1,10 +1,11 @@
 //! What an engine is made of, and the path of a request through it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block_device::{Error, ErrorKind, Geometry, Outcome, Reply, ReplySink, Request, Segments};
+use block_device::{Error, ErrorKind, Geometry, Outcome, Range, Reply, ReplySink, Request, Segments};
 use reactor::bug;
 use replica::Replica;
 use smallvec::SmallVec;
@@ -75,6 +76,8 @@ pub(crate) struct Core {
     busy: RefCell<Vec<(usize, usize)>>,
     /// Reads to be tried on another member.
     pub(crate) again: RefCell<Vec<usize>>,
+    /// Ranges that a replica could not read, to be mended.
+    pub(crate) damaged: RefCell<VecDeque<(Uuid, Range)>>,
     /// Someone looks for reads that take too long.
     pub(crate) hurrying: Cell<bool>,
     /// Held while the record is changed.
@@ -107,6 +110,8 @@ pub(crate) struct Signals {
     pub(crate) reading: Notify,
     /// A write waits until its regions are noted, or one that might give its place has ended.
     pub(crate) intent: Notify,
+    /// A replica could not read something.
+    pub(crate) damage: Notify,
     /// A member failed and has to be recorded.
     pub(crate) failing: Notify,
     /// The phase or a member changed: whoever waits for such a thing looks again.
@@ -143,6 +148,7 @@ impl Core {
             flight: RefCell::default(),
             busy: RefCell::default(),
             again: RefCell::default(),
+            damaged: RefCell::default(),
             hurrying: Cell::new(false),
             recording: Mutex::new(()),
             administration: Mutex::new(()),

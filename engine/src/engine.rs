@@ -80,6 +80,7 @@ impl Engine {
         let replicas = record.replicas.iter().enumerate().map(|(index, replica)| {
             let member = members.0.get(index);
             let open = member.and_then(|member| member.replica.as_ref());
+            let damage = member.map(|member| member.damage.counts()).unwrap_or_default();
             ReplicaStatus {
                 replica: replica.replica,
                 node: replica.node.clone(),
@@ -89,6 +90,8 @@ impl Engine {
                 trouble: member.and_then(|member| member.trouble.clone()),
                 copy: member.and_then(|member| member.copy.clone()),
                 changed: member.and_then(|member| Some(member.changes.as_ref()?.regions.count() * REGION)),
+                repaired: damage.0,
+                unrepaired: damage.1,
                 oldest_request: open.and_then(|open| {
                     let own = open.oldest().map(|since| now() - since);
                     own.max(open.reported_age())

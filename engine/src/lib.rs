@@ -22,6 +22,7 @@ mod intent;
 mod latency;
 mod members;
 mod membership;
+mod mending;
 mod notes;
 mod noting;
 mod reading;

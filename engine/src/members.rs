@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::config::CopyProgress;
 use crate::latency::Latency;
+use crate::mending::Damage;
 use crate::noting::new_uuid;
 use crate::regions::Regions;
 
@@ -43,6 +44,9 @@ pub(crate) struct Member {
     pub(crate) trouble: Option<String>,
     pub(crate) copy: Option<CopyProgress>,
     pub(crate) latency: Latency,
+    pub(crate) damage: Damage,
+    /// Its disk takes no repairs: whatever it is known to lack, all of it is compared when it comes back.
+    pub(crate) unsound: bool,
     /// It has the notes that those in sync have.
     pub(crate) noted: bool,
     /// What it lacks while it is not in sync, if that is known (I23).
@@ -76,6 +80,8 @@ impl Member {
             trouble: None,
             copy: None,
             latency: Latency::default(),
+            damage: Damage::default(),
+            unsound: false,
             noted: false,
             changes: None,
             following: false,

@@ -185,6 +185,7 @@ impl Core {
             }
             member.following = true;
             let before = match (member.role, member.changes.take()) {
+                _ if member.unsound => None,
                 (Role::InSync, None) => Some(Changes::new()),
                 (_, before) => before,
             };
@@ -227,7 +228,7 @@ impl Core {
 
     /// Notes of one replica, within the deadline.
     pub(crate) async fn in_time<T>(&self, noting: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let late = || Error::with_detail(ErrorKind::TimedOut, "no answer to a note in time");
+        let late = || Error::with_detail(ErrorKind::TimedOut, "no answer in time");
         reactor::timeout(self.config.replica_deadline, noting).await.unwrap_or_else(|_| Err(late()))
     }
 

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block_device::{Error, ErrorKind, Outcome, Request, Segments};
+use block_device::{Error, ErrorKind, Outcome, Range, Request, Segments};
 use reactor::{Instant, now};
 use replica::Replica;
 use smallvec::SmallVec;
@@ -80,6 +80,9 @@ impl Core {
             let (asked, since) = slot.asked;
             if let Some(member) = members.0.get(member).filter(|_| outcome.is_ok() && asked & bit(member) != 0) {
                 member.latency.note(now() - since, slot.request.transfer());
+            }
+            if matches!(&outcome, Err(error) if error.kind() == ErrorKind::ReadFailed) {
+                self.want_mended(member, range_of(&slot.request));
             }
             take(slot, &members, member, outcome)
         };
@@ -211,6 +214,14 @@ fn take(slot: &mut Slot, members: &Members, member: usize, outcome: Outcome) -> 
 /// Whether a request is answered by one replica.
 pub(crate) const fn is_read(request: &Request) -> bool {
     matches!(request, Request::Read { .. } | Request::Compare { .. })
+}
+
+fn range_of(request: &Request) -> Range {
+    match request {
+        Request::Read { range } => *range,
+        Request::Compare { offset, data } => Range { offset: *offset, length: data.len() as u64 },
+        _ => Range { offset: 0, length: 0 },
+    }
 }
 
 /// A compare is a read for the replica.

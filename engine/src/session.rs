@@ -288,6 +288,7 @@ impl Core {
         tasks.spawn(async move { core.keep_noting().await });
         let core = Rc::clone(self);
         tasks.spawn(async move { core.enforce_deadline().await });
+        tasks.spawn(Rc::clone(self).keep_mending());
         tracing::info!(volume = %self.config.volume, epoch = record.epoch, "the volume is served");
     }
 

@@ -168,6 +168,7 @@ impl From<StoreError> for Error {
             | StoreError::Incomplete { .. } => ErrorKind::Unavailable,
             StoreError::Invalid { .. } => ErrorKind::InvalidField,
             StoreError::LvolDamaged { .. } => ErrorKind::ReadFailed,
+            StoreError::Mismatch { .. } => ErrorKind::CompareMismatch,
             _ => ErrorKind::WriteFailed,
         };
         Self::with_detail(kind, error)

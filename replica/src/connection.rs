@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::directory::Incoming;
 use crate::listener::{ReplicaHost, refuse};
-use crate::status::{chain_to_wire, extents_to_wire, notes_to_wire, status_of};
+use crate::status::{chain_to_wire, damage_to_wire, extents_to_wire, notes_to_wire, status_of};
 use crate::{OpenError, OpenReplica, Replica};
 
 /// Serves a connection from its Open to its end.
@@ -203,7 +203,7 @@ impl Connection {
 
     fn pong(&self) {
         let age = self.replica.oldest().map_or(0, |since| (reactor::now() - since).as_millis());
-        let pong = self.session.borrow().pong(u64::try_from(age).unwrap_or(u64::MAX));
+        let pong = self.session.borrow().pong(u64::try_from(age).unwrap_or(u64::MAX), self.replica.findings());
         self.stream.push_copy(&pong);
         self.send_soon();
     }
@@ -287,6 +287,8 @@ impl Connection {
             Command::DeleteSnapshot { id } => replica.delete_snapshot(Uuid::from_bytes(id)).await.map(none),
             Command::Revert { id } => replica.revert(Uuid::from_bytes(id)).await.map(none),
             Command::Grow { size } => replica.grow(size).await.map(none),
+            Command::Damage => Ok(Control::Message(damage_to_wire(&replica.damage().await?).encode())),
+            Command::Repair { id, offset, data } => replica.repair(Uuid::from_bytes(id), offset, data).await.map(none),
             _ => Err(ErrorKind::Internal.into()),
         }
     }

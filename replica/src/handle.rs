@@ -70,6 +70,19 @@ pub trait Replica: BlockDevice {
     /// of two from 4 KiB to 1 MiB. At most 4 MiB at once.
     fn hashes(&self, lvol: Uuid, range: Range, granule: u32) -> LocalFuture<'_, Result<Vec<u128>, Error>>;
 
+    /// Changes whenever damage of a snapshot was found in the replica's store: then [`Replica::damage`] is worth a look. May lag a little.
+    fn findings(&self) -> u32;
+
+    /// Regions of the chain's snapshots that are known to be damaged.
+    fn damage(&self) -> LocalFuture<'_, Result<Vec<DamagedRegion>, Error>>;
+
+    /// Mends a region of a snapshot of the chain with these bytes, durably. They have to hash to the value that the replica has for it (I22).
+    ///
+    /// # Errors
+    /// [`block_device::ErrorKind::CompareMismatch`] when they do not; [`block_device::ErrorKind::InvalidField`] when there is no such
+    /// region, or no value yet. Nothing is changed then.
+    fn repair(&self, snapshot: Uuid, offset: u64, data: Vec<u8>) -> LocalFuture<'_, Result<(), Error>>;
+
     /// Begins a full rebuild: the head becomes a new, empty one without snapshots, marked
     /// [`ReplicaState::Rebuilding`]; what was there is deleted. No request may be in flight.
     fn reset(&self) -> LocalFuture<'_, Result<(), Error>>;
@@ -98,6 +111,18 @@ pub struct Note {
     /// The engine's bytes.
     pub content: Vec<u8>,
 }
+
+/// A region of a snapshot that is damaged: [`REPAIR_REGION`] bytes, or up to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DamagedRegion {
+    /// The snapshot.
+    pub snapshot: Uuid,
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+/// Bytes of a region that is mended at once, the same on every replica.
+pub const REPAIR_REGION: u64 = lvol::REGION;
 
 /// What to open, and as whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use replica_protocol as wire;
 use replica_protocol::Status;
 use uuid::Uuid;
 
-use crate::{ChainEntry, Extent, ExtentKind, Extents, LvolKind, Note, ReplicaState};
+use crate::{ChainEntry, DamagedRegion, Extent, ExtentKind, Extents, LvolKind, Note, ReplicaState};
 
 /// The status of an error kind.
 pub(crate) const fn status_of(kind: ErrorKind) -> Status {
@@ -117,6 +117,20 @@ pub(crate) fn extents_from_wire(extents: wire::Extents) -> Extents {
         },
     };
     Extents { list: extents.list.into_iter().map(extent).collect(), next: extents.next }
+}
+
+pub(crate) fn damage_to_wire(damage: &[DamagedRegion]) -> wire::Damage {
+    let region =
+        |region: &DamagedRegion| wire::DamagedRegion { snapshot: region.snapshot.into_bytes(), offset: region.offset };
+    wire::Damage(damage.iter().map(region).collect())
+}
+
+pub(crate) fn damage_from_wire(damage: wire::Damage) -> Vec<DamagedRegion> {
+    let region = |region: wire::DamagedRegion| DamagedRegion {
+        snapshot: Uuid::from_bytes(region.snapshot),
+        offset: region.offset,
+    };
+    damage.0.into_iter().map(region).collect()
 }
 
 pub(crate) fn notes_to_wire(notes: Vec<Note>) -> wire::Notes {

@@ -26,6 +26,8 @@ struct Difference {
     range: Range,
     /// The source has zeroes there.
     zero: bool,
+    /// The target cannot read all of it.
+    unread: bool,
 }
 
 impl Job<'_> {
@@ -35,14 +37,23 @@ impl Job<'_> {
             return Ok(());
         }
         for coarse in self.differences(pair, range, COARSE).await? {
-            for Difference { range, zero } in self.differences(pair, coarse.range, FINE).await? {
+            for Difference { range, zero, .. } in self.differences(pair, coarse.range, FINE).await? {
                 match zero {
                     true => self.zero(range).await?,
                     false => self.send(pair, range).await?,
                 }
             }
+            self.check_readable(pair, coarse).await?;
         }
         self.progress(|copy| copy.compared += range.length);
+        Ok(())
+    }
+
+    /// What the target could not read was sent anew: it has to be there now, or its disk is no place for it.
+    async fn check_readable(&self, pair: Pair<'_>, sent: Difference) -> Result<(), Error> {
+        if sent.unread {
+            hashes(&*self.target, pair.theirs, sent.range, COARSE).await?;
+        }
         Ok(())
     }
 
@@ -67,7 +78,14 @@ impl Job<'_> {
             let ours = hashes(pair.source, pair.ours, range, granule);
             let theirs = hashes(&*self.target, pair.theirs, range, granule);
             let (ours, theirs) = both(ours, theirs).await;
-            collect(&mut found, range, granule, &ours?, &theirs?)?;
+            let ours = ours?;
+            match theirs {
+                // What the target cannot read differs, whatever it was.
+                Err(error) if error.kind() == ErrorKind::ReadFailed => {
+                    found.push(Difference { range, zero: false, unread: true });
+                }
+                theirs => collect(&mut found, range, granule, &ours, &theirs?)?,
+            }
         }
         Ok(found)
     }
@@ -92,8 +110,10 @@ fn collect(
         }
         let zero = *ours == zeroes && range.length == u64::from(granule);
         match found.last_mut() {
-            Some(last) if last.zero == zero && last.range.end() == range.offset => last.range.length += range.length,
-            _ => found.push(Difference { range, zero }),
+            Some(last) if last.zero == zero && !last.unread && last.range.end() == range.offset => {
+                last.range.length += range.length;
+            }
+            _ => found.push(Difference { range, zero, unread: false }),
         }
     }
     Ok(())
@@ -109,7 +129,7 @@ mod tests {
         let range = Range { offset: 8192, length: 5 * 4096 + 512 };
         let mut found = Vec::new();
         collect(&mut found, range, 4096, &[1, 2, 3, zeroes, 5, 6], &[1, 0, 0, 0, 5, 0]).expect("as many as pieces");
-        let difference = |offset, length, zero| Difference { range: Range { offset, length }, zero };
+        let difference = |offset, length, zero| Difference { range: Range { offset, length }, zero, unread: false };
         let expected =
             [difference(12288, 8192, false), difference(20480, 4096, true), difference(8192 + 5 * 4096, 512, false)];
         assert_eq!(found, expected);

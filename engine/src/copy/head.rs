@@ -127,7 +127,7 @@ impl Drop for Locked<'_> {
 
 impl Core {
     /// Keeps new writes out of a region and waits for those in flight there.
-    async fn lock_region(&self, region: Range) -> Locked<'_> {
+    pub(crate) async fn lock_region(&self, region: Range) -> Locked<'_> {
         let region = if bug!("copy-without-the-lock") { Range { length: 0, ..region } } else { region };
         let claim = self.flight.borrow_mut().claim_copy(region);
         let locked = Locked { core: self, claim };

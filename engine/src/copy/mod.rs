@@ -13,7 +13,7 @@ use std::time::Duration;
 use block_device::{Error, ErrorKind, Request};
 use replica::{Replica, ReplicaState};
 
-pub(crate) use self::transfer::perform;
+pub(crate) use self::transfer::{cut, perform, pieces, read_lvol, write};
 use crate::config::CopyProgress;
 use crate::core::Core;
 use crate::members::Role;
@@ -287,7 +287,8 @@ impl Job<'_> {
             let mut members = self.core.members.borrow_mut();
             let member = &mut members.0[self.member];
             member.role = Role::InSync;
-            (member.copy, member.changes) = (None, None);
+            (member.copy, member.changes, member.unsound) = (None, None, false);
+            member.damage.rejoined();
             member.replica = Some(Rc::clone(&self.target));
             member.failing = self.target.failure();
             if member.failing.is_none() {

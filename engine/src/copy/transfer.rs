@@ -20,7 +20,7 @@ pub(crate) async fn perform(replica: &dyn Replica, request: Request) -> Outcome 
 }
 
 /// Reads through an lvol of a replica's chain; one that is busy is asked again.
-pub(super) async fn read_lvol(replica: &dyn Replica, lvol: Uuid, range: Range) -> Outcome {
+pub(crate) async fn read_lvol(replica: &dyn Replica, lvol: Uuid, range: Range) -> Outcome {
     loop {
         match replica.read_lvol(lvol, range).await {
             Err(error) if error.kind() == ErrorKind::Busy => reactor::sleep(PAUSE).await,
@@ -87,7 +87,7 @@ pub(super) async fn both<A: Future, B: Future>(first: A, second: B) -> (A::Outpu
 }
 
 /// The part of `range` inside `of`; none if they do not overlap.
-pub(super) fn cut(range: Range, of: Range) -> Option<Range> {
+pub(crate) fn cut(range: Range, of: Range) -> Option<Range> {
     let (start, end) = (range.offset.max(of.offset), range.end().min(of.end()));
     (start < end).then(|| Range { offset: start, length: end - start })
 }

@@ -10,6 +10,7 @@ mod fakes;
 mod lacking;
 mod loopback;
 mod membership;
+mod mending;
 mod model;
 mod reading;
 mod rebuilding;

@@ -153,14 +153,14 @@ fn the_host_sees_an_error_only_when_no_replica_in_sync_can_read() {
         for failing in 0..7 {
             for node in 0..3 {
                 let fails = failing >> node & 1 == 1;
-                cluster.nodes[node].read_error.set(fails.then_some(ErrorKind::ReadFailed));
+                cluster.nodes[node].read_error.set(fails.then_some(ErrorKind::Aborted));
             }
             assert_eq!(read(&engine, 3).await.0, Ok(7), "replicas {failing:03b} cannot read");
         }
-        cluster.nodes.iter().for_each(|node| node.read_error.set(Some(ErrorKind::ReadFailed)));
-        assert_eq!(read(&engine, 3).await.0, Err(ErrorKind::ReadFailed));
+        cluster.nodes.iter().for_each(|node| node.read_error.set(Some(ErrorKind::Aborted)));
+        assert_eq!(read(&engine, 3).await.0, Err(ErrorKind::Aborted));
         assert_eq!(engine.status().in_flight, 0);
-        assert!((0..3).all(|node| cluster.registry.is_in_sync(node)), "a block that cannot be read is no reason to go");
+        assert!((0..3).all(|node| cluster.registry.is_in_sync(node)), "a read that fails is no reason to go");
     });
 }
 

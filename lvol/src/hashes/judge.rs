@@ -59,12 +59,14 @@ impl Core {
         let found = self.read_region(&lvol, region).await?;
         if !found.unreadable.is_empty() {
             self.mark(&found.unreadable, true).await?;
+            self.scrubs.damage.found(id, region);
             return Ok(Verdict::Bad);
         }
         if value.is_none_or(|value| hash(&found.content) == value) {
             if value.is_some() {
                 self.mark(&found.blocks, false).await?;
             }
+            self.scrubs.damage.is_good(id, region);
             return Ok(Verdict::Good);
         }
         let vouched = self.vouched(id, region).await?;
@@ -72,6 +74,7 @@ impl Core {
             found.blocks.iter().copied().filter(|block| !vouched.contains(&block.place)).collect();
         tracing::error!(snapshot = %id, region, blocks = suspects.len(), "a region of a snapshot is damaged");
         self.mark(&suspects, true).await?;
+        self.scrubs.damage.found(id, region);
         Ok(Verdict::Bad)
     }
 

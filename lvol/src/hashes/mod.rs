@@ -6,6 +6,7 @@
 //! leaves the verdict to `judge`; `repair` takes bytes that hash to the stored value.
 
 mod background;
+mod damage;
 mod format;
 mod judge;
 mod pace;

@@ -64,7 +64,9 @@ impl Core {
         if !found.unreadable.is_empty() || found.content != data {
             return Err(StoreError::damaged(format!("region {region} of {id} reads wrong after it was written anew")));
         }
-        self.mark(&found.blocks, false).await
+        self.mark(&found.blocks, false).await?;
+        self.scrubs.damage.is_good(id, region);
+        Ok(())
     }
 
     async fn mend(&self, block: OnDisk, right: &[u8]) -> Result<(), StoreError> {

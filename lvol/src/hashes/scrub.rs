@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::background::STRETCH;
+use super::damage::Damage;
 use super::format::{Basis, PER_BLOCK};
 use super::judge::Verdict;
 use super::pace::Pace;
@@ -72,6 +73,7 @@ pub struct ScrubStatus {
 #[derive(Default)]
 pub(crate) struct Scrubs {
     pace: Pace,
+    pub(super) damage: Damage,
     running: RefCell<Option<ScrubReport>>,
     last: RefCell<Option<ScrubReport>>,
     stop: Cell<bool>,

@@ -245,7 +245,7 @@ impl<T> Client<T> {
         let pending = pending.filter(|pending| pending.id == frame.request);
         let pending = pending.ok_or(ProtocolError::UnknownRequest(frame.request))?;
         let fits = match (frame.status, pending.kind) {
-            (Status::Good, Kind::Chain | Kind::Extents | Kind::Hashes | Kind::Notes) => {
+            (Status::Good, Kind::Chain | Kind::Extents | Kind::Hashes | Kind::Notes | Kind::Damage) => {
                 frame.payload_length <= MAX_CONTROL
             }
             (Status::Good, _) => frame.payload_length == pending.length,

@@ -1,6 +1,6 @@
 //! The header of a frame, and what each kind allows in it.
 
-use crate::{MAX_CONTROL, MAX_NOTE, MAX_RANGES, MAX_TRANSFER, ProtocolError, Status};
+use crate::{MAX_CONTROL, MAX_NOTE, MAX_RANGES, MAX_REPAIR, MAX_TRANSFER, ProtocolError, Status};
 
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 64;
@@ -42,12 +42,14 @@ pub enum Kind {
     DeleteSnapshot = 48,
     Revert = 49,
     Grow = 50,
+    Damage = 51,
+    Repair = 52,
     Answer = 64,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Hello,
         Self::Welcome,
         Self::Open,
@@ -73,6 +75,8 @@ impl Kind {
         Self::DeleteSnapshot,
         Self::Revert,
         Self::Grow,
+        Self::Damage,
+        Self::Repair,
         Self::Answer,
     ];
 
@@ -109,8 +113,9 @@ impl Kind {
             Self::Extents | Self::ReadLvol | Self::DeleteSnapshot | Self::Revert => 16,
             Self::Hashes => 24,
             Self::SetNote => MAX_NOTE,
+            Self::Repair => 16 + MAX_REPAIR,
             Self::Close | Self::Ping | Self::Read | Self::Flush | Self::WriteZeroes => 0,
-            Self::Chain | Self::Reset | Self::SetState | Self::Grow | Self::Notes => 0,
+            Self::Chain | Self::Reset | Self::SetState | Self::Grow | Self::Notes | Self::Damage => 0,
         }
     }
 }
@@ -259,6 +264,7 @@ impl Frame {
     pub const fn cost(&self) -> u64 {
         match self.kind {
             Kind::Read | Kind::Write | Kind::ReadLvol | Kind::Hashes => self.length,
+            Kind::Repair => self.payload_length as u64,
             _ => 0,
         }
     }

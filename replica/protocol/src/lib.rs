@@ -22,7 +22,9 @@ pub use crate::client::{Answer, Client, ClientEvent, Credits, NoCredit};
 pub use crate::decoder::{Decoder, Piece};
 pub use crate::error::ProtocolError;
 pub use crate::frame::{Flags, Frame, HEADER_SIZE, Kind, checksum};
-pub use crate::lists::{Chain, ChainEntry, Extent, ExtentKind, Extents, Hashes, LvolKind, Note, Notes};
+pub use crate::lists::{
+    Chain, ChainEntry, Damage, DamagedRegion, Extent, ExtentKind, Extents, Hashes, LvolKind, Note, Notes,
+};
 pub use crate::message::{Command, Grant, Hello, Id, Open, Pong, Refusal, State, Welcome};
 pub use crate::server::{Server, ServerEvent};
 pub use crate::status::Status;
@@ -44,6 +46,9 @@ pub const MAX_RANGES: usize = 256;
 
 /// The longest note, in bytes.
 pub const MAX_NOTE: u32 = 4032;
+
+/// The most bytes of a snapshot that are mended at once.
+pub const MAX_REPAIR: u32 = 64 << 10;
 
 /// How many notes a replica keeps.
 pub const NOTES: u8 = 17;

@@ -35,6 +35,19 @@ pub enum LvolKind {
     Snapshot = 1,
 }
 
+/// A region of a snapshot that is known to be damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DamagedRegion {
+    /// The snapshot.
+    pub snapshot: [u8; 16],
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+/// Regions of a chain's snapshots that are known to be damaged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Damage(pub Vec<DamagedRegion>);
+
 /// Own blocks of an lvol, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extents {
@@ -173,6 +186,29 @@ impl Hashes {
             true => Ok(Self(hashes.iter().map(|bytes| u128::from_le_bytes(*bytes)).collect())),
             false => Err(ProtocolError::Malformed),
         }
+    }
+}
+
+impl Damage {
+    /// The payload of the answer: as many as fit.
+    pub fn encode(&self) -> Vec<u8> {
+        const MOST: usize = crate::MAX_CONTROL as usize / 24;
+        self.0
+            .iter()
+            .take(MOST)
+            .flat_map(|region| [&region.snapshot[..], &region.offset.to_le_bytes()].concat())
+            .collect()
+    }
+
+    /// The regions in the payload of an answer.
+    pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let mut regions = Vec::new();
+        for _ in 0..payload.len() / 24 {
+            regions.push(DamagedRegion { snapshot: fields.array()?, offset: fields.u64()? });
+        }
+        fields.end()?;
+        Ok(Self(regions))
     }
 }
 

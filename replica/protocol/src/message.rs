@@ -4,8 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::{
-    Flags, Frame, GRANULES, Kind, MAX_CONTROL, MAX_EXTENTS, MAX_NOTE, MAX_RANGES, MAX_TEXT, MAX_TRANSFER, NOTES,
-    ProtocolError, Status, checksum,
+    Flags, Frame, GRANULES, Kind, MAX_CONTROL, MAX_EXTENTS, MAX_NOTE, MAX_RANGES, MAX_REPAIR, MAX_TEXT, MAX_TRANSFER,
+    NOTES, ProtocolError, Status, checksum,
 };
 
 /// A UUID's bytes.
@@ -105,6 +105,8 @@ pub struct Pong {
     pub oldest_ms: u64,
     /// Requests in flight.
     pub in_flight: u32,
+    /// Changes whenever damage of a snapshot was found in the replica's store.
+    pub findings: u32,
 }
 
 /// A request.
@@ -206,6 +208,17 @@ pub enum Command {
         /// Which.
         id: Id,
     },
+    /// List regions of the chain's snapshots that are known to be damaged.
+    Damage,
+    /// Mend a region of a snapshot with these bytes, if they hash to the value that is stored for it.
+    Repair {
+        /// Which snapshot.
+        id: Id,
+        /// Where, in bytes.
+        offset: u64,
+        /// At most [`MAX_REPAIR`] bytes.
+        data: Vec<u8>,
+    },
     /// Make the head so large; at least as large is no error.
     Grow {
         /// Bytes.
@@ -234,6 +247,8 @@ impl Command {
             Self::DeleteSnapshot { .. } => Kind::DeleteSnapshot,
             Self::Revert { .. } => Kind::Revert,
             Self::Grow { .. } => Kind::Grow,
+            Self::Damage => Kind::Damage,
+            Self::Repair { .. } => Kind::Repair,
         }
     }
 
@@ -242,7 +257,7 @@ impl Command {
         let mut frame = Frame { request, epoch, ..Frame::new(self.kind()) };
         let mut payload = Vec::new();
         match self {
-            Self::Flush | Self::Chain | Self::Reset | Self::Notes => {}
+            Self::Flush | Self::Chain | Self::Reset | Self::Notes | Self::Damage => {}
             Self::Read { offset, length } => (frame.offset, frame.length) = (*offset, u64::from(*length)),
             Self::Write { offset, length, fua, checksum } => {
                 (frame.offset, frame.length, frame.flags.fua) = (*offset, u64::from(*length), *fua);
@@ -284,6 +299,12 @@ impl Command {
             }
             Self::DeleteSnapshot { id } | Self::Revert { id } => payload.extend_from_slice(id),
             Self::Grow { size } => frame.length = *size,
+            Self::Repair { id, offset, data } => {
+                debug_assert!(data.len() <= MAX_REPAIR as usize);
+                frame.offset = *offset;
+                payload.extend_from_slice(id);
+                payload.extend_from_slice(data);
+            }
         }
         seal(&mut frame, &payload);
         (frame, payload)
@@ -324,6 +345,8 @@ impl Command {
             Kind::DeleteSnapshot => Self::DeleteSnapshot { id: fields.array()? },
             Kind::Revert => Self::Revert { id: fields.array()? },
             Kind::Grow => Self::Grow { size: length },
+            Kind::Damage => Self::Damage,
+            Kind::Repair => Self::Repair { id: fields.array()?, offset, data: fields.rest().to_vec() },
             other => return Err(ProtocolError::Unexpected(other as u8)),
         };
         fields.end()?;
@@ -438,14 +461,13 @@ impl Pong {
         let mut payload = Vec::new();
         payload.extend_from_slice(&self.oldest_ms.to_le_bytes());
         payload.extend_from_slice(&self.in_flight.to_le_bytes());
-        payload.extend_from_slice(&[0; 4]);
+        payload.extend_from_slice(&self.findings.to_le_bytes());
         message(Frame::new(Kind::Pong), &payload)
     }
 
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
         let mut fields = Fields(payload);
-        let pong = Self { oldest_ms: fields.u64()?, in_flight: fields.u32()? };
-        fields.zeroes(4)?;
+        let pong = Self { oldest_ms: fields.u64()?, in_flight: fields.u32()?, findings: fields.u32()? };
         fields.end()?;
         Ok(pong)
     }

@@ -263,9 +263,9 @@ impl Server {
         Some(())
     }
 
-    /// The answer to a Ping: `oldest_ms` is the age of the oldest request in flight.
-    pub fn pong(&self, oldest_ms: u64) -> Vec<u8> {
-        Pong { oldest_ms, in_flight: self.in_flight }.encode()
+    /// The answer to a Ping: `oldest_ms` is the age of the oldest request in flight, `findings` changes when damage was found.
+    pub fn pong(&self, oldest_ms: u64, findings: u32) -> Vec<u8> {
+        Pong { oldest_ms, in_flight: self.in_flight, findings }.encode()
     }
 
     /// How many requests are in flight.

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 use replica_protocol::{
-    Chain, ChainEntry, Client, ClientEvent, Command, Extent, ExtentKind, Extents, Grant, Hashes, LvolKind,
-    MAX_TRANSFER, Note, Notes, Open, ProtocolError, Refusal, Server, ServerEvent, State, Status, checksum,
+    Chain, ChainEntry, Client, ClientEvent, Command, Damage, DamagedRegion, Extent, ExtentKind, Extents, Grant, Hashes,
+    LvolKind, MAX_TRANSFER, Note, Notes, Open, ProtocolError, Refusal, Server, ServerEvent, State, Status, checksum,
 };
 
 const OPEN: Open = Open { replica: [1; 16], volume: [2; 16], instance: [3; 16], epoch: 9 };
@@ -51,7 +51,7 @@ impl Replica {
                     let header = self.server.answer(id, Status::Good, std::iter::empty()).expect("in flight");
                     self.out.extend(header);
                 }
-                ServerEvent::Ping => self.out.extend(self.server.pong(1500)),
+                ServerEvent::Ping => self.out.extend(self.server.pong(1500, 3)),
                 ServerEvent::Close => {}
             }
         }
@@ -79,6 +79,7 @@ impl Replica {
                 self.out.extend(self.server.answer_control(id, &hashes().encode()).expect("in flight"));
             }
             Command::Notes => self.out.extend(self.server.answer_control(id, &notes().encode()).expect("in flight")),
+            Command::Damage => self.out.extend(self.server.answer_control(id, &damage().encode()).expect("in flight")),
             Command::Snapshot { .. } => {
                 self.out.extend(self.server.answer_error(id, Status::NoSpace, "full").expect("in flight"));
             }
@@ -105,6 +106,11 @@ fn extents() -> Extents {
 
 fn hashes() -> Hashes {
     Hashes(vec![1, u128::MAX - 1])
+}
+
+fn damage() -> Damage {
+    let region = |snapshot, offset| DamagedRegion { snapshot: [snapshot; 16], offset };
+    Damage(vec![region(4, 0), region(5, 65536)])
 }
 
 fn notes() -> Notes {
@@ -232,6 +238,8 @@ fn messages_and_errors_arrive_whole() {
         Command::Hashes { lvol: [4; 16], offset: 4096, length: 8192, granule: 4096 },
         Command::SetNote { place: 16, durable: true, content: b"where".to_vec() },
         Command::Notes,
+        Command::Damage,
+        Command::Repair { id: [5; 16], offset: 65536, data: vec![7; 65536] },
     ];
     for (name, command) in (0..).zip(&commands) {
         assert!(engine.start(name, command));
@@ -253,6 +261,9 @@ fn messages_and_errors_arrive_whole() {
     assert_eq!(engine.seen.pop_front(), Some((8, Status::Good, vec![], None)));
     let (_, _, data, _) = engine.seen.pop_front().expect("answered");
     assert_eq!(Notes::parse(&data), Ok(notes()));
+    let (_, _, data, _) = engine.seen.pop_front().expect("answered");
+    assert_eq!(Damage::parse(&data), Ok(damage()));
+    assert_eq!(engine.seen.pop_front(), Some((11, Status::Good, vec![], None)));
 }
 
 #[test]

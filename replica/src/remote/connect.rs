@@ -32,6 +32,7 @@ impl RemoteReplica {
             closing: false,
             last_heard: reactor::now(),
             reported_age: None,
+            findings: 0,
         };
         let replica = Rc::new(Self {
             id: open.replica,

@@ -15,8 +15,8 @@ use replica_protocol::{Answer, Client, ClientEvent, Command, MAX_RANGES, checksu
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use crate::status::{chain_from_wire, error_of, extents_from_wire, notes_from_wire};
-use crate::{ChainEntry, Extents, Granted, LocalFuture, Note, Replica, ReplicaState};
+use crate::status::{chain_from_wire, damage_from_wire, error_of, extents_from_wire, notes_from_wire};
+use crate::{ChainEntry, DamagedRegion, Extents, Granted, LocalFuture, Note, Replica, ReplicaState};
 
 /// Requests that may wait for credits; one more is answered with Busy (I33).
 const BACKLOG: usize = 4096;
@@ -69,6 +69,8 @@ struct State {
     last_heard: Instant,
     /// The age of the oldest request at the replica, as its last Pong said.
     reported_age: Option<Duration>,
+    /// What it said last of damage that was found.
+    findings: u32,
 }
 
 /// A request that was not sent yet.
@@ -192,7 +194,10 @@ impl RemoteReplica {
                     }
                 }
                 ClientEvent::Answer(answer) => ended.push(ended_by(answer)),
-                ClientEvent::Pong(pong) => state.reported_age = Some(Duration::from_millis(pong.oldest_ms)),
+                ClientEvent::Pong(pong) => {
+                    state.reported_age = Some(Duration::from_millis(pong.oldest_ms));
+                    state.findings = pong.findings;
+                }
                 // The session allows none of these after the grant.
                 ClientEvent::Welcome(_) | ClientEvent::Granted(_) | ClientEvent::Refused(_) => {
                     return Err(wire::ProtocolError::Malformed);
@@ -385,6 +390,26 @@ impl Replica for RemoteReplica {
                 true => Ok(hashes),
                 false => Err(malformed(wire::ProtocolError::Malformed)),
             }
+        })
+    }
+
+    fn findings(&self) -> u32 {
+        self.state.borrow().findings
+    }
+
+    fn damage(&self) -> LocalFuture<'_, Result<Vec<DamagedRegion>, Error>> {
+        Box::pin(async move {
+            let message = self.message(Command::Damage).await?;
+            wire::Damage::parse(&message).map(damage_from_wire).map_err(malformed)
+        })
+    }
+
+    fn repair(&self, snapshot: Uuid, offset: u64, data: Vec<u8>) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            if data.len() > wire::MAX_REPAIR as usize {
+                return Err(ErrorKind::InvalidField.into());
+            }
+            self.done(Command::Repair { id: snapshot.into_bytes(), offset, data }).await
         })
     }
 

@@ -11,7 +11,10 @@ use uuid::Uuid;
 use super::{Inner, view};
 use crate::gate::Gate;
 use crate::hashes::hashes_of;
-use crate::{ChainEntry, Extent, ExtentKind, Extents, Granted, LocalFuture, Note, OpenReplica, Replica, ReplicaState};
+use crate::{
+    ChainEntry, DamagedRegion, Extent, ExtentKind, Extents, Granted, LocalFuture, Note, OpenReplica, Replica,
+    ReplicaState,
+};
 
 /// Bytes read for hashes at once: a multiple of each granule.
 const HASHED_AT_ONCE: u64 = *replica_protocol::GRANULES.end() as u64;
@@ -143,6 +146,22 @@ impl Replica for LocalReplica {
             let device = self.open_lvol(lvol).await?;
             hash_range(&*device, range, granule).await
         })
+    }
+
+    fn findings(&self) -> u32 {
+        self.server.store.findings()
+    }
+
+    fn damage(&self) -> LocalFuture<'_, Result<Vec<DamagedRegion>, Error>> {
+        Box::pin(async move {
+            self.check()?;
+            let store = &self.server.store;
+            Ok(view::damage(&view::chain(&store.lvols(), self.open.replica), &store.damage()))
+        })
+    }
+
+    fn repair(&self, snapshot: Uuid, offset: u64, data: Vec<u8>) -> LocalFuture<'_, Result<(), Error>> {
+        Box::pin(async move { self.server.repair(self.open.replica, &self.gate, snapshot, offset, &data).await })
     }
 
     fn reset(&self) -> LocalFuture<'_, Result<(), Error>> {

@@ -408,6 +408,18 @@ impl Inner {
         Ok(self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?)
     }
 
+    /// Under the lock that a newer grant waits for: nothing of an older one is mended after it (I13).
+    async fn repair(&self, replica: Uuid, gate: &Gate, snapshot: Uuid, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let entry = self.entry(replica);
+        let _changing = entry.changing.lock().await;
+        self.still_granted(replica, gate)?;
+        let chain = view::chain(&self.store.lvols(), replica);
+        let found = view::in_chain(&chain, snapshot).filter(|lvol| lvol.kind == lvol::LvolKind::Snapshot);
+        let missing =
+            || Error::with_detail(ErrorKind::InvalidField, format_args!("no snapshot {snapshot} in the chain"));
+        Ok(self.store.repair_region(found.ok_or_else(missing)?.uuid, offset, data).await?)
+    }
+
     async fn grow(&self, replica: Uuid, gate: &Gate, size: u64) -> Result<(), Error> {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;

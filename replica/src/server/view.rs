@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::attribute::{Attribute, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
 use super::{ReplicaInfo, ReplicaSpec};
-use crate::{ChainEntry, LvolKind};
+use crate::{ChainEntry, DamagedRegion, LvolKind};
 
 /// The head of a replica: of several, the one a reset made last.
 pub(super) fn head(lvols: &[LvolInfo], replica: Uuid) -> Option<(LvolInfo, Attribute)> {
@@ -89,6 +89,15 @@ pub(super) fn entries(chain: &[LvolInfo]) -> Vec<ChainEntry> {
         name: lvol.name.clone(),
     };
     chain.iter().map(entry).collect()
+}
+
+/// What is damaged of a chain's snapshots.
+pub(super) fn damage(chain: &[LvolInfo], bad: &[lvol::BadRegion]) -> Vec<DamagedRegion> {
+    let named = |bad: &lvol::BadRegion| {
+        let lvol = chain.iter().find(|lvol| lvol.uuid == bad.lvol)?;
+        Some(DamagedRegion { snapshot: id_of(lvol), offset: bad.offset })
+    };
+    bad.iter().filter_map(named).collect()
 }
 
 /// One replica.

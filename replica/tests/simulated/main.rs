@@ -1,6 +1,7 @@
 //! Replicas in a simulated world: real stores on simulated disks, and the simulated network.
 
 mod clones;
+mod damage;
 mod node;
 mod notes;
 mod remote;

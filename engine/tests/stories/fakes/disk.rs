@@ -1,9 +1,12 @@
 //! What a fake replica keeps: a chain in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use block_device::{ErrorKind, Geometry, Outcome, Range, Request, Segments, Slice};
-use replica::{ChainEntry, Extent, ExtentKind, Extents, Granted, LvolKind, Note, OpenError, OpenReplica, ReplicaState};
+use replica::{
+    ChainEntry, DamagedRegion, Extent, ExtentKind, Extents, Granted, LvolKind, Note, OpenError, OpenReplica,
+    REPAIR_REGION, ReplicaState,
+};
 use uuid::Uuid;
 
 /// Bytes a block.
@@ -23,6 +26,10 @@ pub(crate) struct FakeDisk {
     head: Own,
     /// The head as it was made durable last.
     durable: Own,
+    /// Blocks that the medium does not give back, by the lvol that has them.
+    bad: BTreeSet<(Uuid, u64)>,
+    /// Nothing that is written to a bad block makes it good.
+    pub(crate) stubborn: bool,
     /// By place: the last note, and the last durable one.
     notes: BTreeMap<u8, (Note, Option<Vec<u8>>)>,
 }
@@ -39,6 +46,8 @@ impl FakeDisk {
             snapshots: Vec::new(),
             head: Own::new(),
             durable: Own::new(),
+            bad: BTreeSet::new(),
+            stubborn: false,
             notes: BTreeMap::new(),
         }
     }
@@ -58,10 +67,13 @@ impl FakeDisk {
 
     pub(crate) fn perform(&mut self, request: &Request) -> Outcome {
         match request {
-            Request::Read { range } => return Ok(Segments::from(Slice::from(&self.read(self.id, *range)[..]))),
+            Request::Read { range } => return self.try_read(self.id, *range),
             Request::Write { offset, data, .. } => {
                 for (index, bytes) in data.chunks(BLOCK as usize).enumerate() {
                     self.head.insert(offset / BLOCK + index as u64, Some(bytes.to_vec()));
+                    if !self.stubborn {
+                        self.bad.remove(&(self.id, offset / BLOCK + index as u64));
+                    }
                 }
             }
             Request::WriteZeroes { range, .. } => self.zero(*range),
@@ -97,6 +109,70 @@ impl FakeDisk {
         }
         layers.reverse();
         layers
+    }
+
+    /// Reads as the medium allows.
+    pub(crate) fn try_read(&self, lvol: Uuid, range: Range) -> Outcome {
+        match (range.offset / BLOCK..range.end() / BLOCK).any(|block| self.is_bad(lvol, block)) {
+            true => Err(ErrorKind::ReadFailed.into()),
+            false => Ok(Segments::from(Slice::from(&self.read(lvol, range)[..]))),
+        }
+    }
+
+    /// Makes a block unreadable where it is: in the newest lvol of the chain up to this one that has it.
+    pub(crate) fn break_block(&mut self, lvol: Uuid, block: u64) {
+        let owner = self.owner(lvol, block).expect("somebody has it");
+        self.bad.insert((owner, block));
+    }
+
+    /// Whether somebody of the chain has a block.
+    pub(crate) fn has(&self, lvol: Uuid, block: u64) -> bool {
+        self.owner(lvol, block).is_some()
+    }
+
+    pub(crate) fn is_bad(&self, lvol: Uuid, block: u64) -> bool {
+        self.owner(lvol, block).is_some_and(|owner| self.bad.contains(&(owner, block)))
+    }
+
+    fn owner(&self, lvol: Uuid, block: u64) -> Option<Uuid> {
+        let chain = self.snapshots.iter().map(|(id, _, own)| (*id, own)).chain([(self.id, &self.head)]);
+        let upper = chain.clone().position(|(id, _)| id == lvol)?;
+        let owners: Vec<_> = chain.take(upper + 1).filter(|(_, own)| own.contains_key(&block)).collect();
+        owners.last().map(|(id, _)| *id)
+    }
+
+    /// What a scrub would find: the start of each region with a bad block, by the snapshot that has it.
+    pub(crate) fn damage(&self) -> Vec<DamagedRegion> {
+        let snapshots = self.bad.iter().filter(|(lvol, _)| *lvol != self.id);
+        let regions: BTreeSet<_> =
+            snapshots.map(|(lvol, block)| (*lvol, block * BLOCK / REPAIR_REGION * REPAIR_REGION)).collect();
+        regions.into_iter().map(|(snapshot, offset)| DamagedRegion { snapshot, offset }).collect()
+    }
+
+    /// Takes only what is known to be right.
+    pub(crate) fn repair(&mut self, snapshot: Uuid, offset: u64, data: &[u8]) -> Result<(), ErrorKind> {
+        let range = Range { offset, length: data.len() as u64 };
+        if self.snapshots.iter().all(|(id, _, _)| *id != snapshot) {
+            return Err(ErrorKind::InvalidField);
+        }
+        if self.read(snapshot, range) != data {
+            return Err(ErrorKind::CompareMismatch);
+        }
+        if self.stubborn {
+            return Err(ErrorKind::WriteFailed);
+        }
+        for block in offset / BLOCK..range.end() / BLOCK {
+            if let Some(owner) = self.owner(snapshot, block) {
+                self.bad.remove(&(owner, block));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts garbage into a block of a snapshot.
+    pub(crate) fn spoil_snapshot(&mut self, id: Uuid, block: u64, byte: u8) {
+        let snapshot = self.snapshots.iter_mut().find(|(snapshot, _, _)| *snapshot == id);
+        snapshot.expect("it is there").2.insert(block, Some(vec![byte; BLOCK as usize]));
     }
 
     pub(crate) fn read(&self, lvol: Uuid, range: Range) -> Vec<u8> {
@@ -139,6 +215,8 @@ impl FakeDisk {
     pub(crate) fn snapshot(&mut self, id: Uuid, name: String) {
         if self.snapshots.iter().all(|(snapshot, _, _)| *snapshot != id) {
             self.snapshots.push((id, name, std::mem::take(&mut self.head)));
+            let own = self.id;
+            self.bad = self.bad.iter().map(|(lvol, block)| (if *lvol == own { id } else { *lvol }, *block)).collect();
             self.flush();
         }
     }

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block_device::{BlockDevice, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, Segments};
+use block_device::{BlockDevice, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request};
 use engine::{Connector, EngineConfig, NewReplica, ReplicaRecord, VolumeRecord};
 use reactor::{Instant, sleep, spawn};
-use replica::{ChainEntry, Extents, Granted, LocalFuture, Note, OpenError, OpenReplica, Replica, ReplicaState};
+use replica::{
+    ChainEntry, DamagedRegion, Extents, Granted, LocalFuture, Note, OpenError, OpenReplica, Replica, ReplicaState,
+};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -42,6 +44,8 @@ pub(crate) struct FakeNode {
     pub(crate) writes_seen: Cell<u32>,
     pub(crate) reads_seen: Cell<u32>,
     pub(crate) notes_seen: Cell<u32>,
+    /// How often a scrub found damage.
+    pub(crate) findings: Cell<u32>,
     connections: RefCell<Vec<Weak<FakeReplica>>>,
     changed: Notify,
 }
@@ -62,6 +66,7 @@ impl FakeNode {
             writes_seen: Cell::new(0),
             reads_seen: Cell::new(0),
             notes_seen: Cell::new(0),
+            findings: Cell::new(0),
             connections: RefCell::default(),
             changed: Notify::new(),
         })
@@ -332,16 +337,26 @@ impl Replica for FakeReplica {
     }
 
     fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome> {
-        self.control(move |node| {
-            Ok(Segments::from(block_device::Slice::from(&node.disk.borrow().read(lvol, range)[..])))
-        })
+        self.control(move |node| node.disk.borrow().try_read(lvol, range))
     }
 
     fn hashes(&self, lvol: Uuid, range: Range, granule: u32) -> LocalFuture<'_, Result<Vec<u128>, Error>> {
         self.control(move |node| {
-            let data = node.disk.borrow().read(lvol, range);
+            let data = node.disk.borrow().try_read(lvol, range)?.to_vec();
             Ok(data.chunks(granule as usize).map(replica::content_hash).collect())
         })
+    }
+
+    fn findings(&self) -> u32 {
+        self.node.findings.get()
+    }
+
+    fn damage(&self) -> LocalFuture<'_, Result<Vec<DamagedRegion>, Error>> {
+        self.control(|node| Ok(node.disk.borrow().damage()))
+    }
+
+    fn repair(&self, snapshot: Uuid, offset: u64, data: Vec<u8>) -> LocalFuture<'_, Result<(), Error>> {
+        self.control(move |node| Ok(node.disk.borrow_mut().repair(snapshot, offset, &data)?))
     }
 
     fn set_note(&self, place: u8, content: &[u8], durable: bool) -> LocalFuture<'_, Result<(), Error>> {
