@@ -196,12 +196,22 @@ fn push_engine(text: &mut String, engine: &Engine) {
 
 fn note(member: &Member) -> String {
     match member.state() {
-        MemberState::InSync => "-".to_owned(),
+        MemberState::InSync => damage(member),
         MemberState::Rebuilding if member.rebuild_total_bytes > 0 => {
             let percent = member.rebuilt_bytes as f64 * 100.0 / member.rebuild_total_bytes as f64;
             format!("{percent:.0} % of {}", Size(member.rebuild_total_bytes))
         }
         _ => member.reason.clone(),
+    }
+}
+
+/// What a replica in sync has lost and got back.
+fn damage(member: &Member) -> String {
+    match (member.repaired, member.unrepaired) {
+        (0, 0) => "-".to_owned(),
+        (repaired, 0) => format!("{repaired} damaged places mended"),
+        (0, unrepaired) => format!("{unrepaired} damaged places, no good copy"),
+        (repaired, unrepaired) => format!("{repaired} damaged places mended, {unrepaired} more have no good copy"),
     }
 }
 
@@ -283,6 +293,17 @@ Attach it to a Linux host:
   nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2026-11.example:v
 ";
         assert_eq!(render(&volume()), expected);
+    }
+
+    #[test]
+    fn a_replica_in_sync_says_what_was_mended_and_what_could_not_be() {
+        let member = |repaired, unrepaired| {
+            note(&Member { state: MemberState::InSync.into(), repaired, unrepaired, ..Member::default() })
+        };
+        assert_eq!(member(0, 0), "-");
+        assert_eq!(member(3, 0), "3 damaged places mended");
+        assert_eq!(member(0, 2), "2 damaged places, no good copy");
+        assert_eq!(member(3, 2), "3 damaged places mended, 2 more have no good copy");
     }
 
     #[test]

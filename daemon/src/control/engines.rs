@@ -456,6 +456,8 @@ fn describe_member(member: &MemberSpec, facts: Option<&MemberFacts>) -> v1::Memb
         rebuilt_bytes: facts.map_or(0, |facts| facts.rebuilt),
         rebuild_total_bytes: facts.map_or(0, |facts| facts.rebuild_total),
         connected: facts.is_some_and(|facts| facts.connected),
+        repaired: facts.map_or(0, |facts| facts.repaired),
+        unrepaired: facts.map_or(0, |facts| facts.unrepaired),
     }
 }
 

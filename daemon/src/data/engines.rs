@@ -238,5 +238,7 @@ fn describe_member(status: ReplicaStatus) -> MemberFacts {
         rebuilt: copy.position,
         rebuild_total: copy.size,
         connected: status.connected,
+        repaired: status.repaired,
+        unrepaired: status.unrepaired,
     }
 }

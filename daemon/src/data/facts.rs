@@ -279,4 +279,8 @@ pub(crate) struct MemberFacts {
     /// Bytes.
     pub(crate) rebuild_total: u64,
     pub(crate) connected: bool,
+    /// Places that were mended from another replica.
+    pub(crate) repaired: u64,
+    /// Those that could not be.
+    pub(crate) unrepaired: u64,
 }
