@@ -127,7 +127,7 @@ pub struct StoreSummary {
     pub size: u64,
     /// Bytes of clusters that no lvol has.
     pub free: u64,
-    /// How many lvols there are.
+    /// How many lvols there are, without internal ones.
     pub lvols: usize,
 }
 

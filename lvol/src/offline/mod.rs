@@ -92,7 +92,7 @@ fn summary(state: &State, owners: &Owners) -> StoreSummary {
         name: state.superblock.name.clone(),
         size: layout.data_clusters() * cluster,
         free: (layout.data_clusters() - owners.used) * cluster,
-        lvols: state.lvols.len(),
+        lvols: state.lvols.values().filter(|known| known.record.internal.is_none()).count(),
     }
 }
 
