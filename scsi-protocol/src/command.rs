@@ -330,6 +330,29 @@ impl Command {
         }
     }
 
+    /// The same command for so much data-out as there is, where the initiator sends another amount than the CDB says: a write
+    /// is done as far as whole blocks of data go, and the transport tells the rest as a residual (SAM 5.4.3). The other commands
+    /// would mean something else.
+    ///
+    /// # Errors
+    /// What CHECK CONDITION is to say.
+    pub fn with_data_out(self, length: u64, medium: &Medium) -> Result<Self, Sense> {
+        let cut = |blocks: Blocks| {
+            let count = length / u64::from(medium.block_size);
+            Blocks { count: blocks.count.min(u32::try_from(count).unwrap_or(u32::MAX)), ..blocks }
+        };
+        match self {
+            _ if length == self.data_out(medium) => Ok(self),
+            Self::Access(Access::Write { blocks, fua }) => Ok(Self::Access(Access::Write { blocks: cut(blocks), fua })),
+            Self::Access(Access::WriteAndVerify { blocks, compare }) => {
+                Ok(Self::Access(Access::WriteAndVerify { blocks: cut(blocks), compare }))
+            }
+            Self::Access(Access::CompareAndWrite { .. }) => Err(Sense::INVALID_FIELD_IN_CDB),
+            _ if self.data_out(medium) == 0 => Ok(self),
+            _ => Err(Sense::INVALID_FIELD_IN_INFORMATION_UNIT),
+        }
+    }
+
     /// Whether it may change the content of the medium.
     pub(crate) const fn writes(&self) -> bool {
         match self {
@@ -518,6 +541,18 @@ mod tests {
         assert_eq!(parse(&[0x1b, 0, 0, 0, 0x04]), Ok(Command::TestUnitReady));
         assert_eq!(parse(&[0x1b, 0, 0, 0, 0x01]), Ok(Command::TestUnitReady));
         assert_eq!(parse(&[0x1b, 0, 0, 0, 0x02]), Err(Sense::cdb_field(4, Some(1))));
+    }
+
+    #[test]
+    fn a_write_is_done_as_far_as_its_data_goes_and_what_compares_is_not() {
+        let write = parse(&[0x2a, 0, 0, 0, 0, 5, 0, 0, 2]).unwrap();
+        let cut = |length| write.with_data_out(length, &MEDIUM).map(|command| command.data_out(&MEDIUM));
+        assert_eq!([0, 200, 512, 1024, 4096].map(cut), [Ok(0), Ok(0), Ok(512), Ok(1024), Ok(1024)]);
+        let same = parse(&[0x41, 0, 0, 0, 0, 0, 0, 0, 2]).unwrap();
+        assert_eq!(same.with_data_out(1024, &MEDIUM), Err(Sense::INVALID_FIELD_IN_INFORMATION_UNIT));
+        assert_eq!(same.with_data_out(512, &MEDIUM), Ok(same));
+        let compare = parse(&[0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        assert_eq!(compare.with_data_out(512, &MEDIUM), Err(Sense::INVALID_FIELD_IN_CDB));
     }
 
     #[test]

@@ -65,6 +65,9 @@ impl Copy {
         if u32_at(list, 12) != 0 {
             return Err(Sense::parameter_field(12));
         }
+        if ends_length + segments_length > DESCRIPTORS_LENGTH_MAX as usize {
+            return Err(Sense::PARAMETER_LIST_LENGTH);
+        }
         let descriptors = &list[HEADER_LENGTH..];
         let ends = descriptors.get(..ends_length).ok_or(Sense::PARAMETER_LIST_LENGTH)?;
         let segments = descriptors[ends_length..].get(..segments_length).ok_or(Sense::PARAMETER_LIST_LENGTH)?;
@@ -290,6 +293,7 @@ mod tests {
         assert_eq!(wrong(&[end(&[1; 8], 3)], core::slice::from_ref(&good)), Sense::COPY_TARGET_NOT_REACHABLE);
         assert_eq!(wrong(&vec![own(); 9], core::slice::from_ref(&good)), Sense::TOO_MANY_TARGET_DESCRIPTORS);
         assert_eq!(wrong(&[own()], &vec![good.clone(); 65]), Sense::TOO_MANY_SEGMENT_DESCRIPTORS);
+        assert_eq!(wrong(&vec![own(); 9], &vec![good.clone(); 64]), Sense::PARAMETER_LIST_LENGTH);
         assert_eq!(wrong(&[vec![0xe0; 32]], &[]), Sense::UNSUPPORTED_TARGET_DESCRIPTOR);
         assert_eq!(wrong(&[own()], &[vec![0x03; 28]]), Sense::UNSUPPORTED_SEGMENT_DESCRIPTOR);
     }

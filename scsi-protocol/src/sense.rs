@@ -99,6 +99,8 @@ senses! {
     UNRECOVERED_READ_ERROR = MediumError, 0x1100;
     /// INTERNAL TARGET FAILURE.
     INTERNAL_TARGET_FAILURE = HardwareError, 0x4400;
+    /// INVALID FIELD IN COMMAND INFORMATION UNIT: the transport expects another length than the CDB says.
+    INVALID_FIELD_IN_INFORMATION_UNIT = IllegalRequest, 0x0e03;
     /// PARAMETER LIST LENGTH ERROR.
     PARAMETER_LIST_LENGTH = IllegalRequest, 0x1a00;
     /// INVALID COMMAND OPERATION CODE.
@@ -133,10 +135,6 @@ senses! {
     SPACE_ALLOCATION_FAILED = DataProtect, 0x2707;
     /// COPY TARGET DEVICE NOT REACHABLE.
     COPY_TARGET_NOT_REACHABLE = CopyAborted, 0x0d02;
-    /// Copy aborted, LOGICAL BLOCK ADDRESS OUT OF RANGE.
-    COPY_OUT_OF_RANGE = CopyAborted, 0x2100;
-    /// Copy aborted, INVALID FIELD IN PARAMETER LIST.
-    COPY_INVALID_FIELD = CopyAborted, 0x2600;
     /// Copy aborted: no more said.
     COPY_ABORTED = CopyAborted, 0x0000;
     /// NO ADDITIONAL SENSE INFORMATION: the command was aborted, the initiator may try again.

@@ -71,6 +71,11 @@ impl Response {
         Self { status: Status::CheckCondition, data: Vec::new(), sense: Some(sense) }
     }
 
+    /// BUSY: to be tried again.
+    pub const fn busy() -> Self {
+        Self::of_status(Status::Busy)
+    }
+
     const fn of_status(status: Status) -> Self {
         Self { status, data: Vec::new(), sense: None }
     }
@@ -100,6 +105,8 @@ pub enum Action {
     Persist {
         /// Whose commands are aborted.
         abort: Vec<NexusId>,
+        /// What to go back to if they cannot be made durable ([`LogicalUnit::restore_reservations`]).
+        before: Reservations,
     },
 }
 
@@ -150,6 +157,11 @@ impl LogicalUnit {
     /// What is to be durable of the reservations.
     pub fn reservations(&self) -> &Reservations {
         &self.reservations
+    }
+
+    /// Goes back to reservations that are durable: newer ones cannot be made so.
+    pub fn restore_reservations(&mut self, before: Reservations) {
+        self.reservations = before;
     }
 
     /// Sense data in the format that the initiators asked for.
@@ -351,9 +363,10 @@ impl LogicalUnit {
     ) -> Result<Action, Response> {
         let parameters = Parameters::parse(operation, data).map_err(Response::check)?;
         let name = self.name(nexus).clone();
+        let before = self.reservations.clone();
         let effect = self.reservations.out(&name, operation, scope_and_type, &parameters)?;
         let abort = self.spread(nexus, &effect);
-        Ok(Action::Persist { abort })
+        Ok(Action::Persist { abort, before })
     }
 
     /// Tells the other nexuses what happened to them; those whose commands are aborted.

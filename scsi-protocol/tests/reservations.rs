@@ -80,7 +80,7 @@ impl Story {
         };
         match self.unit.run(nexus, &command, data) {
             Action::Respond(response) => response,
-            Action::Persist { abort } => {
+            Action::Persist { abort, .. } => {
                 self.aborted = abort;
                 Response::good(Vec::new())
             }

@@ -79,6 +79,11 @@ impl<T> Slots<T> {
         Some(Slot::new(index, place.generation))
     }
 
+    pub(crate) fn get(&self, slot: Slot) -> Option<&T> {
+        let place = self.places.get(slot.index())?;
+        if place.generation == slot.generation() { place.content.as_ref() } else { None }
+    }
+
     pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
         let place = self.places.get_mut(slot.index())?;
         if place.generation == slot.generation() { place.content.as_mut() } else { None }

@@ -35,6 +35,7 @@ const HOUSE: &[Room] = &[
         uses: &["nvmf-target-protocol", "block-device", "reactor"],
         tests_use: &["nvmf-initiator"],
     },
+    room("iscsi-target", &["iscsi-target-protocol", "scsi-protocol", "block-device", "reactor"]),
     room("daemon", &["nvmf-target", "engine", "replica", "lvol", "block-device", "reactor", "proto"]),
     // `store check` and `store dump` must work when the daemon does not: docs/decisions/0004-offline-tools-read-the-disk.md.
     room("cli", &["proto", "nvmf-initiator", "lvol", "reactor"]),

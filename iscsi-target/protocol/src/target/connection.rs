@@ -143,6 +143,16 @@ impl Connection {
         self.tasks.in_use()
     }
 
+    /// Whether a command is not answered yet. One that was aborted is until it is answered, too.
+    pub fn is_in_flight(&self, slot: Slot) -> bool {
+        self.tasks.get(slot).is_some()
+    }
+
+    /// Whether nobody wants the answer to a command any more.
+    pub fn is_aborted(&self, slot: Slot) -> bool {
+        self.tasks.get(slot).is_none_or(|task| task.aborted)
+    }
+
     /// Whether the next request is not in turn yet: one before it has to come on another connection.
     pub fn is_waiting(&self) -> bool {
         self.waiting.is_some()

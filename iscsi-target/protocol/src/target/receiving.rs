@@ -5,7 +5,6 @@ use super::event::{Event, Response};
 use super::session::{Session, Turn};
 use super::task::{Phase, Task, command_of, transfer_of};
 use crate::negotiation::Parameters;
-use crate::serial;
 use crate::sink::HeaderSink;
 use crate::slots::Slot;
 use crate::violation::Violation;
@@ -27,9 +26,6 @@ impl Connection {
     ) -> Result<Option<Event<'a>>, Violation> {
         let header = self.reader.header();
         let numbers = RequestNumbers::parse(&header);
-        if serial::before(self.stat_sn, numbers.expected_stat_sn) {
-            return Err(Violation::Field(field::EXPECTED_STATUS));
-        }
         self.incoming = Incoming::Nobody;
         let opcode = match Opcode::of(&header) {
             Some(Opcode::DataOut) => return self.data_out(&header, data_length).map(|()| None),
@@ -187,9 +183,8 @@ impl Connection {
             // Late, for a task that has ended (I16).
             return if self.forgotten.contains(&data.task_tag) { Ok(()) } else { Err(Violation::Field(offset)) };
         };
-        if data.data_sn != task.data_sn {
-            return Err(Violation::Sequence(field::DATA_SEQUENCE));
-        }
+        // PDUs are missing, or came in the wrong order: the task ends as one whose data is damaged (7.8).
+        task.damaged |= data.data_sn != task.data_sn;
         if data.offset != task.received {
             return Err(Violation::Sequence(field::BUFFER_OFFSET));
         }
