@@ -1,6 +1,6 @@
 //! Making a store right again, on paper first, then on the disk in steps that a crash may end anywhere.
 //!
-//! 1. Both superblocks are made the same: one was whole before.
+//! 1. Both superblocks are made the same, first the one that does not serve: one is whole at every moment.
 //! 2. Blocks that become zeroes in clusters that stay are written: no map that the disk has so far names them.
 //! 3. All metadata goes into the checkpoint area that the last one did not use.
 //! 4. The superblock names it. Before that, everything is as it was; after it, everything is as it should be.
@@ -18,10 +18,10 @@ use super::findings::{Finding, Remedy, Severity};
 use super::rules::{Owners, new_name};
 use super::state::State;
 use crate::catalog::Catalog;
-use crate::core::{Core, Opened, write_superblocks};
+use crate::core::{Core, Opened, write_superblock_copy};
 use crate::error::StoreError;
 use crate::format::record::LvolRecord;
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{PLACES, Superblock};
 use crate::format::{BLOCK, Flaw};
 use crate::journal::{Journal, ReplayStart};
 use crate::map::Held;
@@ -63,7 +63,12 @@ pub(super) async fn repair(
     }
     if copies.iter().any(|copy| copy.as_ref().ok() != Some(&superblock)) {
         superblock.generation += 1;
-        write_superblocks(disk, &superblock).await?;
+        // The one that serves comes last: until the other is whole it is the only one.
+        let serves = copies[0].as_ref().ok() == Some(&state.superblock);
+        let [first, second] = PLACES;
+        for place in if serves { [second, first] } else { [first, second] } {
+            write_superblock_copy(disk, &superblock, place).await?;
+        }
         done.push("both superblocks were written anew".to_owned());
     }
     let needs_checkpoint = |finding: &Finding| can(finding) && finding.structure != super::Structure::Superblock;

@@ -1,5 +1,7 @@
 //! Damage to every block of metadata: a clear error, a damaged lvol or full service; never a panic, never wrong data (I28).
 
+mod exchange;
+mod repair_cuts;
 mod tools;
 
 use std::collections::BTreeMap;
@@ -19,7 +21,12 @@ type Contents = BTreeMap<Uuid, Vec<u8>>;
 
 /// A store with lvols, chains and attributes, closed in order or not, and what it holds.
 fn prepared(closed: bool) -> (DiskImage, Contents) {
-    let rig = Rig::formatted(1);
+    prepared_from(1, closed)
+}
+
+/// The same, with another format id for each seed.
+fn prepared_from(seed: u64, closed: bool) -> (DiskImage, Contents) {
+    let rig = Rig::formatted(seed);
     rig.run(async {
         let store = open().await;
         fill(&store, 1..=3).await;
