@@ -100,7 +100,7 @@ impl Core {
         })
         .await?;
         self.catalog.borrow_mut().maps.finish_checkpoint(era, &places);
-        self.residency.look();
+        self.residency.count_anew();
         if growth.is_some() {
             // Only now: until both superblocks say so, nothing may be written where the old one's checkpoint is.
             self.catalog.borrow_mut().grow(layout);

@@ -236,7 +236,8 @@ impl Drop for Lvol {
         }
         // This handle is the last; the catalog has one reference.
         if Rc::strong_count(&self.volume) == 2 {
-            self.core.residency.look();
+            let bytes = self.volume.with_chain(|chain| chain.iter().map(|map| map.heap_bytes()).sum());
+            self.core.residency.let_go(bytes);
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Maps {
     bad: BTreeMap<u32, Bad>,
     /// Bytes that the segments of all of them need in a checkpoint.
     checkpoint_bytes: u64,
+    /// Bytes of memory that those in memory take.
+    memory_bytes: u64,
     /// Counts the checkpoints that began.
     era: u64,
 }
@@ -76,7 +78,7 @@ struct Bad {
 impl Maps {
     pub(crate) fn new(layout: &Layout) -> Self {
         let shape = Shape::new(layout.cluster_size);
-        Self { shape, slots: BTreeMap::new(), bad: BTreeMap::new(), checkpoint_bytes: 0, era: 1 }
+        Self { shape, slots: BTreeMap::new(), bad: BTreeMap::new(), checkpoint_bytes: 0, memory_bytes: 0, era: 1 }
     }
 
     /// A map that is in memory.
@@ -103,10 +105,9 @@ impl Maps {
         self.checkpoint_bytes
     }
 
-    /// How many maps are in memory, and the bytes that they take.
-    pub(crate) fn resident(&self) -> (usize, u64) {
-        let maps = self.slots.values().filter_map(|slot| slot.map.as_ref());
-        maps.fold((0, 0), |(count, bytes), map| (count + 1, bytes + map.heap_bytes()))
+    /// Bytes of memory that the maps take that are there.
+    pub(crate) const fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
     }
 
     /// Those in memory.
@@ -117,9 +118,11 @@ impl Maps {
     /// An empty map of this id, if there is none.
     pub(crate) fn add(&mut self, id: u32) {
         let (shape, changed) = (self.shape, self.era);
+        let bytes = &mut self.memory_bytes;
         self.slots.entry(id).or_insert_with(|| {
-            let map = Some(Rc::new(Map::new(id, shape)));
-            Slot { map, place: None, changed, saved: 0, idle: false }
+            let map = Map::new(id, shape);
+            *bytes += map.heap_bytes();
+            Slot { map: Some(Rc::new(map)), place: None, changed, saved: 0, idle: false }
         });
     }
 
@@ -127,8 +130,10 @@ impl Maps {
     pub(crate) fn add_saved(&mut self, id: u32, place: Place, map: Option<Map>) {
         let slot = Slot { map: map.map(Rc::new), place: Some(place), changed: 0, saved: self.era, idle: false };
         self.checkpoint_bytes += self.shape.checkpoint_bytes(slot.counts());
+        self.memory_bytes += slot.memory_bytes();
         if let Some(before) = self.slots.insert(id, slot) {
             self.checkpoint_bytes -= self.shape.checkpoint_bytes(before.counts());
+            self.memory_bytes -= before.memory_bytes();
         }
     }
 
@@ -140,6 +145,7 @@ impl Maps {
         slot.map = Some(Rc::new(map));
         slot.idle = false;
         self.checkpoint_bytes += self.shape.checkpoint_bytes(slot.counts());
+        self.memory_bytes += slot.memory_bytes();
     }
 
     /// Someone is going to use a map.
@@ -153,9 +159,10 @@ impl Maps {
     pub(crate) fn change<T>(&mut self, id: u32, change: impl FnOnce(&Map) -> T) -> Option<T> {
         let slot = self.slots.get_mut(&id)?;
         let map = slot.map.as_ref()?;
-        let before = self.shape.checkpoint_bytes(map.counts());
+        let before = (self.shape.checkpoint_bytes(map.counts()), map.heap_bytes());
         let result = change(map);
-        self.checkpoint_bytes = self.checkpoint_bytes + self.shape.checkpoint_bytes(map.counts()) - before;
+        self.checkpoint_bytes = self.checkpoint_bytes + self.shape.checkpoint_bytes(map.counts()) - before.0;
+        self.memory_bytes = self.memory_bytes + map.heap_bytes() - before.1;
         slot.changed = self.era;
         Some(result)
     }
@@ -165,6 +172,7 @@ impl Maps {
         let contested = self.bad.remove(&id).is_some_and(|bad| bad.contested);
         let slot = self.slots.remove(&id)?;
         self.checkpoint_bytes -= self.shape.checkpoint_bytes(slot.counts());
+        self.memory_bytes -= slot.memory_bytes();
         slot.map.filter(|_| !contested)
     }
 
@@ -219,11 +227,16 @@ impl Maps {
                 idle.clean += bytes;
             }
         }
+        self.memory_bytes -= idle.gone;
         idle
     }
 }
 
 impl Slot {
+    fn memory_bytes(&self) -> u64 {
+        self.map.as_ref().map_or(0, |map| map.heap_bytes())
+    }
+
     fn counts(&self) -> Counts {
         match (&self.map, self.place) {
             (Some(map), _) => map.counts(),

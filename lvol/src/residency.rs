@@ -1,7 +1,8 @@
 //! Which maps are in memory: those that someone uses, and for a while those that someone did.
 //!
 //! A map that is needed and is not here is read from the last checkpoint. When nobody uses it any more, and a checkpoint has what
-//! changed in it, it goes: some time later, so that whoever opens an lvol again and again does not read its map each time.
+//! changed in it, it goes: some time later, so that whoever opens an lvol again and again does not read its map each time, but at
+//! once when too many wait for that.
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
@@ -20,16 +21,21 @@ use crate::reading::read_map;
 /// How long a map that nobody uses stays at least; at most twice as long, if a checkpoint has it.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// Bytes of maps that nobody uses and that only wait for a checkpoint: with more, one is written for their sake.
-const MOST_DIRTY: u64 = 16 << 20;
+/// Bytes of maps that nobody uses, unless a store has a limit of its own. When more than half of it only waits for a checkpoint, one is
+/// written for its sake.
+const MOST_UNUSED: u64 = 32 << 20;
 
 /// Bytes of maps that went at once: with fewer, the allocator may keep them for what comes next.
 const WORTH_GIVING_BACK: u64 = 8 << 20;
 
 /// Brings maps in, and lets them go.
-#[derive(Default)]
 pub(crate) struct Residency {
     signal: Rc<Signal>,
+    /// The most bytes of maps that nobody uses.
+    most_unused: Cell<u64>,
+    /// Bytes of maps that someone used the last time that they were counted, less those that somebody let go since: what takes
+    /// more than this may be unused.
+    used: Cell<u64>,
     /// One map is read at a time: by whoever comes first, for all who want it.
     loading: Mutex<()>,
 }
@@ -42,7 +48,34 @@ struct Signal {
     changed: Notify,
 }
 
+impl Default for Residency {
+    fn default() -> Self {
+        let (signal, loading) = (Rc::default(), Mutex::default());
+        Self { signal, most_unused: Cell::new(MOST_UNUSED), used: Cell::new(0), loading }
+    }
+}
+
 impl Residency {
+    /// Changes how many bytes of maps that nobody uses there are at most.
+    pub(crate) fn limit(&self, bytes: u64) {
+        self.most_unused.set(bytes);
+    }
+
+    /// Somebody let go of maps of so many bytes.
+    pub(crate) fn let_go(&self, bytes: u64) {
+        self.used.set(self.used.get().saturating_sub(bytes));
+        self.look();
+    }
+
+    /// A checkpoint is done, which held maps that nobody else uses.
+    pub(crate) fn count_anew(&self) {
+        self.let_go(u64::MAX);
+    }
+
+    fn most_dirty(&self) -> u64 {
+        self.most_unused.get() / 2
+    }
+
     /// Some map may not be needed any more.
     pub(crate) fn look(&self) {
         if !self.signal.wanted.replace(true) {
@@ -77,9 +110,10 @@ impl Core {
     /// The maps that `which` names, in its order, in memory as long as they are held. It is asked again after each wait: what it says
     /// may have changed meanwhile.
     pub(crate) async fn hold_maps(
-        &self,
+        self: &Rc<Self>,
         which: impl Fn(&Catalog) -> Result<Vec<u32>, StoreError>,
     ) -> Result<Vec<Rc<Map>>, StoreError> {
+        self.make_room().await;
         let mut loaded = Vec::new();
         loop {
             let ids = which(&self.catalog.borrow())?;
@@ -129,9 +163,25 @@ impl Core {
         }
     }
 
+    /// Before more maps come into memory: if more than the limit may be unused, those go, and if too many of them only wait for a
+    /// checkpoint, so does the caller.
+    async fn make_room(self: &Rc<Self>) {
+        let most = self.residency.used.get().saturating_add(self.residency.most_unused.get());
+        if self.catalog.borrow().maps.memory_bytes() <= most {
+            return;
+        }
+        let idle = self.release_maps(true);
+        // Without a checkpoint they stay: nobody goes without an lvol for that.
+        if idle.dirty > self.residency.most_dirty() && self.checkpoint().await.is_ok() {
+            self.release_maps(true);
+        }
+    }
+
     /// Lets go of what nobody uses.
     pub(crate) fn release_maps(&self, at_once: bool) -> Idle {
         let idle = self.catalog.borrow_mut().release(at_once);
+        let left = self.catalog.borrow().maps.memory_bytes();
+        self.residency.used.set(left - idle.clean - idle.dirty);
         if idle.gone >= WORTH_GIVING_BACK {
             reactor::give_back_freed_memory();
         }
@@ -165,11 +215,12 @@ async fn run(core: Weak<Core>, signal: Rc<Signal>) {
         let Some(core) = core.upgrade() else { return };
         signal.wanted.set(false);
         let idle = core.release_maps(false);
-        if idle.dirty > MOST_DIRTY && core.check_running().is_ok() {
+        let many_dirty = idle.dirty > core.residency.most_dirty();
+        if many_dirty && core.check_running().is_ok() {
             core.start_checkpoint();
         }
         // Those that only wait for a checkpoint go after the next one, whoever it is written for.
-        if idle.clean > 0 || idle.dirty > MOST_DIRTY {
+        if idle.clean > 0 || many_dirty {
             signal.wanted.set(true);
         }
     }

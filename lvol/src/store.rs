@@ -103,7 +103,6 @@ impl Store {
         let superblock = core.superblock.borrow();
         let catalog = core.catalog.borrow();
         let (free, pending) = (catalog.allocator.free(), core.reclaim.pending());
-        let (maps_in_memory, map_bytes) = catalog.maps.resident();
         let layout = core.layout();
         let cluster = u64::from(layout.cluster_size);
         let internal: Vec<_> = catalog.lvols.values().filter(|node| node.record.internal.is_some()).collect();
@@ -125,8 +124,8 @@ impl Store {
             internal_lvols: internal.len(),
             internal_bytes: internal.iter().map(|node| catalog.used_bytes(node)).sum(),
             atomic_write: core.disk.atomic_write(),
-            maps_in_memory,
-            map_bytes,
+            maps_in_memory: catalog.maps.in_memory().count(),
+            map_bytes: catalog.maps.memory_bytes(),
             clean_open: core.clean_open,
             damaged: core.damaged.get(),
             failure: core.failure(),
@@ -208,6 +207,12 @@ impl Store {
         self.core.checkpoint().await?;
         self.core.release_maps(true);
         Ok(())
+    }
+
+    /// Bounds the memory of maps that nobody uses, instead of 32 MiB: what comes beyond goes when the next lvol is opened, at the
+    /// latest.
+    pub fn limit_unused_maps(&self, bytes: u64) {
+        self.core.residency.limit(bytes);
     }
 
     /// Makes everything durable that was answered before.

@@ -133,6 +133,27 @@ fn segments_rebuild_the_map() {
     }
 }
 
+/// MiB of memory for a TiB mapped, one cluster of each `stride`, with nothing in a row and no cluster whole.
+fn scattered(cluster_size: u32, stride: u32) -> u64 {
+    let count = 16384;
+    let map = map(cluster_size);
+    for number in 0..count {
+        map.set(number * stride, 1 + u64::from(2 * number), 0, 1, &mut Vec::new());
+    }
+    // The root grows ahead: that is of the size of the lvol, not of what is mapped.
+    let bytes = map.table.borrow().heap;
+    (bytes * ((1 << 40) / u64::from(cluster_size)) / u64::from(count)) >> 20
+}
+
+/// The figures of docs/on-disk-format.md.
+#[test]
+fn a_map_takes_the_more_memory_the_thinner_it_is_scattered() {
+    let found = [1, 2, 4, 8, 16, 64, 4096].map(|stride| scattered(64 << 10, stride));
+    assert_eq!(found, [106, 116, 136, 176, 289, 900, 25_344]);
+    let large = [1, 64].map(|stride| scattered(1 << 20, stride));
+    assert_eq!(large, [40, 2600]);
+}
+
 #[test]
 fn entries_that_cannot_be_are_refused() {
     let load = |size: u32, words: Vec<u64>| {
