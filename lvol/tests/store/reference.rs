@@ -39,13 +39,18 @@ impl Reference {
         self.lvols.insert(id, ReferenceLvol { name, attributes, content, snapshot: false, parent });
     }
 
-    pub(crate) fn rename(&mut self, id: Uuid, name: String, key: String, value: Option<Vec<u8>>) {
-        let lvol = self.lvols.get_mut(&id).expect("known to the caller");
-        lvol.name = name;
-        match value {
-            Some(value) => lvol.attributes.insert(key, value),
-            None => lvol.attributes.remove(&key),
-        };
+    pub(crate) fn rename(&mut self, id: Uuid, name: String) {
+        self.lvols.get_mut(&id).expect("known to the caller").name = name;
+    }
+
+    pub(crate) fn set_attributes(&mut self, id: Uuid, changes: Vec<(String, Option<Vec<u8>>)>) {
+        let attributes = &mut self.lvols.get_mut(&id).expect("known to the caller").attributes;
+        for (key, value) in changes {
+            match value {
+                Some(value) => attributes.insert(key, value),
+                None => attributes.remove(&key),
+            };
+        }
     }
 
     pub(crate) fn snapshot(&mut self, head: Uuid, snapshot: Uuid, name: String) {

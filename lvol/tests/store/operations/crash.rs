@@ -34,6 +34,11 @@ enum Step {
     Revert(u128, u128),
     Grow(u128, u64),
     Rename(u128),
+    /// Sets one attribute and removes another.
+    Label(u128),
+    /// A checkpoint, and no map stays in memory.
+    Cool,
+    Reopen,
     Delete(u128),
     /// Takes the deletion just asked for back.
     Cancel(u128),
@@ -44,7 +49,9 @@ const fn range(offset: u64, length: u64) -> Range {
 }
 
 fn story() -> Vec<Step> {
-    use Step::{Cancel, Clone, Create, Delete, Grow, Rename, Revert, Snapshot, Unmap, Write, Zero};
+    use Step::{
+        Cancel, Clone, Cool, Create, Delete, Grow, Label, Rename, Reopen, Revert, Snapshot, Unmap, Write, Zero,
+    };
     vec![
         Create(1),
         Write(1, range(0, 3 * CLUSTER)),
@@ -52,25 +59,35 @@ fn story() -> Vec<Step> {
         Write(1, range(4096, CLUSTER)),
         Rename(1),
         Rename(10),
+        Label(1),
+        Cool,
         Snapshot(1, 11),
         Clone(10, 2),
+        Label(11),
+        Reopen,
         Write(2, range(CLUSTER, 8192)),
         Zero(1, range(8192, 2 * CLUSTER)),
+        Cool,
         Grow(1, SIZE + CLUSTER + 4096),
+        Label(1),
         Write(1, range(SIZE - 4096, 8192)),
         // Two read through it: it is marked, and stays.
         Delete(10),
         Cancel(10),
         Unmap(1, range(0, CLUSTER + 4096)),
+        Reopen,
         Revert(1, 10),
+        Cool,
         Write(1, range(0, 12288)),
         Delete(11),
         Snapshot(2, 12),
         Revert(1, 10),
         Unmap(2, range(0, SIZE)),
         Write(2, range(2 * CLUSTER - 4096, CLUSTER)),
+        Cool,
         Delete(12),
         Delete(10),
+        Reopen,
         Grow(2, SIZE + 4096),
         Delete(1),
         Rename(2),
@@ -92,13 +109,17 @@ fn record(seed: u64) -> (Rig, Vec<Done>) {
     rig.world.record_disk(rig.node, DISK);
     let (observer, node) = (rig.world.observer(), rig.node);
     let done = rig.run(async move {
-        let store = open().await;
+        let mut store = open().await;
         let mut reference = Reference::default();
         let mut done: Vec<Done> = Vec::new();
         let nothing = Reference::default();
         for (number, step) in story().into_iter().enumerate() {
             let start = steps(&observer, node);
             let before_last = number.checked_sub(2).map_or(&nothing, |place| &done[place].after);
+            if matches!(step, Step::Reopen) {
+                store.close().await.expect("closed");
+                store = open().await;
+            }
             perform(&store, &mut reference, before_last, &step, number as u64 + 1).await;
             let writes = matches!(step, Step::Write(..) | Step::Unmap(..) | Step::Zero(..));
             done.push(Done { start, end: steps(&observer, node), writes, after: reference.clone() });
@@ -159,9 +180,18 @@ async fn perform(store: &Store, reference: &mut Reference, before_last: &Referen
         Step::Rename(number) => {
             let name = format!("renamed-{stamp}");
             store.rename(id(number), &name).await.expect("renamed");
-            // No attribute of that name: nothing but the label changes.
-            reference.rename(id(number), name, String::new(), None);
+            reference.rename(id(number), name);
         }
+        Step::Label(number) => {
+            let change = |key: &str, set: bool| (key.to_owned(), set.then(|| stamp.to_le_bytes().to_vec()));
+            let is_even = stamp.is_multiple_of(2);
+            let changes = vec![change("even", is_even), change("odd", !is_even)];
+            store.set_attributes(id(number), &changes).await.expect("set");
+            reference.set_attributes(id(number), changes);
+        }
+        Step::Cool => store.trim().await.expect("a checkpoint"),
+        // Done by the caller, who has the store.
+        Step::Reopen => {}
         Step::Delete(number) => {
             store.delete(id(number)).await.expect("deleted");
             reference.delete(id(number));
@@ -177,6 +207,7 @@ async fn perform(store: &Store, reference: &mut Reference, before_last: &Referen
 #[derive(PartialEq)]
 struct Seen {
     name: String,
+    attributes: BTreeMap<String, Vec<u8>>,
     size: u64,
     snapshot: bool,
     parent: Option<Uuid>,
@@ -193,7 +224,8 @@ async fn look(store: &Store) -> (BTreeMap<Uuid, Seen>, BTreeMap<Uuid, Vec<u8>>) 
         contents.insert(info.uuid, read_all(&open).await);
         let parent = std::iter::successors(info.parent, parent_of).find(|parent| !going(parent));
         let snapshot = info.kind == LvolKind::Snapshot;
-        seen.insert(info.uuid, Seen { name: info.name.clone(), size: info.size, snapshot, parent });
+        let (name, attributes) = (info.name.clone(), info.attributes.clone());
+        seen.insert(info.uuid, Seen { name, attributes, size: info.size, snapshot, parent });
     }
     (seen, contents)
 }
@@ -201,7 +233,8 @@ async fn look(store: &Store) -> (BTreeMap<Uuid, Seen>, BTreeMap<Uuid, Vec<u8>>) 
 fn shape(reference: &Reference) -> BTreeMap<Uuid, Seen> {
     let seen = reference.lvols.iter().map(|(id, lvol)| {
         let size = lvol.content.len() as u64;
-        (*id, Seen { name: lvol.name.clone(), size, snapshot: lvol.snapshot, parent: lvol.parent })
+        let (name, attributes) = (lvol.name.clone(), lvol.attributes.clone());
+        (*id, Seen { name, attributes, size, snapshot: lvol.snapshot, parent: lvol.parent })
     });
     seen.collect()
 }
