@@ -6,23 +6,20 @@
 //! opens (I27), everything flushed is there and nothing that was never written (I4), snapshots are there or not but whole
 //! (I26), and no space is lost (I26).
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::BlockDevice;
 use lvol::{Lvol, Store};
-use reactor::simulated::{Cut, DiskFault, DiskFaultKind, NodeId, Observer, Random, Survival};
+use reactor::simulated::{Cut, DiskFault, DiskFaultKind, Random, Survival};
 use reactor::{sleep, spawn};
 use uuid::Uuid;
 
+use crate::history::{BLOCK, Event, Expectation, Log, What};
 use crate::rig::{
-    DISK, Rig, SIZE, check_space, disk, flush, format, id, is_long, lvol, open, read, read_all, snapshot, stamped,
-    unmap, write,
+    DISK, Rig, SIZE, check_space, disk, flush, format, id, is_long, lvol, open, read, read_all, stamped, unmap, write,
 };
-
-const BLOCK: u64 = 4096;
 
 /// Blocks that one task writes: one cluster and a half, so that neighbours share one.
 const REGION: u64 = 24;
@@ -33,76 +30,11 @@ const HEAD: u128 = 1;
 /// What the smallest disks write whole, in bytes.
 const SECTOR: u64 = 512;
 
-/// Something that was asked of the store: from which step of the disk on, and up to which it was answered.
-#[derive(Clone, Debug)]
-struct Event {
-    start: usize,
-    end: usize,
-    what: What,
-}
-
-#[derive(Clone, Debug)]
-enum What {
-    Create,
-    /// The head's blocks from the first to before the second become the stamp; zero after an unmap.
-    Write(u64, u64, u64),
-    Flush,
-    Snapshot(Uuid),
-    DeleteHead,
-}
-
 /// What was done in one run, and what the head announced that a power cut leaves whole, in bytes (I29).
 #[derive(Clone)]
 struct Run {
     events: Vec<Event>,
     unit: u64,
-}
-
-/// All that happened, in the order in which it began.
-#[derive(Clone)]
-struct Log {
-    events: Rc<RefCell<Vec<Event>>>,
-    observer: Observer,
-    node: NodeId,
-}
-
-impl Log {
-    fn new(rig: &Rig) -> Self {
-        Self { events: Rc::default(), observer: rig.world.observer(), node: rig.node }
-    }
-
-    /// Notes an operation as begun; it is answered when [`Log::end`] is called.
-    fn begin(&self, what: What) -> usize {
-        let mut events = self.events.borrow_mut();
-        events.push(Event { start: self.observer.disk_steps(self.node, DISK), end: usize::MAX, what });
-        events.len() - 1
-    }
-
-    fn end(&self, event: usize) {
-        self.events.borrow_mut()[event].end = self.observer.disk_steps(self.node, DISK);
-    }
-
-    async fn write(&self, head: &Rc<Lvol>, first: u64, last: u64, stamp: u64) {
-        let event = self.begin(What::Write(first, last, stamp));
-        let (offset, length) = (first * BLOCK, (last - first) * BLOCK);
-        match stamp {
-            0 => unmap(head, offset, length).await.expect("unmapped"),
-            _ => write(head, offset, stamped(stamp, length as usize)).await.expect("written"),
-        }
-        self.end(event);
-    }
-
-    async fn flush(&self, head: &Rc<Lvol>) {
-        let event = self.begin(What::Flush);
-        flush(head).await.expect("flushed");
-        self.end(event);
-    }
-
-    async fn snapshot(&self, store: &Store, number: u128) {
-        let event = self.begin(What::Snapshot(id(number)));
-        store.snapshot(id(HEAD), &snapshot(number)).await.expect("cut");
-        self.end(event);
-    }
 }
 
 /// What one task does on its region.
@@ -114,11 +46,11 @@ async fn work(log: Log, store: Store, task: u64, seed: u64, steps: u64) {
         let last = (first + 1 + random.below(6)).min((task + 1) * REGION);
         let stamp = 1 + task + step * TASKS + seed * 1_000_000;
         match random.below(20) {
-            0..=11 => log.write(&head, first, last, stamp).await,
-            12..=13 => log.write(&head, task * REGION, (task + 1) * REGION, 0).await,
-            14..=15 => log.write(&head, first, last, 0).await,
-            16..=18 => log.flush(&head).await,
-            _ => log.snapshot(&store, 1000 + u128::from(stamp)).await,
+            0..=11 => log.write(HEAD, &head, first, last, stamp).await,
+            12..=13 => log.write(HEAD, &head, task * REGION, (task + 1) * REGION, 0).await,
+            14..=15 => log.write(HEAD, &head, first, last, 0).await,
+            16..=18 => log.flush(HEAD, &head).await,
+            _ => log.snapshot(&store, HEAD, 1000 + u128::from(stamp)).await,
         }
     }
 }
@@ -139,7 +71,7 @@ fn record_on(rig: Rig, seed: u64, steps: u64) -> (Rig, Run) {
         for part in 0..2 {
             let store = open().await;
             if part == 0 {
-                let event = log.begin(What::Create);
+                let event = log.begin(HEAD, What::Create);
                 store.create(&lvol(HEAD, TASKS * REGION * BLOCK)).await.expect("created");
                 log.end(event);
                 unit = store.open_lvol(id(HEAD)).await.expect("opened").geometry().atomic_write;
@@ -150,9 +82,7 @@ fn record_on(rig: Rig, seed: u64, steps: u64) -> (Rig, Run) {
                 task.await.expect("no task panics");
             }
             if part == 1 {
-                let event = log.begin(What::DeleteHead);
-                store.delete(id(HEAD)).await.expect("deleted");
-                log.end(event);
+                log.delete(&store, HEAD).await;
                 // Freed clusters come back.
                 sleep(Duration::from_secs(2)).await;
             }
@@ -162,55 +92,6 @@ fn record_on(rig: Rig, seed: u64, steps: u64) -> (Rig, Run) {
     });
     let events = events.borrow().clone();
     (rig, Run { events, unit })
-}
-
-/// What may be read from the head or a snapshot after the power went at step `at`.
-struct Expectation<'a> {
-    events: &'a [Event],
-    unit: u64,
-    at: usize,
-}
-
-impl Expectation<'_> {
-    /// The stamps that a block may have, of an lvol that got no write begun at `until` or later and has every write that
-    /// was answered at `settled` or earlier.
-    fn stamps(&self, block: u64, settled: usize, until: usize) -> Vec<u64> {
-        let mut stamps = vec![0];
-        for event in self.events {
-            let What::Write(first, last, stamp) = event.what else { continue };
-            if !(first..last).contains(&block) || event.start >= until.min(self.at + 1) {
-                continue;
-            }
-            if event.end <= settled {
-                stamps.clear();
-            }
-            stamps.push(stamp);
-        }
-        stamps
-    }
-
-    /// The start of the latest flush that was answered before the cut.
-    fn flushed(&self) -> usize {
-        let done = self.events.iter().filter(|event| matches!(event.what, What::Flush) && event.end <= self.at);
-        done.map(|event| event.start).max().unwrap_or(0)
-    }
-
-    /// Whether something must be there, may be there.
-    fn state(&self, find: impl Fn(&What) -> bool) -> (bool, bool) {
-        let event = self.events.iter().find(|event| find(&event.what));
-        event.map_or((false, false), |event| (event.end <= self.at, event.start <= self.at))
-    }
-
-    fn check_content(&self, content: &[u8], settled: usize, until: usize, what: &str) {
-        for (block, bytes) in content.chunks_exact(BLOCK as usize).enumerate() {
-            let stamps = self.stamps(block as u64, settled, until);
-            for unit in bytes.chunks_exact(self.unit as usize) {
-                let stamp = u64::from_le_bytes(unit[..8].try_into().expect("eight bytes"));
-                assert!(unit == &stamped(stamp, unit.len())[..], "{what}: block {block} is a mixture (I29)");
-                assert!(stamps.contains(&stamp), "{what}: block {block} holds {stamp}, not one of {stamps:?}");
-            }
-        }
-    }
 }
 
 /// Opens the store on what is left, checks everything, goes on using it. Returns what happened to the disk meanwhile.
@@ -225,36 +106,11 @@ fn check_rig(rig: &Rig, run: &Run, at: usize) {
         let store = open().await;
         let expectation = Expectation { events: &events, unit, at };
         assert!(!store.info().damaged);
-        check_head(&store, &expectation).await;
-        check_snapshots(&store, &expectation).await;
+        expectation.check_head(&store, HEAD).await;
+        expectation.check_snapshots(&store).await;
         check_space(&store);
         go_on(store).await;
     });
-}
-
-async fn check_head(store: &Store, expectation: &Expectation<'_>) {
-    let (created, maybe_created) = expectation.state(|what| matches!(what, What::Create));
-    let (deleted, maybe_deleted) = expectation.state(|what| matches!(what, What::DeleteHead));
-    let Ok(head) = store.open_lvol(id(HEAD)).await else {
-        assert!(!created || maybe_deleted, "the head is gone");
-        return;
-    };
-    assert!(maybe_created && !deleted, "the head is there");
-    expectation.check_content(&read_all(&head).await, expectation.flushed(), usize::MAX, "the head");
-}
-
-async fn check_snapshots(store: &Store, expectation: &Expectation<'_>) {
-    for event in expectation.events {
-        let What::Snapshot(uuid) = event.what else { continue };
-        let Ok(lvol) = store.open_lvol(uuid).await else {
-            assert!(event.end > expectation.at, "snapshot {uuid} is gone");
-            continue;
-        };
-        assert!(event.start <= expectation.at, "snapshot {uuid} is there before it was asked for");
-        // One that was answered is durable with all that was answered before it was asked for.
-        let settled = if event.end <= expectation.at { event.start } else { expectation.flushed().min(event.start) };
-        expectation.check_content(&read_all(&lvol).await, settled, event.end, "a snapshot");
-    }
 }
 
 /// The recovered store is a store like any other.
@@ -450,7 +306,7 @@ fn a_kill_loses_nothing_answered() {
         });
         let log = Log::new(&rig);
         let events = Rc::clone(&log.events);
-        log.events.borrow_mut().push(Event { start: 0, end: 0, what: What::Create });
+        log.events.borrow_mut().push(Event { start: 0, end: 0, lvol: id(HEAD), what: What::Create });
         rig.world.spawn(rig.node, async move {
             let store = open().await;
             for task in 0..TASKS {
@@ -462,7 +318,7 @@ fn a_kill_loses_nothing_answered() {
         rig.world.kill(rig.node);
         let mut events = events.borrow().clone();
         // Answered is as good as flushed.
-        let answered = Event { start: at, end: at, what: What::Flush };
+        let answered = Event { start: at, end: at, lvol: id(HEAD), what: What::Flush };
         events.push(answered);
         check_rig(&rig, &Run { events, unit: SECTOR }, at);
     }

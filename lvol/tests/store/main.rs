@@ -2,12 +2,14 @@
 
 mod basics;
 mod clusters;
+mod cold;
 mod control;
 mod crash;
 mod damage;
 mod files;
 mod growth;
 mod hashes;
+mod history;
 mod internal;
 mod journal;
 mod late_reads;
