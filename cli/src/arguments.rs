@@ -105,7 +105,7 @@ pub(crate) enum StoreCommand {
     Scrub {
         /// Its name or UUID
         store: String,
-        /// How much to read in a second; 64MiB when left out
+        /// How much to read in a second; what the daemon's configuration says when left out
         #[arg(long, conflicts_with_all = ["stop", "show"])]
         rate: Option<Size>,
         /// Wait for its end

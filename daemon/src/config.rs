@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde::Deserialize;
 
+use crate::control::{DAY, Schedule};
 use crate::names;
 
 /// The data engine of one node: stores, replicas, engines, and volumes over NVMe/TCP.
@@ -63,6 +64,8 @@ struct File {
     replica_deadline_ms: Option<u64>,
     shutdown_timeout_ms: Option<u64>,
     hash_rate: Option<u64>,
+    scrub_rate: Option<u64>,
+    scrub_days: Option<u64>,
     log: Option<String>,
     #[serde(default)]
     peers: Vec<PeerConfig>,
@@ -99,6 +102,8 @@ pub(crate) struct Config {
     pub(crate) shutdown_timeout: Duration,
     /// Bytes a second at which each store hashes its snapshots; 0 for not at all.
     pub(crate) hash_rate: u64,
+    /// When stores are scrubbed, and how fast.
+    pub(crate) scrubs: Schedule,
     pub(crate) log: String,
     pub(crate) peers: Vec<PeerConfig>,
 }
@@ -149,6 +154,12 @@ impl Config {
             replica_deadline: Duration::from_millis(file.replica_deadline_ms.unwrap_or(4_000)),
             shutdown_timeout: Duration::from_millis(file.shutdown_timeout_ms.unwrap_or(20_000)),
             hash_rate: file.hash_rate.unwrap_or(64).saturating_mul(1 << 20),
+            scrubs: Schedule {
+                interval: Some(file.scrub_days.unwrap_or(30))
+                    .filter(|&days| days > 0)
+                    .map(|days| days.saturating_mul(DAY)),
+                rate: file.scrub_rate.unwrap_or(64).saturating_mul(1 << 20),
+            },
             log: arguments.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
             peers: file.peers,
         }
@@ -161,6 +172,12 @@ impl Config {
         }
         if self.busy_poll > LONGEST_BUSY_POLL {
             return Err(bad("busy_poll_us", format!("more than {} only burns a core", LONGEST_BUSY_POLL.as_micros())));
+        }
+        if self.scrubs.rate == 0 {
+            return Err(bad(
+                "scrub_rate",
+                "a scrub at no bytes a second has no end; `scrub_days = 0` ends the schedule",
+            ));
         }
         self.check_deadline()?;
         self.check_addresses()?;
@@ -263,6 +280,15 @@ mod tests {
         assert_eq!(config.reactors, 1);
         assert_eq!(config.replica_deadline, Duration::from_secs(4));
         assert_eq!(config.hash_rate, 64 << 20);
+        assert_eq!(config.scrubs, Schedule { interval: Some(30 * DAY), rate: 64 << 20 });
+    }
+
+    #[test]
+    fn scrubs_can_be_rarer_or_only_when_asked_for_but_not_endless() {
+        let scrubs = |text: &str| load(&format!("node = \"a\"\n{text}")).map(|config| config.scrubs);
+        assert_eq!(scrubs("scrub_days = 7").map(|scrubs| scrubs.interval), Ok(Some(7 * DAY)));
+        assert_eq!(scrubs("scrub_days = 0").map(|scrubs| scrubs.interval), Ok(None));
+        assert!(scrubs("scrub_rate = 0").is_err_and(|error| error.contains("scrub_rate")));
     }
 
     #[test]

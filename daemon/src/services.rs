@@ -80,11 +80,11 @@ impl StoreService for Services {
     }
 
     async fn start_scrub(&self, request: Request<v1::StartScrubRequest>) -> Answer<v1::Store> {
-        self.detached(|control| async move { control.stores.start_scrub(request.into_inner()).await }).await
+        self.detached(|control| async move { control.scrubs.begin(request.into_inner()).await }).await
     }
 
     async fn stop_scrub(&self, request: Request<v1::StopScrubRequest>) -> Answer<v1::Store> {
-        self.detached(|control| async move { control.stores.stop_scrub(request.into_inner()).await }).await
+        self.detached(|control| async move { control.scrubs.stop(request.into_inner()).await }).await
     }
 
     async fn delete(&self, request: Request<v1::DeleteStoreRequest>) -> Answer<v1::DeleteStoreResponse> {

@@ -56,6 +56,8 @@ pub struct StoreInfo {
     pub name: String,
     /// Bytes a cluster.
     pub cluster_size: u32,
+    /// When it was formatted, since the Unix epoch.
+    pub created_at: Duration,
     /// Data clusters in all.
     pub clusters: u64,
     /// Data clusters that can be written now.

@@ -51,7 +51,7 @@ mod volume;
 mod write;
 
 pub use crate::error::StoreError;
-pub use crate::hashes::{BadRegion, Hash, REGION, ScrubReport, ScrubStatus};
+pub use crate::hashes::{BadRegion, Hash, REGION, ScrubPosition, ScrubReport, ScrubStatus};
 pub use crate::info::{
     CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, InternalInfo, LvolInfo, LvolKind, LvolState, Role,
     SnapshotSpec, StoreInfo, StoreLimits, Usage, WaitsFor,

@@ -110,6 +110,7 @@ impl Store {
             uuid: superblock.uuid,
             name: superblock.name.clone(),
             cluster_size: layout.cluster_size,
+            created_at: Duration::from_millis(superblock.created_at),
             clusters: layout.data_clusters(),
             free_clusters: free,
             pending_clusters: pending,

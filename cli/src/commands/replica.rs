@@ -35,7 +35,12 @@ fn render(replicas: &[Replica]) -> String {
         ]);
     }
     let failed = replicas.iter().filter(|replica| !replica.reason.is_empty());
-    failed.fold(table.render(), |text, replica| {
+    let text = failed.fold(table.render(), |text, replica| {
         format!("{text}\n{} ({}): {}\n", replica.name, replica.uuid, replica.reason)
+    });
+    let bad = replicas.iter().filter(|replica| replica.bad_regions > 0);
+    bad.fold(text, |text, replica| {
+        let (name, uuid, regions) = (&replica.name, &replica.uuid, replica.bad_regions);
+        format!("{text}\n{name} ({uuid}): the last scrub found {regions} regions of its snapshots damaged\n")
     })
 }

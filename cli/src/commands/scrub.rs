@@ -1,6 +1,6 @@
 //! `ashlar store scrub`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::bail;
 use proto::v1::{GetStoreRequest, StartScrubRequest, StopScrubRequest, Store, StoreScrub};
@@ -12,6 +12,9 @@ use crate::size::Size;
 
 /// How often a wait looks.
 const POLL: Duration = Duration::from_millis(500);
+
+/// In seconds.
+const HOUR: u64 = 60 * 60;
 
 /// Bad regions that are printed; JSON has more.
 const SHOWN: usize = 20;
@@ -42,7 +45,8 @@ pub(super) fn show(store: &Store, output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
         return print_json(store);
     }
-    print!("{}", render(&store.name, &store.scrub.clone().unwrap_or_default()));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    print!("{}", render(&store.name, &store.scrub.clone().unwrap_or_default(), now));
     Ok(())
 }
 
@@ -60,14 +64,17 @@ fn judge(store: &Store) -> anyhow::Result<()> {
     }
 }
 
-fn render(name: &str, scrub: &StoreScrub) -> String {
+fn render(name: &str, scrub: &StoreScrub, now: u64) -> String {
     let mut text = format!(
         "store      {name}\nhashed     {} of {} snapshots\ndamaged    {}\n",
         scrub.hashed_snapshots,
         scrub.snapshots,
         Size(scrub.damaged_bytes)
     );
-    let Some(run) = &scrub.run else { return text + "scrub      none since the store was opened\n" };
+    if scrub.next_at > 0 {
+        text += &format!("next       {}\n", distance(scrub.next_at.saturating_sub(now)));
+    }
+    let Some(run) = &scrub.run else { return text + "scrub      none so far\n" };
     let state = match (run.ended_at, run.error.as_str()) {
         (0, _) => "under way".to_owned(),
         (_, "") => "done".to_owned(),
@@ -83,6 +90,15 @@ fn render(name: &str, scrub: &StoreScrub) -> String {
     run.bad.iter().take(SHOWN).fold(text, |text, bad| format!("{text}  {} at {}\n", bad.lvol_uuid, bad.offset_bytes))
 }
 
+/// How long it is until then.
+fn distance(seconds: u64) -> String {
+    match seconds / HOUR {
+        0 => "within an hour".to_owned(),
+        hours @ 1..48 => format!("in {hours} hours"),
+        hours => format!("in {} days", hours / 24),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proto::v1::{BadRegion, ScrubRun};
@@ -95,6 +111,7 @@ mod tests {
             hashed_snapshots: 1,
             damaged_bytes: 4096,
             run: Some(run),
+            next_at: 100 * HOUR,
             ..StoreScrub::default()
         };
         Store { name: "main".into(), scrub: Some(scrub), ..Store::default() }
@@ -118,14 +135,22 @@ mod tests {
 store      main
 hashed     1 of 2 snapshots
 damaged    4 KiB
+next       in 2 days
 scrub      done
 compared   1 MiB of 2 snapshots
 unhashed   3 regions
 bad        1 regions
   u at 65536
 ";
-        assert_eq!(render(&store.name, &store.scrub.clone().unwrap_or_default()), expected);
+        assert_eq!(render(&store.name, &store.scrub.clone().unwrap_or_default(), 40 * HOUR), expected);
         assert!(judge(&store).is_err_and(|error| error.to_string().contains("1 regions")));
+    }
+
+    #[test]
+    fn what_is_next_is_told_in_days_or_hours() {
+        assert_eq!(distance(30 * 24 * HOUR), "in 30 days");
+        assert_eq!(distance(47 * HOUR + 1), "in 47 hours");
+        assert_eq!(distance(59), "within an hour");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod peers;
 mod replicas;
 mod request;
 mod retry;
+mod scrubs;
 mod stores;
 mod volumes;
 
@@ -27,9 +28,11 @@ pub(crate) use self::error::{Comparison, ControlError};
 pub(crate) use self::lvols::{Lvols, Parts};
 pub(crate) use self::peers::Peers;
 pub(crate) use self::replicas::Replicas;
+pub(crate) use self::scrubs::{DAY, Schedule, Scrubs};
 pub(crate) use self::stores::Stores;
 pub(crate) use self::volumes::Volumes;
 
+use self::scrubs::ScrubRecords;
 use crate::config::Config;
 use crate::data::DataPath;
 use crate::state::StateDirectory;
@@ -42,6 +45,7 @@ pub(crate) struct Control {
     peers: Arc<Peers>,
     deletions: Arc<Deletions>,
     pub(crate) stores: Arc<Stores>,
+    pub(crate) scrubs: Arc<Scrubs>,
     pub(crate) lvols: Arc<Lvols>,
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) engines: Arc<Engines>,
@@ -54,7 +58,9 @@ impl Control {
     pub(crate) async fn start(config: &Config, state: &StateDirectory, data: DataPath) -> anyhow::Result<Arc<Self>> {
         let node = config.node.clone();
         let peers = Arc::new(Peers::new(&config.peers)?);
-        let stores = Stores::start(data.clone(), state.records("stores")?)?;
+        let records = ScrubRecords::load(state.records("scrubs")?, config.scrubs)?;
+        let stores = Stores::start(data.clone(), state.records("stores")?, Arc::clone(&records))?;
+        let scrubs = Scrubs::start(data.clone(), Arc::clone(&stores), records);
         let lvols = Arc::new(Lvols::new(data.clone(), Arc::clone(&stores)));
         let replicas = Arc::new(Replicas::new(node.clone(), data.clone(), Arc::clone(&stores)));
         let deletions =
@@ -86,6 +92,7 @@ impl Control {
             peers,
             deletions,
             stores,
+            scrubs,
             lvols,
             replicas,
             engines,

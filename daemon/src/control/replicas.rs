@@ -141,6 +141,7 @@ impl Replicas {
             used_bytes: facts.used,
             state: state.into(),
             reason: facts.failure.clone().unwrap_or_default(),
+            bad_regions: facts.bad_regions,
         }
     }
 }

@@ -24,13 +24,12 @@ use uuid::Uuid;
 
 use super::error::{Comparison, ControlError};
 use super::request;
-use crate::data::{Backing, DataPath, ScrubFacts, ScrubRun, StoreFacts, StoreSpec, WantedLimits};
+use super::scrubs::{self, Schedule, ScrubRecords};
+use crate::data::{Backing, DataPath, StoreFacts, StoreSpec, WantedLimits};
 use crate::state::{Records, StateError};
 
 /// What a path starts with that is memory.
 const MEMORY: &str = "memory:";
-/// Bytes a second of a scrub, when a request says nothing.
-const SCRUB_RATE: u64 = 64 << 20;
 const DEFAULT_CLUSTER_SIZE: u32 = 64 << 10;
 /// How long a call waits for stores that are being opened: after a start that takes a moment.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
@@ -50,6 +49,7 @@ pub(crate) struct StoreRecord {
 pub(crate) struct Stores {
     data: DataPath,
     records: Records<StoreRecord>,
+    scrubs: Arc<ScrubRecords>,
     entries: Mutex<BTreeMap<Uuid, Entry>>,
     /// One creation or deletion at a time: they are rare, and names, UUIDs and paths must be unique among all.
     changes: tokio::sync::Mutex<()>,
@@ -81,7 +81,11 @@ pub(crate) struct OpenStore {
 
 impl Stores {
     /// Reads the records and starts to open the stores, all at once. Returns before they are open.
-    pub(crate) fn start(data: DataPath, records: Records<StoreRecord>) -> Result<Arc<Self>, StateError> {
+    pub(crate) fn start(
+        data: DataPath,
+        records: Records<StoreRecord>,
+        scrubs: Arc<ScrubRecords>,
+    ) -> Result<Arc<Self>, StateError> {
         let loaded = records.load()?;
         for error in loaded.failed {
             tracing::error!(%error, "a store's record is left out");
@@ -89,6 +93,7 @@ impl Stores {
         let stores = Arc::new(Self {
             data,
             records,
+            scrubs,
             entries: Mutex::default(),
             changes: tokio::sync::Mutex::default(),
             changed: watch::Sender::new(()),
@@ -116,7 +121,7 @@ impl Stores {
 
     async fn open(&self, spec: &StoreSpec, home: usize) -> Result<(), ControlError> {
         self.set_state(spec.uuid, State::Opening);
-        let opened = self.data.open_store(home, spec).await;
+        let opened = self.data.open_store(home, spec, self.scrubs.last(spec.uuid).await).await;
         match &opened {
             Ok(_) => {
                 tracing::info!(store = %spec.name, reactor = home, "store is open");
@@ -237,6 +242,7 @@ impl Stores {
         }
         self.records.remove(spec.uuid).await?;
         self.entries().remove(&spec.uuid);
+        self.scrubs.remove(spec.uuid).await?;
         self.changed.send_replace(());
         Ok(())
     }
@@ -267,21 +273,6 @@ impl Stores {
         self.describe(open.uuid).await
     }
 
-    /// Begins a scrub, if none is under way.
-    pub(crate) async fn start_scrub(&self, request: v1::StartScrubRequest) -> Result<v1::Store, ControlError> {
-        let open = self.open_store(&request.store)?;
-        let rate = if request.bytes_per_second == 0 { SCRUB_RATE } else { request.bytes_per_second };
-        self.data.start_scrub(open.home, open.uuid, rate).await?;
-        self.describe(open.uuid).await
-    }
-
-    /// Ends the scrub under way soon, if there is one.
-    pub(crate) async fn stop_scrub(&self, request: v1::StopScrubRequest) -> Result<v1::Store, ControlError> {
-        let open = self.open_store(&request.store)?;
-        self.data.stop_scrub(open.home, open.uuid).await?;
-        self.describe(open.uuid).await
-    }
-
     async fn close_empty(&self, spec: &StoreSpec, home: usize) -> Result<(), ControlError> {
         let lvols = self.data.stores(home).await?.get(&spec.uuid).map_or(0, |facts| facts.lvols);
         if lvols > 0 {
@@ -299,7 +290,8 @@ impl Stores {
         for home in 0..self.data.reactors() {
             facts.extend(self.data.stores(home).await?);
         }
-        let mut stores: Vec<_> = entries.iter().map(|entry| entry.describe(facts.get(&entry.spec.uuid))).collect();
+        let describe = |entry: &Entry| entry.describe(facts.get(&entry.spec.uuid), &self.scrubs.schedule);
+        let mut stores: Vec<_> = entries.iter().map(describe).collect();
         stores.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(stores)
     }
@@ -310,10 +302,11 @@ impl Stores {
         self.describe(uuid).await
     }
 
-    async fn describe(&self, uuid: Uuid) -> Result<v1::Store, ControlError> {
+    /// One store, open or not.
+    pub(super) async fn describe(&self, uuid: Uuid) -> Result<v1::Store, ControlError> {
         let entry = self.find(&uuid.to_string())?;
         let facts = self.data.stores(entry.home).await?;
-        Ok(entry.describe(facts.get(&uuid)))
+        Ok(entry.describe(facts.get(&uuid), &self.scrubs.schedule))
     }
 
     /// The stores that are open. The caller hears of it when others may hold what it looks for.
@@ -386,6 +379,16 @@ impl Stores {
         }
     }
 
+    /// Whether a store has a file or device, and so a record of its own in the state directory.
+    pub(super) fn lasts(&self, store: Uuid) -> bool {
+        self.entries().get(&store).is_some_and(|entry| !entry.is_volatile())
+    }
+
+    /// Sent to when a store's state changes.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// How many stores there are, whatever their state.
     pub(crate) fn count(&self) -> usize {
         self.entries().len()
@@ -451,15 +454,19 @@ fn path_text(backing: &Backing) -> String {
 }
 
 impl Entry {
+    fn is_volatile(&self) -> bool {
+        matches!(self.spec.backing, Backing::Memory { .. })
+    }
+
     fn open(&self) -> OpenStore {
         OpenStore { uuid: self.spec.uuid, home: self.home }
     }
 
-    fn describe(&self, facts: Option<&StoreFacts>) -> v1::Store {
+    fn describe(&self, facts: Option<&StoreFacts>, schedule: &Schedule) -> v1::Store {
         let (state, reason) = match &self.state {
             State::Opening => (StoreState::Opening, String::new()),
             State::Ready => match facts.and_then(|facts| facts.failure.clone()) {
-                None => (StoreState::Ready, facts.map_or_else(String::new, damage)),
+                None => (StoreState::Ready, facts.map_or_else(String::new, |facts| scrubs::damage(&facts.scrub))),
                 Some(reason) => (StoreState::Failed, reason),
             },
             State::Failed(reason) => (StoreState::Failed, reason.clone()),
@@ -482,43 +489,9 @@ impl Entry {
             reserve_bytes: facts.map_or(0, |facts| facts.limits.reserve),
             metadata_bytes: facts.map_or(0, |facts| facts.metadata),
             metadata_room_bytes: facts.map_or(0, |facts| facts.metadata_room),
-            scrub: facts.map(|facts| describe_scrub(&facts.scrub)),
-            is_volatile: matches!(self.spec.backing, Backing::Memory { .. }),
+            scrub: facts.map(|facts| scrubs::describe(&facts.scrub, schedule, self.is_volatile())),
+            is_volatile: self.is_volatile(),
         }
-    }
-}
-
-/// What is known to be wrong with the data of a store that serves.
-fn damage(facts: &StoreFacts) -> String {
-    match facts.scrub.damaged {
-        0 => String::new(),
-        bytes => format!("{bytes} bytes of its data are damaged: reads of them fail until they are mended"),
-    }
-}
-
-fn describe_scrub(facts: &ScrubFacts) -> v1::StoreScrub {
-    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    v1::StoreScrub {
-        hash_bytes_per_second: facts.hash_rate,
-        snapshots: count(facts.snapshots),
-        hashed_snapshots: count(facts.hashed),
-        damaged_bytes: facts.damaged,
-        run: facts.run.as_ref().map(describe_run),
-    }
-}
-
-fn describe_run(run: &ScrubRun) -> v1::ScrubRun {
-    let found = &run.found;
-    let bad = found.bad.iter().map(|bad| v1::BadRegion { lvol_uuid: bad.lvol.to_string(), offset_bytes: bad.offset });
-    v1::ScrubRun {
-        started_at: run.started,
-        ended_at: run.ended.unwrap_or(0),
-        error: run.error.clone().unwrap_or_default(),
-        snapshots: found.snapshots,
-        bytes: found.bytes,
-        unhashed_regions: found.unknown,
-        bad_regions: found.bad_regions,
-        bad: bad.collect(),
     }
 }
 

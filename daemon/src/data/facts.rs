@@ -94,6 +94,8 @@ pub(crate) struct ScrubFacts {
     pub(crate) damaged: u64,
     /// The scrub under way, or else the last one.
     pub(crate) run: Option<ScrubRun>,
+    /// When the store was made, in seconds since the Unix epoch.
+    pub(crate) store_made: u64,
 }
 
 /// A scrub of a store.
@@ -105,6 +107,8 @@ pub(crate) struct ScrubRun {
     pub(crate) ended: Option<u64>,
     /// Why it ended before it was through.
     pub(crate) error: Option<String>,
+    /// Bytes a second.
+    pub(crate) rate: u64,
     pub(crate) found: lvol::ScrubReport,
 }
 
@@ -156,6 +160,8 @@ pub(crate) struct ReplicaFacts {
     pub(crate) used: u64,
     /// Why it cannot be used, if it cannot.
     pub(crate) failure: Option<String>,
+    /// Regions of its snapshots that were bad when a scrub looked at them last.
+    pub(crate) bad_regions: u64,
 }
 
 /// An lvol in an open store.
@@ -169,6 +175,10 @@ pub(crate) struct LvolFacts {
     pub(crate) usage: Option<lvol::Usage>,
     /// What its store keeps for itself about it, when it was asked for.
     pub(crate) internal: Vec<lvol::InternalInfo>,
+    /// Regions that were bad when a scrub looked at it last.
+    pub(crate) bad_regions: u64,
+    /// Some bytes of it that are known to be wrong, when it was asked for.
+    pub(crate) damaged: Vec<block_device::Range>,
 }
 
 /// A change of a single lvol.

@@ -1,6 +1,7 @@
 //! Single lvols on their reactor.
 
-use lvol::{CreateLvol, Store, StoreError};
+use block_device::Range;
+use lvol::{CreateLvol, Store, StoreError, Usage};
 use reactor::Slice;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -14,6 +15,9 @@ use crate::control::ControlError;
 /// Bytes that are copied and written at once: others have their turn in between.
 const STEP: usize = 256 << 10;
 
+/// Damaged ranges of an lvol that are told.
+const MOST_DAMAGED: usize = 1000;
+
 /// All lvols in the open stores of this reactor, without what stores keep for themselves.
 pub(super) fn facts() -> Vec<LvolFacts> {
     let room = room();
@@ -24,9 +28,11 @@ pub(super) fn facts() -> Vec<LvolFacts> {
 fn facts_of(store: Uuid, open: &Store) -> Vec<LvolFacts> {
     let lvols = open.lvols();
     let owners = replica::owners(&lvols);
+    let bad = open.bad_regions();
     let facts = |info: lvol::LvolInfo| {
         let owner = owners.get(&info.uuid).copied();
-        LvolFacts { store, info, owner, usage: None, internal: Vec::new() }
+        let bad_regions = bad.get(&info.uuid).copied().unwrap_or(0);
+        LvolFacts { store, info, owner, usage: None, internal: Vec::new(), bad_regions, damaged: Vec::new() }
     };
     lvols.into_iter().map(facts).collect()
 }
@@ -41,16 +47,20 @@ pub(super) fn owner_of_internal(id: Uuid) -> Option<Uuid> {
 /// One lvol with all there is to know; none if it is gone. What it takes is looked up when asked for and possible.
 pub(super) async fn look(store: Uuid, id: Uuid, with_usage: bool) -> Result<Option<LvolFacts>, ControlError> {
     let open = server(store)?.store().clone();
-    let usage = match with_usage {
-        true => match open.usage(id).await {
-            Ok(usage) => Some(usage),
-            Err(StoreError::LvolDamaged { .. } | StoreError::NotFound { .. }) => None,
+    let (usage, damaged) = match with_usage {
+        true => match measure(&open, id).await {
+            Ok((usage, damaged)) => (Some(usage), damaged),
+            Err(StoreError::LvolDamaged { .. } | StoreError::NotFound { .. }) => (None, Vec::new()),
             Err(error) => return Err(lvol_error(error)),
         },
-        false => None,
+        false => (None, Vec::new()),
     };
     let found = facts_of(store, &open).into_iter().find(|facts| facts.info.uuid == id);
-    Ok(found.map(|facts| LvolFacts { usage, internal: open.internal_lvols(id), ..facts }))
+    Ok(found.map(|facts| LvolFacts { usage, internal: open.internal_lvols(id), damaged, ..facts }))
+}
+
+async fn measure(open: &Store, id: Uuid) -> Result<(Usage, Vec<Range>), StoreError> {
+    Ok((open.usage(id).await?, open.damaged_ranges(id, MOST_DAMAGED).await?))
 }
 
 /// Changes an lvol, or makes one.

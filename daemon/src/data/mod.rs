@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::Notify;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -53,6 +54,8 @@ struct Inner {
     replica_deadline: Duration,
     /// Bytes a second at which each store hashes its snapshots; 0 for not at all.
     hash_rate: u64,
+    /// A scrub of some store has ended.
+    scrub_ended: Notify,
 }
 
 impl DataPath {
@@ -74,10 +77,15 @@ impl DataPath {
         self.on(home, move |_| stores::format(spec, limits, again)).await?
     }
 
-    /// Opens a store and serves its replicas.
-    pub(crate) async fn open_store(&self, home: usize, spec: &StoreSpec) -> Result<(), ControlError> {
+    /// Opens a store and serves its replicas. Its last scrub goes on if it had not ended.
+    pub(crate) async fn open_store(
+        &self,
+        home: usize,
+        spec: &StoreSpec,
+        last_scrub: Option<ScrubRun>,
+    ) -> Result<(), ControlError> {
         let spec = spec.clone();
-        self.on(home, move |inner| stores::open(inner, spec)).await?
+        self.on(home, move |inner| stores::open(inner, spec, last_scrub)).await?
     }
 
     /// Closes a store in order.
@@ -107,7 +115,12 @@ impl DataPath {
         store: Uuid,
         bytes_per_second: u64,
     ) -> Result<(), ControlError> {
-        self.on(home, move |_| async move { scrubs::start(store, bytes_per_second) }).await?
+        self.on(home, move |inner| async move { scrubs::start(inner, store, bytes_per_second) }).await?
+    }
+
+    /// Returns when a scrub of some store has ended since the last time.
+    pub(crate) async fn scrub_ended(&self) {
+        self.inner.scrub_ended.notified().await;
     }
 
     /// Ends the scrub of an open store soon, if one is under way.

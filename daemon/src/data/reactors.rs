@@ -36,6 +36,7 @@ impl Reactors {
             node: self.config.node.clone(),
             replica_deadline: self.config.replica_deadline,
             hash_rate: self.config.hash_rate,
+            scrub_ended: tokio::sync::Notify::new(),
         };
         DataPath { inner: Arc::new(inner) }
     }

@@ -3,46 +3,43 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use lvol::{ScrubReport, Store};
 use reactor::{spawn, wall_clock};
 use uuid::Uuid;
 
+use super::Inner;
 use super::facts::{ScrubFacts, ScrubRun};
 use super::room::room;
 use super::stores::server;
 use crate::control::ControlError;
 
-/// The last scrub of each store since it was opened.
-pub(super) type Runs = BTreeMap<Uuid, Rc<RefCell<Run>>>;
-
-/// When a scrub ran, and how it ended. What it finds is known to the store.
-#[derive(Debug)]
-pub(super) struct Run {
-    /// In seconds since the Unix epoch.
-    started: u64,
-    /// The same; none while it is under way.
-    ended: Option<u64>,
-    /// Why it ended before it was through.
-    error: Option<String>,
-}
+/// The scrub of each open store that is under way, or else the last one.
+pub(super) type Runs = BTreeMap<Uuid, Rc<RefCell<ScrubRun>>>;
 
 /// Begins a scrub, if none is under way.
-pub(super) fn start(uuid: Uuid, bytes_per_second: u64) -> Result<(), ControlError> {
+pub(super) fn start(inner: Arc<Inner>, uuid: Uuid, bytes_per_second: u64) -> Result<(), ControlError> {
     let store = server(uuid)?.store().clone();
-    let room = room();
-    let mut runs = room.scrubs.borrow_mut();
-    if runs.get(&uuid).is_some_and(|run| run.borrow().ended.is_none()) {
-        return Ok(());
+    let under_way = room().scrubs.borrow().get(&uuid).is_some_and(|run| run.borrow().ended.is_none());
+    if !under_way {
+        tracing::info!(store = %uuid, bytes_per_second, "a scrub begins");
+        // What scrubs found in other snapshots before stays known until this one comes to them.
+        let found = ScrubReport { bad_lvols: store.bad_regions(), ..ScrubReport::default() };
+        let run = ScrubRun { started: seconds_now(), ended: None, error: None, rate: bytes_per_second, found };
+        go_on(inner, uuid, store, run);
     }
-    let run = Rc::new(RefCell::new(Run { started: seconds_now(), ended: None, error: None }));
-    runs.insert(uuid, Rc::clone(&run));
-    spawn(async move {
-        let error = scrub(uuid, &store, bytes_per_second).await.err();
-        let mut run = run.borrow_mut();
-        (run.ended, run.error) = (Some(seconds_now()), error);
-    });
     Ok(())
+}
+
+/// Takes over the last scrub of a store that was just opened. One that had not ended goes on.
+pub(super) fn recall(inner: Arc<Inner>, uuid: Uuid, store: &Store, run: ScrubRun) {
+    if run.ended.is_none() {
+        tracing::info!(store = %uuid, bytes = run.found.bytes, "a scrub goes on where it was cut off");
+        return go_on(inner, uuid, store.clone(), run);
+    }
+    store.recall_scrub(run.found.clone());
+    room().scrubs.borrow_mut().insert(uuid, Rc::new(RefCell::new(run)));
 }
 
 /// Ends the scrub under way soon, if there is one.
@@ -54,12 +51,10 @@ pub(super) fn stop(uuid: Uuid) -> Result<(), ControlError> {
 /// How the hashes and scrubs of an open store are.
 pub(super) fn facts(uuid: Uuid, store: &Store) -> ScrubFacts {
     let status = store.scrub_status();
-    let run = room().scrubs.borrow().get(&uuid).cloned();
-    let run = run.map(|run| {
-        let run = run.borrow();
-        // Until the scrub has begun, what the one before found is not its own.
-        let found = if run.ended.is_none() { status.running } else { status.last };
-        ScrubRun { started: run.started, ended: run.ended, error: run.error.clone(), found: found.unwrap_or_default() }
+    let run = room().scrubs.borrow().get(&uuid).map(|run| run.borrow().clone());
+    let run = run.map(|run| match (run.ended, status.running) {
+        (None, Some(found)) => ScrubRun { found, ..run },
+        _ => run,
     });
     ScrubFacts {
         hash_rate: store.hash_rate(),
@@ -67,21 +62,40 @@ pub(super) fn facts(uuid: Uuid, store: &Store) -> ScrubFacts {
         hashed: status.hashed,
         damaged: status.marked,
         run,
+        store_made: store.info().created_at.as_secs(),
     }
 }
 
-async fn scrub(uuid: Uuid, store: &Store, bytes_per_second: u64) -> Result<ScrubReport, String> {
-    tracing::info!(store = %uuid, bytes_per_second, "a scrub begins");
-    let result = store.scrub(bytes_per_second).await;
-    match &result {
-        Ok(report) if report.bad_regions > 0 => tracing::error!(
-            store = %uuid, regions = report.bad_regions, damaged_bytes = store.scrub_status().marked,
+fn go_on(inner: Arc<Inner>, uuid: Uuid, store: Store, run: ScrubRun) {
+    let (rate, begun) = (run.rate, run.found.clone());
+    let run = Rc::new(RefCell::new(run));
+    room().scrubs.borrow_mut().insert(uuid, Rc::clone(&run));
+    spawn(async move {
+        let result = store.resume_scrub(rate, begun).await;
+        let found = store.scrub_status().last;
+        let mut run = run.borrow_mut();
+        run.ended = Some(seconds_now());
+        run.error = result.err().map(|error| error.to_string());
+        if let Some(found) = found {
+            run.found = found;
+        }
+        log_end(uuid, &store, &run);
+        inner.scrub_ended.notify_one();
+    });
+}
+
+fn log_end(uuid: Uuid, store: &Store, run: &ScrubRun) {
+    let found = &run.found;
+    if found.bad_regions > 0 {
+        tracing::error!(
+            store = %uuid, regions = found.bad_regions, damaged_bytes = store.scrub_status().marked,
             "a scrub found damage: what is marked is not served until it is mended"
-        ),
-        Ok(report) => tracing::info!(store = %uuid, bytes = report.bytes, unhashed = report.unknown, "a scrub ended"),
-        Err(error) => tracing::warn!(store = %uuid, %error, "a scrub was not through"),
+        );
     }
-    result.map_err(|error| error.to_string())
+    match &run.error {
+        None => tracing::info!(store = %uuid, bytes = found.bytes, unhashed = found.unknown, "a scrub ended"),
+        Some(error) => tracing::warn!(store = %uuid, error, "a scrub was not through"),
+    }
 }
 
 fn seconds_now() -> u64 {

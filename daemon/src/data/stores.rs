@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::errors::{change_error, disk_error, replica_error, store_error};
 use super::room::{room, while_released};
 use super::scrubs;
-use super::{Backing, Inner, ReplicaFacts, ReplicaOrigin, ReplicaSpec, StoreFacts, StoreSpec, WantedLimits};
+use super::{Backing, Inner, ReplicaFacts, ReplicaOrigin, ReplicaSpec, ScrubRun, StoreFacts, StoreSpec, WantedLimits};
 use crate::control::ControlError;
 
 /// How many bytes of what is to be formatted must be zero: where file systems and partition tables have their marks.
@@ -75,7 +75,7 @@ async fn is_empty(disk: &Disk) -> io::Result<bool> {
 }
 
 /// Opens the store and serves its replicas.
-pub(super) async fn open(inner: Arc<Inner>, spec: StoreSpec) -> Result<(), ControlError> {
+pub(super) async fn open(inner: Arc<Inner>, spec: StoreSpec, last_scrub: Option<ScrubRun>) -> Result<(), ControlError> {
     let disk = match &spec.backing {
         Backing::Memory { size } => memory(spec.uuid, *size)?,
         Backing::Path { path, .. } => open_disk(path, None).await?,
@@ -88,7 +88,10 @@ pub(super) async fn open(inner: Arc<Inner>, spec: StoreSpec) -> Result<(), Contr
         return Err(ControlError::precondition("OTHER_STORE", text).with("uuid", found.uuid));
     }
     store.set_hash_rate(inner.hash_rate);
-    let server = ReplicaServer::new(store, &inner.replicas);
+    let server = ReplicaServer::new(store.clone(), &inner.replicas);
+    if let Some(last) = last_scrub {
+        scrubs::recall(Arc::clone(&inner), spec.uuid, &store, last);
+    }
     room().stores.borrow_mut().insert(spec.uuid, server);
     Ok(())
 }
@@ -188,7 +191,19 @@ pub(super) async fn delete_replica(store: Uuid, replica: Uuid) -> Result<(), Con
 pub(super) fn replicas() -> Vec<ReplicaFacts> {
     let room = room();
     let stores = room.stores.borrow();
-    stores.values().flat_map(ReplicaServer::list).map(describe).collect()
+    stores.values().flat_map(replicas_of).collect()
+}
+
+fn replicas_of(server: &ReplicaServer) -> Vec<ReplicaFacts> {
+    let store = server.store();
+    let bad = store.bad_regions();
+    let owners = if bad.is_empty() { BTreeMap::new() } else { replica::owners(&store.lvols()) };
+    let bad_of = |replica: Uuid| {
+        let of_it = bad.iter().filter(|(lvol, _)| owners.get(lvol).is_some_and(|owner| owner.replica == Some(replica)));
+        of_it.map(|(_, regions)| regions).sum()
+    };
+    let facts = server.list().into_iter().map(describe);
+    facts.map(|facts| ReplicaFacts { bad_regions: bad_of(facts.spec.uuid), ..facts }).collect()
 }
 
 pub(super) fn server(store: Uuid) -> Result<ReplicaServer, ControlError> {
@@ -211,6 +226,7 @@ fn describe(info: ReplicaInfo) -> ReplicaFacts {
         snapshots: u32::try_from(info.snapshots.len()).unwrap_or(u32::MAX),
         used: info.used_bytes,
         failure: info.damage,
+        bad_regions: 0,
     }
 }
 

@@ -4,6 +4,7 @@
 //! lock            held while a daemon uses the directory
 //! node.json       whose directory it is
 //! stores/         a record for each store
+//! scrubs/         a record for the last scrub of each store
 //! engines/        a record for each engine, with its export
 //! volumes/        a record for each volume
 //! deletions/      a record for each replica elsewhere that waits to be deleted

@@ -3,13 +3,14 @@
 //! `docs/scrub.md` has the whole story. A value is the XXH3-128 of one region of a snapshot as it is read through it. It
 //! never changes: merges and deletions of ancestors leave the content of a snapshot as it is. Values are in an internal lvol
 //! of the snapshot (`format`, `table`), are computed in the background (`background`), compared by a scrub (`scrub`), which
-//! leaves the verdict to `judge`; `repair` takes bytes that hash to the stored value.
+//! leaves the verdict to `judge`; `ranges` tells what of an lvol is marked; `repair` takes bytes that hash to the stored value.
 
 mod background;
 mod damage;
 mod format;
 mod judge;
 mod pace;
+mod ranges;
 mod repair;
 mod scrub;
 mod table;
@@ -23,7 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 pub(crate) use self::background::Hashing;
 use self::format::PER_BLOCK;
 pub(crate) use self::scrub::Scrubs;
-pub use self::scrub::{BadRegion, ScrubReport, ScrubStatus};
+pub use self::scrub::{BadRegion, ScrubPosition, ScrubReport, ScrubStatus};
 use self::table::Table;
 use crate::chain::find;
 use crate::core::Core;

@@ -1,11 +1,12 @@
 //! Scrubs: all snapshots are read again and compared with their values.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::ErrorKind;
-use reactor::now;
+use reactor::{Instant, now};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -41,8 +42,22 @@ pub struct ScrubReport {
     pub bad_regions: u64,
     /// Up to 1000 of them.
     pub bad: Vec<BadRegion>,
+    /// How many regions of each snapshot were bad when a scrub looked at it last, this one or one before. Those without any are
+    /// not in it.
+    pub bad_lvols: BTreeMap<Uuid, u64>,
+    /// How far it is; none at its begin and after its end.
+    pub position: Option<ScrubPosition>,
     /// How long it took so far.
     pub duration: Duration,
+}
+
+/// Where a scrub goes on. Snapshots are looked at in the order of their UUIDs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubPosition {
+    /// The snapshot.
+    pub lvol: Uuid,
+    /// The first region of it that was not looked at; none when it is done.
+    pub region: Option<u64>,
 }
 
 /// A region that does not hash to its value or cannot be read.
@@ -81,6 +96,14 @@ pub(crate) struct Scrubs {
     over: Notify,
 }
 
+/// When a scrub began, or went on.
+#[derive(Clone, Copy)]
+struct Start {
+    at: Instant,
+    /// How long it had taken before.
+    before: Duration,
+}
+
 impl Scrubs {
     /// Ends the scrub under way, if there is one. Returns when it is over.
     pub(crate) async fn finish(&self) {
@@ -101,8 +124,34 @@ impl Store {
     /// # Errors
     /// [`StoreError::Invalid`] when one is under way; when the disk or the store fails, or is closed.
     pub async fn scrub(&self, bytes_per_second: u64) -> Result<ScrubReport, StoreError> {
+        let bad_lvols = self.core.scrubs.last.borrow().as_ref().map(|last| last.bad_lvols.clone());
+        self.resume_scrub(
+            bytes_per_second,
+            ScrubReport { bad_lvols: bad_lvols.unwrap_or_default(), ..Default::default() },
+        )
+        .await
+    }
+
+    /// Goes on with a scrub that a crash or a close of the store cut off, from its report as it was at some time before. As
+    /// [`Store::scrub`] otherwise.
+    ///
+    /// # Errors
+    /// Those of [`Store::scrub`].
+    pub async fn resume_scrub(&self, bytes_per_second: u64, report: ScrubReport) -> Result<ScrubReport, StoreError> {
         let core = Rc::clone(&self.core);
-        to_the_end(async move { core.scrub(bytes_per_second).await }).await
+        to_the_end(async move { core.scrub(bytes_per_second, report).await }).await
+    }
+
+    /// Takes over what the last scrub before the store was opened found. The store itself does not keep it.
+    pub fn recall_scrub(&self, report: ScrubReport) {
+        self.core.scrubs.last.borrow_mut().get_or_insert(report);
+    }
+
+    /// How many regions of each snapshot were bad when a scrub looked at it last.
+    pub fn bad_regions(&self) -> BTreeMap<Uuid, u64> {
+        let scrubs = &self.core.scrubs;
+        let (running, last) = (scrubs.running.borrow(), scrubs.last.borrow());
+        running.as_ref().or(last.as_ref()).map_or_else(BTreeMap::new, |report| report.bad_lvols.clone())
     }
 
     /// Ends the scrub under way soon, if there is one.
@@ -125,7 +174,7 @@ impl Store {
 }
 
 impl Core {
-    async fn scrub(self: &Rc<Self>, rate: u64) -> Result<ScrubReport, StoreError> {
+    async fn scrub(self: &Rc<Self>, rate: u64, report: ScrubReport) -> Result<ScrubReport, StoreError> {
         self.check_running()?;
         if rate == 0 {
             return Err(StoreError::invalid("a scrub at no bytes a second has no end"));
@@ -135,7 +184,7 @@ impl Core {
         }
         self.scrubs.pace.set_rate(rate);
         self.scrubs.stop.set(false);
-        *self.scrubs.running.borrow_mut() = Some(ScrubReport::default());
+        *self.scrubs.running.borrow_mut() = Some(report);
         let result = self.scrub_all().await;
         let report = self.scrubs.running.take().unwrap_or_default();
         *self.scrubs.last.borrow_mut() = Some(report.clone());
@@ -144,13 +193,22 @@ impl Core {
     }
 
     async fn scrub_all(self: &Rc<Self>) -> Result<(), StoreError> {
-        let start = now();
+        let begun = self.scrubs.running.borrow().as_ref().map(|report| (report.position, report.duration));
+        let (position, before) = begun.unwrap_or_default();
+        let start = Start { at: now(), before };
         let snapshots: Vec<Uuid> = self.catalog.borrow().lvols.keys().copied().collect();
         for id in snapshots {
-            if !self.is_immutable(id) {
+            let mut next = match position {
+                Some(position) if id < position.lvol => None,
+                Some(position) if id == position.lvol => position.region,
+                _ => Some(0),
+            };
+            if next.is_none() || !self.is_immutable(id) {
                 continue;
             }
-            let mut next = Some(0);
+            if next == Some(0) {
+                self.report(|report| report.bad_lvols.retain(|lvol, _| *lvol != id));
+            }
             while let Some(region) = next {
                 next = match self.scrub_stretch(id, region, start).await {
                     // It was deleted meanwhile, or is damaged: others tell of that.
@@ -159,8 +217,15 @@ impl Core {
                     result => result?,
                 };
             }
-            self.report(|report| report.snapshots += 1);
+            self.report(|report| {
+                report.snapshots += 1;
+                report.position = Some(ScrubPosition { lvol: id, region: None });
+            });
         }
+        self.report(|report| {
+            report.position = None;
+            report.bad_lvols.retain(|id, _| self.is_immutable(*id));
+        });
         Ok(())
     }
 
@@ -169,7 +234,7 @@ impl Core {
         self: &Rc<Self>,
         id: Uuid,
         region: u64,
-        scrub_start: reactor::Instant,
+        scrub_start: Start,
     ) -> Result<Option<u64>, StoreError> {
         let lvol = self.open_snapshot(id).await?;
         let Some(table) = Table::open(self, id).await? else {
@@ -192,8 +257,11 @@ impl Core {
                 None => self.report(|report| report.unknown += 1),
                 Some(value) => self.scrub_region(id, &lvol, region, value).await?,
             }
-            self.report(|report| report.duration = now() - scrub_start);
             next = region + 1;
+            self.report(|report| {
+                report.duration = scrub_start.before + (now() - scrub_start.at);
+                report.position = Some(ScrubPosition { lvol: id, region: Some(next) });
+            });
         }
         self.note_scrub(id, &lvol, &table).await?;
         Ok(None)
@@ -219,6 +287,7 @@ impl Core {
             report.bytes += REGION.min(lvol.volume().size() - region * REGION);
             if !good {
                 report.bad_regions += 1;
+                *report.bad_lvols.entry(id).or_default() += 1;
                 if report.bad.len() < MOST_NAMED {
                     report.bad.push(BadRegion { lvol: id, offset: region * REGION });
                 }
@@ -232,8 +301,11 @@ impl Core {
         let mut next = region;
         for _ in 0..PER_BLOCK {
             let Some(region) = self.next_own_region(id, lvol, next) else { return Ok(None) };
-            self.report(|report| report.unknown += 1);
             next = region + 1;
+            self.report(|report| {
+                report.unknown += 1;
+                report.position = Some(ScrubPosition { lvol: id, region: Some(next) });
+            });
         }
         self.check_running().map(|()| Some(next))
     }

@@ -8,6 +8,9 @@ use proto::v1::{Lvol, LvolState};
 use crate::output::Table;
 use crate::size::Size;
 
+/// Damaged ranges that are printed; JSON has more.
+const MOST_RANGES: usize = 20;
+
 pub(super) fn render_list(lvols: &[Lvol]) -> String {
     if lvols.is_empty() {
         return "There are no lvols. Make one with `ashlar lvol create NAME --store STORE --size 1GiB`.\n".to_owned();
@@ -26,7 +29,13 @@ pub(super) fn render_list(lvols: &[Lvol]) -> String {
         ]);
     }
     let damaged = lvols.iter().filter(|lvol| lvol.state() == LvolState::Damaged);
-    damaged.fold(table.render(), |text, lvol| format!("{text}\n{} ({}): {}\n", lvol.name, lvol.uuid, lvol.reason))
+    let text =
+        damaged.fold(table.render(), |text, lvol| format!("{text}\n{} ({}): {}\n", lvol.name, lvol.uuid, lvol.reason));
+    let bad = lvols.iter().filter(|lvol| lvol.bad_regions > 0);
+    bad.fold(text, |text, lvol| {
+        let (name, uuid, regions) = (&lvol.name, &lvol.uuid, lvol.bad_regions);
+        format!("{text}\n{name} ({uuid}): the last scrub found {regions} regions of it damaged\n")
+    })
 }
 
 pub(super) fn render(lvol: &Lvol) -> String {
@@ -64,6 +73,12 @@ pub(super) fn render(lvol: &Lvol) -> String {
             line("waits", &deletion.waits_for);
         }
     }
+    if lvol.bad_regions > 0 {
+        line("scrub", &format_args!("the last one found {} regions damaged", lvol.bad_regions));
+    }
+    for range in lvol.damaged.iter().take(MOST_RANGES) {
+        line("damaged", &format_args!("{} at {}: reads fail", Size(range.length_bytes), range.offset_bytes));
+    }
     for internal in &lvol.internal {
         line("internal", &format_args!("{}: {} used", internal.role, Size(internal.used_bytes)));
     }
@@ -94,7 +109,7 @@ fn state(lvol: &Lvol) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::v1::{InternalLvol, LvolDeletion, LvolUsage};
+    use proto::v1::{InternalLvol, LvolDeletion, LvolRange, LvolUsage};
 
     fn head() -> Lvol {
         Lvol {
@@ -137,6 +152,17 @@ web     main   head      ready          1 GiB  1 MiB  monday
 monday  main   snapshot  deleting 42 %  1 GiB  2 MiB  -
 ";
         assert_eq!(render_list(&[head(), snapshot()]), expected);
+    }
+
+    #[test]
+    fn damage_is_told_with_its_place() {
+        let bad =
+            Lvol { bad_regions: 2, damaged: vec![LvolRange { offset_bytes: 65536, length_bytes: 8192 }], ..snapshot() };
+        let text = render(&bad);
+        assert!(text.contains("scrub     the last one found 2 regions damaged\n"), "{text}");
+        assert!(text.contains("damaged   8 KiB at 65536: reads fail\n"), "{text}");
+        let list = render_list(&[head(), bad]);
+        assert!(list.ends_with("0002): the last scrub found 2 regions of it damaged\n"), "{list}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! An lvol as the API shows it.
 
+use block_device::Range;
 use lvol::{Deletion, InternalInfo, LvolKind, WaitsFor};
 use proto::v1::{self, LvolState};
 use uuid::Uuid;
@@ -32,6 +33,8 @@ pub(super) fn describe(facts: &LvolFacts, store: String) -> v1::Lvol {
             .usage
             .map(|usage| v1::LvolUsage { unique_bytes: usage.unique, referenced_bytes: usage.referenced }),
         internal: facts.internal.iter().map(internal).collect(),
+        bad_regions: facts.bad_regions,
+        damaged: facts.damaged.iter().map(range).collect(),
     }
 }
 
@@ -63,6 +66,10 @@ fn deletion(deletion: &Deletion) -> v1::LvolDeletion {
         left_bytes: deletion.left,
         waits_for,
     }
+}
+
+fn range(range: &Range) -> v1::LvolRange {
+    v1::LvolRange { offset_bytes: range.offset, length_bytes: range.length }
 }
 
 fn internal(info: &InternalInfo) -> v1::InternalLvol {

@@ -271,3 +271,67 @@ fn damage_ends_with_the_last_who_has_it() {
         assert_eq!((store.info().bad_blocks, store.lvols().len()), (0, 0));
     });
 }
+
+/// What a report was at some time before is enough to go on: nothing is left out, and what was found before stays found.
+#[test]
+fn a_scrub_goes_on_after_a_restart_from_where_it_was_cut_off() {
+    let rig = Rig::formatted(17);
+    rig.run(async { layers().await.close().await.expect("closed") });
+    // Regions 0 to 3 are those of snapshot 10, 2 to 5 those of snapshot 11: one bad one each.
+    let image = rig.image();
+    rig.world.flip_bits(rig.node, DISK, place(&image, stamp(1, 3)) + 100, 4);
+    rig.world.flip_bits(rig.node, DISK, place(&image, stamp(2, 92)) + 100, 4);
+    let cut_off = rig.run(async {
+        let store = open().await;
+        let slow = reactor::spawn({
+            let store = store.clone();
+            async move { store.scrub(REGION).await }
+        });
+        reactor::sleep(std::time::Duration::from_millis(2500)).await;
+        let report = store.scrub_status().running.expect("under way");
+        store.close().await.expect("closed");
+        assert!(slow.await.expect("no panic").is_err());
+        report
+    });
+    assert!((1..8).contains(&cut_off.regions) && cut_off.position.is_some(), "{cut_off:?}");
+    assert_eq!((cut_off.snapshots, cut_off.bad_regions), (0, 1));
+    rig.run(async move {
+        let store = open().await;
+        store.recall_scrub(cut_off.clone());
+        assert_eq!(store.bad_regions(), [(id(10), 1)].into());
+        let report = store.resume_scrub(RATE, cut_off.clone()).await.expect("scrubbed");
+        assert_eq!((report.regions, report.bytes, report.snapshots), (8, 8 * REGION, 2));
+        assert_eq!((report.bad_regions, report.position), (2, None));
+        assert!(report.duration >= cut_off.duration);
+        assert_eq!(store.bad_regions(), [(id(10), 1), (id(11), 1)].into());
+        // A scrub that is done is not begun again by its own report, and a new one looks at everything.
+        let again = store.scrub(RATE).await.expect("scrubbed");
+        assert_eq!((again.regions, again.bad_regions), (8, 2));
+        assert_eq!(again.bad_lvols, report.bad_lvols);
+    });
+}
+
+#[test]
+fn damage_is_told_of_by_lvol_and_place() {
+    let rig = Rig::formatted(18);
+    rig.run(async { layers().await.close().await.expect("closed") });
+    rig.world.flip_bits(rig.node, DISK, place(&rig.image(), stamp(2, 36)), 1);
+    rig.run(async {
+        let store = open().await;
+        let damaged = async |number| store.damaged_ranges(id(number), 10).await.expect("looked at");
+        assert_eq!(damaged(11).await, []);
+        store.scrub(RATE).await.expect("scrubbed");
+        // Where the region has blocks of layer 2: those of layer 1 are vouched for.
+        let (snapshot, head) = (damaged(11).await, damaged(1).await);
+        let blocks: Vec<u64> = snapshot.iter().map(|range| range.offset / BLOCK).collect();
+        assert_eq!(blocks, [32, 36, 40, 44]);
+        assert!(snapshot.iter().all(|range| range.length == BLOCK));
+        assert_eq!(head, snapshot, "the head reads through it");
+        assert_eq!(damaged(10).await, [], "it is below");
+        assert_eq!(store.damaged_ranges(id(11), 2).await.expect("looked at"), snapshot[..2]);
+        let lvol = store.open_lvol(id(1)).await.expect("opened");
+        for range in &head {
+            assert_eq!(kind(read(&lvol, range.offset, BLOCK).await), Some(ErrorKind::ReadFailed));
+        }
+    });
+}
