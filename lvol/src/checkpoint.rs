@@ -179,15 +179,16 @@ impl Core {
         let mut offset = place.offset;
         let end = offset + u64::from(place.pages) * BLOCK;
         while offset < end {
-            // A page that cannot be read may be read later: the last checkpoint stays the last one (I31).
-            for page in old_pages.at(offset).await?.chunks_exact(BLOCK as usize) {
+            let Some(pages) = old_pages.at_or_lost(offset).await? else {
+                // I28: one lvol is given up, so that a bad sector does not keep all others from ever being saved.
+                self.lose_page(id, "a page of its map cannot be read");
+                offset += BLOCK;
+                continue;
+            };
+            for page in pages.chunks_exact(BLOCK as usize) {
                 match context.open_map(page, offset) {
                     Ok(found) if found.map == id => stream.put_page(page),
-                    _ if !self.catalog.borrow().maps.contains(id) => {}
-                    _ => {
-                        self.catalog.borrow_mut().maps.damage(id, "a page of its map is damaged", false);
-                        self.damaged.set(true);
-                    }
+                    _ => self.lose_page(id, "a page of its map is damaged"),
                 }
                 offset += BLOCK;
                 if offset == end || stream.bytes.len() >= STREAM {
@@ -197,6 +198,15 @@ impl Core {
             stream.write_if_long().await?;
         }
         Ok(place.counts)
+    }
+
+    /// A page of a map is not carried over. It does not matter when the map is gone by now.
+    fn lose_page(&self, map: u32, reason: &str) {
+        let mut catalog = self.catalog.borrow_mut();
+        if catalog.maps.contains(map) {
+            catalog.maps.damage(map, reason, false);
+            self.damaged.set(true);
+        }
     }
 
     async fn stream_lvols(&self, stream: &mut Stream<'_>, maps: &[(u32, Place)]) -> Result<u32, StoreError> {

@@ -13,7 +13,7 @@ use crate::format::record::{Damage, LvolRecord};
 use crate::format::superblock::Superblock;
 use crate::map::Loader;
 use crate::maps::Place;
-use crate::reading::each_map_page;
+use crate::reading::{Unreadable, each_map_page};
 
 /// How many bytes of lvols, directory and bitmap are read at once.
 const CHUNK: u64 = 1 << 20;
@@ -62,7 +62,7 @@ pub(super) async fn owners(
     let (context, maps) = map_pages(superblock);
     let mut loaders: BTreeMap<u32, Loader> = BTreeMap::new();
     let mut owners = BTreeSet::new();
-    each_map_page(disk, &context, maps, |_, page| {
+    each_map_page(disk, &context, maps, Unreadable::Lost, |_, page| {
         let Ok(page) = page else { return };
         let id = page.map;
         if catalog.maps.cold(id).is_some() {
@@ -173,7 +173,7 @@ impl Found {
         let mut seen: BTreeMap<u32, Seen> = BTreeMap::new();
         let allocator = &mut catalog.allocator;
         let (owners, bad_blocks) = (&self.owners, &mut self.bad_blocks);
-        each_map_page(disk, &context, part, |offset, page| {
+        each_map_page(disk, &context, part, Unreadable::Lost, |offset, page| {
             let page = match page {
                 Ok(page) => page,
                 Err(flaw) => {

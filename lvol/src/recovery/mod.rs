@@ -9,7 +9,8 @@
 //! 6. Unless the store was closed in order: write a checkpoint, so that what was decided here is decided once. Only then
 //!    is anything else written.
 //!
-//! A failed read is an error of its own at every step, never taken for damage or for the end of the journal (I31).
+//! A failed read is an error of its own at every step, never taken for damage or for the end of the journal (I31); but for single pages
+//! of maps that a disk does not give back, again and again, while it gives others: they are damaged (I28).
 
 mod load;
 mod replay;

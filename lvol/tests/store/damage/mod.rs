@@ -2,6 +2,7 @@
 
 mod exchange;
 mod repair_cuts;
+mod sectors;
 mod tools;
 
 use std::collections::BTreeMap;
