@@ -122,6 +122,25 @@ impl Core {
         self.found_internal(owner, role).ok_or(StoreError::NotFound { uuid: owner })
     }
 
+    /// Removes internal lvols whose owner is gone: nobody would ever do it. No crash leaves one (I26), but a repair, or an error of
+    /// an older version may. Where something is damaged the owner may be among what is lost, and they stay.
+    pub(crate) async fn drop_unowned(self: &Rc<Self>) {
+        let _one = self.control.lock().await;
+        let unowned = self.catalog.borrow().unowned();
+        for (lvol, owner) in unowned {
+            if self.damaged.get() {
+                tracing::warn!(%lvol, %owner, "the owner of an internal lvol is not there; it stays as long as the store is damaged");
+                continue;
+            }
+            match self.drop_lvol(lvol).await {
+                Ok(()) => tracing::warn!(%lvol, %owner, "an internal lvol whose owner is gone was removed"),
+                Err(error) => {
+                    tracing::error!(%lvol, %owner, %error, "an internal lvol whose owner is gone was not removed")
+                }
+            }
+        }
+    }
+
     fn found_internal(&self, owner: Uuid, role: Role) -> Option<InternalInfo> {
         let catalog = self.catalog.borrow();
         catalog.internal(owner, role).and_then(|node| internal_info(&catalog, node))
@@ -161,6 +180,12 @@ impl Catalog {
     /// The internal lvols of an owner.
     pub(crate) fn internal_of(&self, owner: Uuid) -> impl Iterator<Item = &Node> {
         self.lvols.values().filter(move |node| node.record.internal.is_some_and(|internal| internal.owner == owner))
+    }
+
+    /// Internal lvols whose owner is not there, and that owner.
+    fn unowned(&self) -> Vec<(Uuid, Uuid)> {
+        let internal = self.lvols.values().filter_map(|node| Some((node.record.uuid, node.record.internal?.owner)));
+        internal.filter(|(_, owner)| self.users_lvol(*owner).is_none()).collect()
     }
 
     /// The internal lvol that an owner has for a role.

@@ -8,6 +8,7 @@
 //! 5. Derive which clusters are in use.
 //! 6. Unless the store was closed in order: write a checkpoint, so that what was decided here is decided once. Only then
 //!    is anything else written.
+//! 7. Remove internal lvols that belong to nobody.
 //!
 //! A failed read is an error of its own at every step, never taken for damage or for the end of the journal (I31); but for single pages
 //! of maps that a disk does not give back, again and again, while it gives others: they are damaged (I28).
@@ -75,6 +76,7 @@ pub(crate) async fn open(disk: Disk) -> Result<Rc<Core>, StoreError> {
     begin_session(&core, clean).await?;
     // What the journal touched is in the checkpoint now.
     core.release_maps(true);
+    core.drop_unowned().await;
     spawn(residency::watch(&core));
     Ok(core)
 }

@@ -1,9 +1,12 @@
 //! Lvols that belong to others: hidden, kept through everything, and gone with their owner.
 
+use lvol::offline::{CheckOptions, Severity, check};
 use lvol::{LvolState, Role, Store, StoreError};
+use reactor::simulated::DiskImage;
+use uuid::Uuid;
 
 use crate::operations::settle;
-use crate::rig::{DISK, Rig, check_space, flush, id, lvol, open, read_all, snapshot, stamped, write};
+use crate::rig::{DISK, Rig, check_space, disk, flush, id, lvol, open, read_all, snapshot, stamped, write};
 
 const SIZE: u64 = 1 << 20;
 
@@ -155,4 +158,78 @@ fn a_damaged_internal_lvol_is_replaced() {
         });
     }
     assert!(damaged >= 2, "neither its record nor its map was hit");
+}
+
+fn put(image: &mut DiskImage, at: u64, bytes: &[u8]) {
+    for (offset, (new, old)) in (at..).zip(bytes.iter().zip(image.bytes(at, bytes.len()))) {
+        image.flip(offset, new ^ old);
+    }
+}
+
+/// Gives an internal lvol another owner, wherever the checkpoint names it.
+fn give_away(image: &mut DiskImage, lvol: Uuid, owner: Uuid) {
+    let mut given = 0;
+    for page in (0..image.size()).step_by(4096).filter(|at| image.bytes(*at, 8) == *b"ASHLPAGE").collect::<Vec<_>>() {
+        let bytes = image.bytes(page, 4096);
+        let places: Vec<usize> = (64..4096 - 32).filter(|at| bytes[*at..at + 16] == *lvol.as_bytes()).collect();
+        for at in &places {
+            put(image, page + *at as u64 + 16, owner.as_bytes());
+        }
+        if !places.is_empty() {
+            given += 1;
+            let length = u32::from_le_bytes(bytes[48..52].try_into().expect("four bytes")) as usize;
+            let mut sealed = image.bytes(page, length);
+            sealed[12..16].fill(0);
+            put(image, page + 12, &crc_fast::crc32_iscsi(&sealed).to_le_bytes());
+        }
+    }
+    assert!(given >= 2, "its record and the directory");
+}
+
+/// What belongs to nobody is found by a check, and goes when the store is opened; not while the owner may be among what is lost.
+#[test]
+fn what_belongs_to_nobody_is_found_and_removed() {
+    let rig = Rig::formatted(5);
+    let lvol = rig.run(async {
+        let store = prepared().await;
+        let lvol = store.internal_lvols(id(10)).pop().expect("there").uuid;
+        store.close().await.expect("closed");
+        lvol
+    });
+    let mut image = rig.image();
+    give_away(&mut image, lvol, id(77));
+    let found = Rig::with_image(6, image.clone()).run(async { check(&disk(), &CheckOptions::default()).await });
+    let found = found.expect("checked").findings;
+    let [finding] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((finding.severity, finding.lvol), (Severity::Warning, Some(lvol)));
+    assert!(finding.text.contains("which is not there"), "{finding:?}");
+
+    let rig = Rig::with_image(7, image.clone());
+    rig.run(async move {
+        let store = open().await;
+        assert!(store.internal_info(lvol).is_none());
+        assert_eq!((store.info().internal_lvols, store.info().internal_bytes), (1, 64 << 10));
+        check_content(&store, 1, Role::Activity).await;
+        settle(&store).await;
+        check_space(&store);
+        store.close().await.expect("closed");
+        let left = check(&disk(), &CheckOptions::default()).await.expect("checked").findings;
+        assert_eq!(left, []);
+    });
+
+    // Of lvol 1 only the directory tells.
+    let is_record = |image: &DiskImage, at: u64| {
+        let header = image.bytes(at, 8) == *b"ASHLPAGE" && image.bytes(at + 10, 2) == [2, 0];
+        header && image.bytes(at + 64, 16) == *id(1).as_bytes()
+    };
+    for at in (0..image.size()).step_by(4096) {
+        if is_record(&image, at) {
+            image.flip(at + 100, 1);
+        }
+    }
+    Rig::with_image(8, image).run(async move {
+        let store = open().await;
+        assert!(store.info().damaged);
+        assert!(store.internal_info(lvol).is_some(), "its owner may be among what is lost");
+    });
 }
