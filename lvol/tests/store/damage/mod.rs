@@ -1,6 +1,7 @@
 //! Damage to every block of metadata: a clear error, a damaged lvol or full service; never a panic, never wrong data (I28).
 
 mod exchange;
+mod foreign;
 mod repair_cuts;
 mod sectors;
 mod tools;
