@@ -164,7 +164,7 @@ pub(crate) struct CheckStore {
     /// which bytes become zeroes. `unnamed` stands for lvols of which not even the UUID is left
     #[arg(long, value_name = "LVOL", requires = "repair", value_parser = lvol_id)]
     pub(crate) accept_loss: Vec<Uuid>,
-    /// Read all data of all lvols too
+    /// Read all data of all lvols too, and compare that of snapshots with their hashes
     #[arg(long)]
     pub(crate) data: bool,
 }

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 pub(crate) use self::background::Hashing;
-use self::format::PER_BLOCK;
+use self::format::{PER_BLOCK, Values};
 pub(crate) use self::scrub::Scrubs;
 pub use self::scrub::{BadRegion, ScrubPosition, ScrubReport, ScrubStatus};
 use self::table::Table;
@@ -89,11 +89,18 @@ impl Lvol {
 static ZEROES: [u8; REGION as usize] = [0; REGION as usize];
 
 /// The hash of a region's bytes; what is missing counts as zeroes.
-fn hash(bytes: &[u8]) -> Hash {
+pub(crate) fn hash(bytes: &[u8]) -> Hash {
     let mut hasher = Xxh3::new();
     hasher.update(bytes);
     hasher.update(&ZEROES[bytes.len()..]);
     hasher.digest128().to_be_bytes()
+}
+
+/// The values in a block of a hash lvol, with their regions; a damaged block, or another kind, has none.
+pub(crate) fn values_of(block: &[u8], snapshot: Uuid, address: u64) -> Vec<(u64, Hash)> {
+    let first = (address / BLOCK).saturating_sub(1) * PER_BLOCK;
+    let Ok(values) = Values::decode(block, snapshot, address) else { return Vec::new() };
+    (0..PER_BLOCK).filter_map(|place| Some((first + place, values.get(place)?))).collect()
 }
 
 impl Core {
@@ -137,7 +144,7 @@ impl Core {
 }
 
 /// Whether it is a snapshot that stays.
-fn is_immutable(record: &LvolRecord) -> bool {
+pub(crate) fn is_immutable(record: &LvolRecord) -> bool {
     record.snapshot && record.deletion.is_none()
 }
 

@@ -2,19 +2,15 @@
 
 use std::ops::Range;
 
-use reactor::{Buffer, Disk};
+use reactor::Disk;
 use uuid::Uuid;
 
 use super::findings::Severity;
+use super::reader::Reader;
 use super::state::State;
 use super::{load, rules, superblocks};
 use crate::error::StoreError;
-use crate::format::BLOCK;
 use crate::format::record::Stage;
-use crate::map::Held;
-
-/// The most bytes of data that are read at once.
-const PIECE: u64 = 1 << 20;
 
 /// Bytes of an lvol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,13 +45,6 @@ pub struct Export<'a> {
     outdated: Option<String>,
 }
 
-/// What holds a block.
-enum Source {
-    Zeroes,
-    Disk(u64),
-    Unknown(String),
-}
-
 impl<'a> Export<'a> {
     /// Finds an lvol.
     ///
@@ -75,8 +64,7 @@ impl<'a> Export<'a> {
             return Err(StoreError::invalid(text));
         }
         let chain = state.chain(uuid);
-        let next = chain.last().and_then(|last| state.lvols[last].record.parent);
-        let end_reason = next.map(|parent| format!("its ancestor {parent} is missing, or is its descendant too"));
+        let end_reason = state.chain_end(&chain);
         let fatal = state.findings.iter().find(|finding| finding.severity == Severity::Fatal);
         let outdated = fatal.map(|finding| finding.text.clone());
         Ok(Self { disk, state, chain, size, at: 0, end_reason, outdated })
@@ -97,98 +85,10 @@ impl<'a> Export<'a> {
         if self.at >= self.size {
             return None;
         }
-        let start = self.at;
-        let (source, mut end) = self.find(start);
-        // What goes on in the same way is one part, data up to a limit.
-        while end < self.size && (end - start < PIECE || !matches!(source, Source::Disk(_))) {
-            let (next, next_end) = self.find(end);
-            let joins = match (&source, &next) {
-                (Source::Zeroes, Source::Zeroes) => true,
-                (Source::Disk(from), Source::Disk(to)) => *to == from + (end - start),
-                (Source::Unknown(a), Source::Unknown(b)) => a == b,
-                _ => false,
-            };
-            if !joins {
-                break;
-            }
-            end = next_end;
-        }
+        let (chain, end_reason) = (&self.chain, self.end_reason.as_deref());
+        let reader = Reader { disk: self.disk, state: &self.state, chain, size: self.size, end_reason };
+        let (part, end) = reader.part(self.at, self.size).await;
         self.at = end;
-        Some(match source {
-            Source::Zeroes => Part::Zeroes(start..end),
-            Source::Unknown(why) => Part::Unknown(start..end, why),
-            Source::Disk(offset) => self.read(offset, start..end).await,
-        })
-    }
-
-    async fn read(&mut self, offset: u64, range: Range<u64>) -> Part {
-        let length = (range.end - range.start).next_multiple_of(BLOCK);
-        match self.disk.read(offset, Buffer::new(length as usize)).await {
-            (Ok(()), buffer) => {
-                let bytes = buffer[..(range.end - range.start) as usize].to_vec();
-                Part::Data(Buffered { offset: range.start, bytes })
-            }
-            (Err(error), _) if length == BLOCK => Part::Unknown(range, format!("the disk: {error}")),
-            (Err(_), _) => {
-                // Block by block, to lose no more than must be.
-                let end = range.start + BLOCK;
-                self.at = end;
-                Box::pin(self.read(offset, range.start..end)).await
-            }
-        }
-    }
-
-    /// What holds the byte `at`, and up to where that is so: at most to the end of its cluster.
-    fn find(&self, at: u64) -> (Source, u64) {
-        let blocks = u64::from(self.state.shape.blocks());
-        let block = at / BLOCK;
-        let (index, first) = ((block / blocks) as u32, (block % blocks) as u32);
-        let mut end = (u64::from(index) + 1) * blocks;
-        let bytes = |end: u64| (end * BLOCK).min(self.size);
-        for uuid in &self.chain {
-            let Some(known) = self.state.maps.get(&self.state.lvols[uuid].record.map) else { continue };
-            let (unknown, same) = known.unknown.run(block, end);
-            end = same;
-            if unknown {
-                return (Source::Unknown(format!("the map of {uuid} lost its entries here")), bytes(end));
-            }
-            let run = known.map.run(index, first, (end - block) as u32);
-            end = block + u64::from(run.count);
-            match run.held {
-                Held::Nothing => {}
-                Held::Zero => return (Source::Zeroes, bytes(end)),
-                Held::Data(cluster) => return self.data(cluster, first, block, end),
-            }
-        }
-        let source = match &self.end_reason {
-            Some(reason) => Source::Unknown(reason.clone()),
-            None => Source::Zeroes,
-        };
-        (source, bytes(end.max(self.next_held(block))))
-    }
-
-    /// The first block from `block` on that some map of the chain may hold, or does not know: what is before is like it. That
-    /// makes an lvol that is mostly empty short.
-    fn next_held(&self, block: u64) -> u64 {
-        let blocks = u64::from(self.state.shape.blocks());
-        let end = self.size.div_ceil(BLOCK);
-        let maps = self.chain.iter().filter_map(|uuid| self.state.maps.get(&self.state.lvols[uuid].record.map));
-        let next = maps.map(|known| {
-            let (unknown, next) = known.unknown.run(block, end);
-            let used = known.map.next_used((block / blocks) as u32).map_or(end, |used| u64::from(used) * blocks);
-            if unknown { block } else { next.min(used) }
-        });
-        next.min().unwrap_or(end)
-    }
-
-    /// Data, but for blocks whose zeroes did not reach the disk before a power cut.
-    fn data(&self, cluster: u64, first: u32, block: u64, end: u64) -> (Source, u64) {
-        let bytes = |end: u64| (end * BLOCK).min(self.size);
-        // Clusters have at most 1024 blocks.
-        let is_zero = |at: u64| self.state.zeroes.contains(&(cluster, (u64::from(first) + at - block) as u16));
-        let zero = is_zero(block);
-        let same = (block..end).take_while(|at| is_zero(*at) == zero).count() as u64;
-        let offset = self.state.superblock.layout.cluster_offset(cluster) + u64::from(first) * BLOCK;
-        (if zero { Source::Zeroes } else { Source::Disk(offset) }, bytes(block + same))
+        Some(part)
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! - `pages`, `load`: from the disk to a `State`, which keeps account of what is not known;
 //! - `rules`: what must be true of it as a whole;
+//! - `reader`, `verify`: reading lvols through their chains, and comparing snapshots with their hashes;
 //! - `repair`: making it true again;
 //! - `dump`, `export`: looking at it.
 
@@ -14,10 +15,12 @@ mod findings;
 mod load;
 mod pages;
 mod ranges;
+mod reader;
 mod repair;
 mod rules;
 mod state;
 mod superblocks;
+mod verify;
 
 use reactor::{Buffer, Disk};
 use uuid::Uuid;
@@ -38,7 +41,7 @@ pub struct CheckOptions {
     pub repair: bool,
     /// Repair also what costs these lvols something; the nil UUID stands for all that are lost without a name.
     pub accept_loss: Vec<Uuid>,
-    /// Read all data of all lvols too.
+    /// Read all data of all lvols too, and compare that of snapshots with their hashes.
     pub data: bool,
 }
 
@@ -60,6 +63,7 @@ pub async fn check(disk: &Disk, options: &CheckOptions) -> Result<Report, StoreE
     report.store = Some(summary(&state, &owners));
     if options.data {
         check_data(disk, &mut state).await?;
+        verify::check_hashes(disk, &mut state).await;
     }
     report.findings.append(&mut state.findings.clone());
     if options.repair {

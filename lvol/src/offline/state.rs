@@ -212,6 +212,12 @@ impl State {
         chain
     }
 
+    /// Why nobody knows what no map of a chain holds, if so.
+    pub(super) fn chain_end(&self, chain: &[Uuid]) -> Option<String> {
+        let next = chain.last().and_then(|last| self.lvols[last].record.parent);
+        next.map(|parent| format!("its ancestor {parent} is missing, or is its descendant too"))
+    }
+
     /// The lvols that read through this one.
     pub(super) fn readers(&self, uuid: Uuid) -> Vec<Uuid> {
         let others = self.lvols.keys().filter(|other| **other != uuid);

@@ -2,6 +2,7 @@
 
 mod background;
 mod crash;
+mod offline;
 mod scrub;
 
 use std::rc::Rc;
