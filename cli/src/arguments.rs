@@ -164,6 +164,10 @@ pub(crate) struct CheckStore {
     /// which bytes become zeroes. `unnamed` stands for lvols of which not even the UUID is left
     #[arg(long, value_name = "LVOL", requires = "repair", value_parser = lvol_id)]
     pub(crate) accept_loss: Vec<Uuid>,
+    /// What is given up counts as data from now on, also in a replica. Only where no other replica has it: without this a replica that
+    /// lost something is never opened again
+    #[arg(long, requires = "accept_loss")]
+    pub(crate) serve_zeroes: bool,
     /// Read all data of all lvols too, and compare that of snapshots with their hashes
     #[arg(long)]
     pub(crate) data: bool,

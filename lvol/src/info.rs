@@ -206,6 +206,19 @@ pub struct InternalInfo {
     pub state: LvolState,
 }
 
+/// The attribute of an lvol of which a repair gave something up, of its own or of what it reads through: how many bytes, as 8 bytes
+/// in little-endian order. They read as zeroes.
+pub const LOST: &str = "lost";
+
+impl LvolInfo {
+    /// Bytes that a repair gave up, of this lvol or of one that it read through then: they read as zeroes, and are not its data.
+    pub fn lost_bytes(&self) -> Option<u64> {
+        let value = self.attributes.get(LOST)?;
+        // Whatever it says, it is there.
+        Some(value.as_slice().try_into().map_or(u64::MAX, u64::from_le_bytes))
+    }
+}
+
 /// How far the deletion of a snapshot is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletion {

@@ -53,7 +53,7 @@ mod write;
 pub use crate::error::StoreError;
 pub use crate::hashes::{BadRegion, Hash, REGION, ScrubPosition, ScrubReport, ScrubStatus};
 pub use crate::info::{
-    CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, InternalInfo, LvolInfo, LvolKind, LvolState, Role,
+    CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, InternalInfo, LOST, LvolInfo, LvolKind, LvolState, Role,
     SnapshotSpec, StoreInfo, StoreLimits, Usage, WaitsFor,
 };
 pub use crate::lvol::Lvol;

@@ -14,8 +14,12 @@ use crate::size::Size;
 const RANGES: usize = 16;
 
 pub(crate) fn run(options: &CheckStore, output: Output) -> ExitCode {
-    let check_options =
-        CheckOptions { repair: options.repair, accept_loss: options.accept_loss.clone(), data: options.data };
+    let check_options = CheckOptions {
+        repair: options.repair,
+        accept_loss: options.accept_loss.clone(),
+        serve_zeroes: options.serve_zeroes,
+        data: options.data,
+    };
     with_disk(&options.disk, !options.repair, async move |disk| {
         let report = check(&disk, &check_options).await?;
         match output {
@@ -78,16 +82,27 @@ fn render_finding(finding: &Finding) -> String {
         Remedy::Nothing => {}
         Remedy::Repair(what) => text.push_str(&format!("  with --repair: {what}\n")),
         Remedy::AcceptLoss { lvols, what } => {
-            let accept: Vec<String> = lvols.iter().map(|lvol| format!("--accept-loss {}", name(*lvol))).collect();
-            text.push_str(&format!("  with --repair {}: {what}\n", accept.join(" ")));
+            text.push_str(&format!("  with --repair {}: {what}\n", accept(lvols)));
+        }
+        Remedy::ServeZeroes { lvols, what } => {
+            text.push_str(&format!("  with --repair --serve-zeroes {}: {what}\n", accept(lvols)));
         }
         Remedy::Impossible(what) => text.push_str(&format!("  cannot be repaired here: {what}\n")),
     }
     text
 }
 
+fn accept(lvols: &[Uuid]) -> String {
+    let accept: Vec<String> = lvols.iter().map(|lvol| format!("--accept-loss {}", name(*lvol))).collect();
+    accept.join(" ")
+}
+
 fn name(lvol: Uuid) -> String {
     if lvol.is_nil() { "unnamed".to_owned() } else { lvol.to_string() }
+}
+
+fn names(lvols: &[Uuid]) -> Vec<String> {
+    lvols.iter().map(|lvol| name(*lvol)).collect()
 }
 
 fn to_json(report: &Report) -> Value {
@@ -114,10 +129,8 @@ fn finding_to_json(finding: &Finding) -> Value {
     let remedy = match &finding.remedy {
         Remedy::Nothing => json!({"kind": "nothing"}),
         Remedy::Repair(what) => json!({"kind": "repair", "what": what}),
-        Remedy::AcceptLoss { lvols, what } => {
-            let lvols: Vec<String> = lvols.iter().map(|lvol| name(*lvol)).collect();
-            json!({"kind": "accept-loss", "lvols": lvols, "what": what})
-        }
+        Remedy::AcceptLoss { lvols, what } => json!({"kind": "accept-loss", "lvols": names(lvols), "what": what}),
+        Remedy::ServeZeroes { lvols, what } => json!({"kind": "serve-zeroes", "lvols": names(lvols), "what": what}),
         Remedy::Impossible(what) => json!({"kind": "impossible", "what": what}),
     };
     json!({

@@ -79,6 +79,13 @@ pub enum Remedy {
         /// What is done then.
         what: String,
     },
+    /// A repair does this only for lvols whose loss is accepted, and only if their zeroes are to be served.
+    ServeZeroes {
+        /// All of them must be accepted.
+        lvols: Vec<Uuid>,
+        /// What is done then.
+        what: String,
+    },
     /// Nothing here can repair it; what else to do.
     Impossible(String),
 }

@@ -41,6 +41,8 @@ pub struct CheckOptions {
     pub repair: bool,
     /// Repair also what costs these lvols something; the nil UUID stands for all that are lost without a name.
     pub accept_loss: Vec<Uuid>,
+    /// What they lost reads as zeroes for everybody, also in a replica: these lvols do not carry the mark that says so ([`crate::LOST`]).
+    pub serve_zeroes: bool,
     /// Read all data of all lvols too, and compare that of snapshots with their hashes.
     pub data: bool,
 }
@@ -67,7 +69,7 @@ pub async fn check(disk: &Disk, options: &CheckOptions) -> Result<Report, StoreE
     }
     report.findings.append(&mut state.findings.clone());
     if options.repair {
-        report.repaired = repair::repair(disk, state, &found.copies, &report.findings, &options.accept_loss).await?;
+        report.repaired = repair::repair(disk, state, &found.copies, &report.findings, options).await?;
         if !report.repaired.is_empty() {
             let again = CheckOptions { repair: false, ..options.clone() };
             let after = Box::pin(check(disk, &again)).await?;

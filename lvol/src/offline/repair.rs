@@ -14,15 +14,17 @@ use std::ops::Range;
 use reactor::Disk;
 use uuid::Uuid;
 
+use super::CheckOptions;
 use super::findings::{Finding, Remedy, Severity};
 use super::rules::{Owners, new_name};
 use super::state::State;
 use crate::catalog::Catalog;
 use crate::core::{Core, Opened, write_superblock_copy};
 use crate::error::StoreError;
-use crate::format::record::LvolRecord;
+use crate::format::record::{LvolRecord, MAX_ATTRIBUTES};
 use crate::format::superblock::{PLACES, Superblock};
 use crate::format::{BLOCK, Flaw};
+use crate::info::{LOST, Role};
 use crate::journal::{Journal, ReplayStart};
 use crate::map::Held;
 
@@ -43,11 +45,13 @@ pub(super) async fn repair(
     state: State,
     copies: &[Result<Superblock, Flaw>; 2],
     findings: &[Finding],
-    accepted: &[Uuid],
+    options: &CheckOptions,
 ) -> Result<Vec<String>, StoreError> {
+    let accepted = &options.accept_loss;
     let can = |finding: &Finding| match &finding.remedy {
         Remedy::Repair(_) => true,
         Remedy::AcceptLoss { lvols, .. } => lvols.iter().all(|lvol| accepted.contains(lvol)),
+        Remedy::ServeZeroes { lvols, .. } => options.serve_zeroes && lvols.iter().all(|lvol| accepted.contains(lvol)),
         _ => false,
     };
     let beyond_repair = |finding: &Finding| {
@@ -77,7 +81,7 @@ pub(super) async fn repair(
     }
     let mut plan = Plan { state, zeroes: Vec::new(), damaged: BTreeSet::new(), steps: Vec::new() };
     plan.state.superblock = superblock;
-    plan.decide(accepted);
+    plan.decide(accepted, options.serve_zeroes);
     let fresh = |map: &u32| plan.state.maps.get(map).is_some_and(|known| !known.damaged_before);
     if plan.damaged.iter().any(fresh) {
         return Ok(done);
@@ -89,21 +93,31 @@ pub(super) async fn repair(
 }
 
 impl Plan {
-    fn decide(&mut self, accepted: &[Uuid]) {
+    fn decide(&mut self, accepted: &[Uuid], serve_zeroes: bool) {
         self.remove_unowned();
         let disputed = self.disputed(accepted);
         let lvols: Vec<Uuid> = self.state.lvols.keys().copied().collect();
         for uuid in lvols {
+            if !self.state.lvols.contains_key(&uuid) {
+                // Hashes of what was given up.
+                continue;
+            }
             self.name(uuid);
             self.cut_beyond(uuid);
-            if accepted.contains(&uuid) {
-                self.cut_parent(uuid);
-                self.zero_unknown(uuid, &disputed);
+            if accepted.contains(&uuid) && self.can_mark(uuid) {
+                let cut = self.cut_parent(uuid);
+                let zeroed = self.zero_unknown(uuid, &disputed);
+                if cut || zeroed > 0 {
+                    self.note_loss(uuid, zeroed, !serve_zeroes);
+                }
             }
             let record = &self.state.lvols[&uuid].record;
             if !self.state.unknown_bytes(record).is_empty() {
                 self.damaged.insert(record.map);
             }
+        }
+        if serve_zeroes {
+            accepted.iter().for_each(|uuid| self.unmark(*uuid));
         }
         if self.state.lost_lvols > 0 && accepted.contains(&Uuid::nil()) {
             self.steps.push(format!("{} lvols without a name were given up", self.state.lost_lvols));
@@ -162,9 +176,9 @@ impl Plan {
     }
 
     /// An lvol whose parent cannot be has none.
-    fn cut_parent(&mut self, uuid: Uuid) {
+    fn cut_parent(&mut self, uuid: Uuid) -> bool {
         let chain = self.state.chain(uuid);
-        let Some(parent) = self.state.lvols[&uuid].record.parent else { return };
+        let Some(parent) = self.state.lvols[&uuid].record.parent else { return false };
         let above = self.state.lvols.get(&parent);
         let ends = |last: &Uuid| self.state.lvols[last].record.parent.is_none_or(|next| !chain.contains(&next));
         let fits = above.is_some_and(|above| {
@@ -172,21 +186,22 @@ impl Plan {
             above.snapshot && above.size <= own.size && above.block_size == own.block_size
         });
         if fits && chain.last().is_none_or(ends) {
-            return;
+            return false;
         }
         if let Some(known) = self.state.lvols.get_mut(&uuid) {
             known.record.parent = None;
             self.steps.push(format!("lvol {uuid} reads through {parent} no more"));
         }
+        true
     }
 
     /// What is unknown of an lvol becomes zeroes, but for what others claim too.
-    fn zero_unknown(&mut self, uuid: Uuid, disputed: &BTreeSet<(u32, u32)>) {
+    fn zero_unknown(&mut self, uuid: Uuid, disputed: &BTreeSet<(u32, u32)>) -> u64 {
         let (layout, blocks) = (self.state.superblock.layout, u64::from(self.state.shape.blocks()));
         let record = &self.state.lvols[&uuid].record;
         let (map, end) = (record.map, record.size.div_ceil(BLOCK));
         let contested = Owners::of(&self.state).contested;
-        let Some(known) = self.state.maps.get_mut(&map) else { return };
+        let Some(known) = self.state.maps.get_mut(&map) else { return 0 };
         let runs: Vec<Range<u64>> = known.unknown.below(end).collect();
         let mut zeroed = 0;
         for run in runs {
@@ -214,6 +229,53 @@ impl Plan {
         }
         if zeroed > 0 {
             self.steps.push(format!("{zeroed} bytes of lvol {uuid} that were unknown are zeroes"));
+        }
+        zeroed
+    }
+
+    /// An lvol and those that read through it.
+    fn with_readers(&self, uuid: Uuid) -> Vec<Uuid> {
+        [vec![uuid], self.state.readers(uuid)].concat()
+    }
+
+    /// Whether there is room for one more attribute.
+    fn can_mark(&self, uuid: Uuid) -> bool {
+        self.with_readers(uuid).iter().all(|lvol| {
+            let attributes = &self.state.lvols[lvol].record.attributes;
+            attributes.contains_key(LOST) || attributes.len() < MAX_ATTRIBUTES
+        })
+    }
+
+    /// Marks an lvol that lost something, and those that read through it: zeroes in the place of data must not pass for data, unless
+    /// a person says so. Hashes of what was there are hashes of nothing now.
+    fn note_loss(&mut self, uuid: Uuid, bytes: u64, mark: bool) {
+        for lvol in self.with_readers(uuid) {
+            self.drop_hashes(lvol);
+            if let Some(known) = self.state.lvols.get_mut(&lvol).filter(|_| mark) {
+                let before = known.record.attributes.get(LOST).and_then(|value| value.as_slice().try_into().ok());
+                let lost = before.map_or(0, u64::from_le_bytes).saturating_add(bytes);
+                known.record.attributes.insert(LOST.to_owned(), lost.to_le_bytes().to_vec());
+            }
+        }
+    }
+
+    /// The zeroes in the place of what an lvol lost are its content from now on.
+    fn unmark(&mut self, uuid: Uuid) {
+        let Some(known) = self.state.lvols.get_mut(&uuid) else { return };
+        if known.record.attributes.remove(LOST).is_some() {
+            self.steps.push(format!("what lvol {uuid} lost is served as zeroes"));
+        }
+    }
+
+    fn drop_hashes(&mut self, owner: Uuid) {
+        let is_table = |record: &LvolRecord| {
+            record.internal.is_some_and(|internal| internal.owner == owner && internal.role == Role::Hashes)
+        };
+        let tables = self.state.lvols.values().filter(|known| is_table(&known.record));
+        let tables: Vec<(Uuid, u32)> = tables.map(|known| (known.record.uuid, known.record.map)).collect();
+        for (table, map) in tables {
+            self.state.lvols.remove(&table);
+            self.state.maps.remove(&map);
         }
     }
 

@@ -10,6 +10,7 @@ use super::state::State;
 use crate::catalog::MAX_CHAIN;
 use crate::format::BLOCK;
 use crate::format::record::{LvolRecord, Stage};
+use crate::info::LOST;
 use crate::map::Held;
 
 /// How many lvols a text names before it only counts.
@@ -69,6 +70,7 @@ pub(super) fn check(state: &mut State) -> Owners {
     check_internal(state);
     check_maps(state);
     check_records(state);
+    check_lost(state);
     check_bitmap(state, &owners);
     owners
 }
@@ -254,6 +256,19 @@ fn check_records(state: &mut State) {
         let text = "its record is lost, and with it its name and attributes; what it holds is not";
         let what = format!("it is called {} from then on, and has no attributes", new_name(&known.record));
         let finding = Finding::new(Severity::Error, Structure::Record, text, Remedy::Repair(what));
+        found.push(finding.at(known.offset).of(*uuid));
+    }
+    state.findings.append(&mut found);
+}
+
+/// Lvols of which an earlier repair gave something up.
+fn check_lost(state: &mut State) {
+    let mut found = Vec::new();
+    for (uuid, known) in state.lvols.iter().filter(|(_, known)| known.record.attributes.contains_key(LOST)) {
+        let text = "a repair gave up some of what it reads, which reads as zeroes: no replica with it is opened";
+        let what = "the zeroes count as its data; only where no other replica has the data".to_owned();
+        let remedy = Remedy::ServeZeroes { lvols: vec![*uuid], what };
+        let finding = Finding::new(Severity::Note, Structure::Record, text, remedy);
         found.push(finding.at(known.offset).of(*uuid));
     }
     state.findings.append(&mut found);

@@ -246,9 +246,13 @@ impl Inner {
         attribute: &Attribute,
         spec: &ReplicaSpec,
     ) -> Result<LvolInfo, ReplicaError> {
-        let chain = view::chain(&self.store.lvols(), origin.replica);
+        let lvols = self.store.lvols();
+        let chain = view::chain(&lvols, origin.replica);
         let base = view::in_chain(&chain, origin.snapshot).filter(|lvol| lvol.kind == lvol::LvolKind::Snapshot);
         let base = base.ok_or(ReplicaError::NoOrigin(origin))?.uuid;
+        if let Some(reason) = view::lost(&lvols, base) {
+            return Err(StoreError::LvolDamaged { uuid: base, reason }.into());
+        }
         Ok(self.store.clone_snapshot(base, &head_lvol(attribute, spec)).await?)
     }
 
@@ -301,6 +305,9 @@ impl Inner {
         };
         if attribute.volume != open.volume {
             return Err(OpenError::Mismatch(format!("it is a replica of volume {}", attribute.volume)));
+        }
+        if let Some(reason) = view::lost(&lvols, head.uuid) {
+            return Err(failed(StoreError::LvolDamaged { uuid: head.uuid, reason }));
         }
         let same_engine = attribute.instance == open.instance;
         let stale = open.epoch < attribute.epoch || (open.epoch == attribute.epoch && !same_engine);

@@ -110,6 +110,7 @@ pub(super) fn replica(lvols: &[LvolInfo], store: Uuid, replica: Uuid) -> Option<
         LvolState::Ready => None,
         LvolState::Damaged { reason } => Some(reason.clone()),
     });
+    let damage = damage.or_else(|| lost(lvols, lvol.uuid));
     let spec = ReplicaSpec {
         replica,
         volume: attribute.volume,
@@ -121,6 +122,20 @@ pub(super) fn replica(lvols: &[LvolInfo], store: Uuid, replica: Uuid) -> Option<
     let info =
         ReplicaInfo { spec, epoch: attribute.epoch, store, state: attribute.state, damage, snapshots, used_bytes };
     Some((info, attribute))
+}
+
+/// Why a head that reads through one of which a repair gave something up must not be served: zeroes would pass for data.
+pub(super) fn lost(lvols: &[LvolInfo], head: Uuid) -> Option<String> {
+    let mut next = Some(head);
+    // The store has no circles; a chain longer than the store would be one.
+    for _ in 0..=lvols.len() {
+        let lvol = lvols.iter().find(|lvol| Some(lvol.uuid) == next)?;
+        if let Some(bytes) = lvol.lost_bytes() {
+            return Some(format!("a repair of its store gave up {bytes} bytes of it: replace it by another replica"));
+        }
+        next = lvol.parent;
+    }
+    None
 }
 
 /// All replicas, in the order of their uuids.

@@ -5,4 +5,5 @@ mod damage;
 mod node;
 mod notes;
 mod remote;
+mod repaired;
 mod server;

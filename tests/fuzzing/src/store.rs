@@ -209,7 +209,7 @@ async fn repair(disk: &Disk) {
         _ => Vec::new(),
     };
     let accept_loss = report.findings.iter().flat_map(accept).collect();
-    let _ = check(disk, &CheckOptions { repair: true, accept_loss, data: false }).await;
+    let _ = check(disk, &CheckOptions { repair: true, accept_loss, ..CheckOptions::default() }).await;
 }
 
 /// Opens the store, reads and writes what there is, closes it, and opens it once more.

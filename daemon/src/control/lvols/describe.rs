@@ -46,7 +46,10 @@ fn state(facts: &LvolFacts) -> (LvolState, String) {
         lvol::LvolState::Ready if info.incomplete => {
             (LvolState::Incomplete, "an import of it is under way or did not end".to_owned())
         }
-        lvol::LvolState::Ready => (LvolState::Ready, String::new()),
+        lvol::LvolState::Ready => {
+            let told = |bytes| format!("a repair gave up {bytes} bytes of what it reads: they are zeroes now");
+            (LvolState::Ready, info.lost_bytes().map_or_else(String::new, told))
+        }
     }
 }
 

@@ -174,7 +174,8 @@ fn check_repairs(image: &DiskImage, contents: &Contents, served: &Contents, repo
     if report.findings.iter().any(hopeless) {
         return;
     }
-    let (accepted, after) = run_check(image, &CheckOptions { repair: true, accept_loss, data: true });
+    let (accepted, after) =
+        run_check(image, &CheckOptions { repair: true, accept_loss, data: true, ..CheckOptions::default() });
     let accepted = accepted.unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(verdict(&accepted), Found::Whole, "{what}, loss accepted: {accepted:#?}");
     let (found, now) = try_open(&after);
