@@ -102,8 +102,7 @@ impl LvolService for Services {
     }
 
     async fn list(&self, request: Request<v1::ListLvolsRequest>) -> Answer<v1::ListLvolsResponse> {
-        let lvols = self.control.lvols.list(&request.into_inner().store).await;
-        answer(lvols.map(|lvols| v1::ListLvolsResponse { lvols }))
+        answer(self.control.lvols.list(&request.into_inner().store).await)
     }
 
     async fn get(&self, request: Request<v1::GetLvolRequest>) -> Answer<v1::Lvol> {
@@ -161,8 +160,7 @@ impl ReplicaService for Services {
     }
 
     async fn list(&self, request: Request<v1::ListReplicasRequest>) -> Answer<v1::ListReplicasResponse> {
-        let replicas = self.control.replicas.list(request.into_inner()).await;
-        answer(replicas.map(|replicas| v1::ListReplicasResponse { replicas }))
+        answer(self.control.replicas.list(request.into_inner()).await)
     }
 
     async fn delete(&self, request: Request<v1::DeleteReplicaRequest>) -> Answer<v1::DeleteReplicaResponse> {

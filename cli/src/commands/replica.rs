@@ -1,7 +1,8 @@
 //! `ashlar replica`.
 
-use proto::v1::{ListReplicasRequest, Replica};
+use proto::v1::{ListReplicasRequest, ListReplicasResponse, Replica};
 
+use super::store::warn_of_unopened;
 use crate::arguments::{Output, ReplicaCommand};
 use crate::client::{Client, answer};
 use crate::output::{Table, print_json};
@@ -10,7 +11,8 @@ use crate::size::Size;
 pub(super) async fn run(client: &Client, command: &ReplicaCommand, output: Output) -> anyhow::Result<()> {
     let ReplicaCommand::List { volume } = command;
     let request = ListReplicasRequest { volume_uuid: volume.clone().unwrap_or_default() };
-    let replicas = answer(client.replicas().list(request).await)?.replicas;
+    let ListReplicasResponse { replicas, unopened } = answer(client.replicas().list(request).await)?;
+    warn_of_unopened(&unopened, "replicas");
     if output == Output::Json {
         return print_json(&replicas);
     }

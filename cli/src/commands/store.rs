@@ -2,7 +2,7 @@
 
 use proto::v1::{
     CreateStoreRequest, DeleteStoreRequest, GetStoreRequest, GrowStoreRequest, ListStoresRequest, ListStoresResponse,
-    SetStoreLimitsRequest, Store, StoreState,
+    SetStoreLimitsRequest, Store, StoreState, UnopenedStore,
 };
 
 use super::scrub;
@@ -49,6 +49,13 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
             println!("store {store} is closed and forgotten; its content stays where it is");
             Ok(())
         }
+    }
+}
+
+/// Says which stores a list leaves out, beside the list: whoever reads that must not take it for all there is.
+pub(super) fn warn_of_unopened(unopened: &[UnopenedStore], what: &str) {
+    for store in unopened {
+        eprintln!("ashlar: {what} of store {} are not listed: {}", store.name, store.reason);
     }
 }
 

@@ -121,7 +121,7 @@ impl Control {
 
     /// Who this node is.
     pub(crate) async fn node_info(&self) -> Result<v1::NodeInfo, ControlError> {
-        let replicas = self.replicas.list(v1::ListReplicasRequest::default()).await?;
+        let replicas = self.replicas.count().await?;
         let started_at = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let texts = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
         Ok(v1::NodeInfo {
@@ -137,7 +137,7 @@ impl Control {
             discovery_addresses: texts(&self.config.discovery),
             peers: self.peers.describe(),
             stores: count(self.stores.count()),
-            replicas: count(replicas.len()),
+            replicas: count(replicas),
             volumes: count(self.volumes.count()),
             pending_deletions: self.deletions.describe(),
         })

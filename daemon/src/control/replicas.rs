@@ -37,9 +37,7 @@ impl Replicas {
         };
         let origin = origin(&request)?;
         let _lock = self.locks.lock(spec.uuid).await;
-        // It may be in one of them.
-        self.stores.none_opening().await?;
-        if let Some(facts) = self.find(spec.uuid).await? {
+        if let Some(facts) = self.find_everywhere(spec.uuid).await? {
             compare(&facts, &spec)?;
             return Ok(self.describe(&facts));
         }
@@ -81,13 +79,23 @@ impl Replicas {
         })
     }
 
-    /// All replicas, or those of one volume, in order of name and UUID.
-    pub(crate) async fn list(&self, request: v1::ListReplicasRequest) -> Result<Vec<v1::Replica>, ControlError> {
+    /// All replicas, or those of one volume, in order of name and UUID; and the stores that could not be looked into (L2).
+    pub(crate) async fn list(
+        &self,
+        request: v1::ListReplicasRequest,
+    ) -> Result<v1::ListReplicasResponse, ControlError> {
         let volume = request::optional_uuid("volume_uuid", &request.volume_uuid)?;
+        let unopened = self.stores.unopened().await;
         let mut found = self.facts().await?;
         found.retain(|facts| volume.is_none_or(|volume| facts.spec.volume == volume));
         found.sort_by(|one, other| (&one.spec.name, one.spec.uuid).cmp(&(&other.spec.name, other.spec.uuid)));
-        Ok(found.iter().map(|facts| self.describe(facts)).collect())
+        let replicas = found.iter().map(|facts| self.describe(facts)).collect();
+        Ok(v1::ListReplicasResponse { replicas, unopened })
+    }
+
+    /// How many there are in open stores.
+    pub(crate) async fn count(&self) -> Result<usize, ControlError> {
+        Ok(self.facts().await?.len())
     }
 
     /// Deletes a replica. An absent one is a success, but only when every store has been looked into (I42).
@@ -95,8 +103,12 @@ impl Replicas {
         let uuid = request::uuid("uuid", &request.uuid)?;
         let expected = request::optional_uuid("expected_volume_uuid", &request.expected_volume_uuid)?;
         let _lock = self.locks.lock(uuid).await;
-        let all_open = self.stores.all_open().await;
-        let Some(facts) = self.find(uuid).await? else {
+        let (mut all_open, mut found) = (Ok(()), self.find(uuid).await?);
+        if found.is_none() {
+            all_open = self.stores.all_open().await;
+            found = self.find(uuid).await?;
+        }
+        let Some(facts) = found else {
             // A replica without a head is not listed: a delete that a kill cut short may have left its snapshots.
             for store in self.stores.open_stores() {
                 self.data.delete_replica(store.home, store.uuid, uuid).await?;
@@ -115,6 +127,17 @@ impl Replicas {
     /// A replica in an open store.
     pub(crate) async fn find(&self, uuid: Uuid) -> Result<Option<ReplicaFacts>, ControlError> {
         Ok(self.facts().await?.into_iter().find(|facts| facts.spec.uuid == uuid))
+    }
+
+    /// The same, and an error if it may be in a store that nobody has read yet.
+    async fn find_everywhere(&self, uuid: Uuid) -> Result<Option<ReplicaFacts>, ControlError> {
+        match self.find(uuid).await? {
+            None => {
+                self.stores.none_opening().await?;
+                self.find(uuid).await
+            }
+            found => Ok(found),
+        }
     }
 
     async fn facts(&self) -> Result<Vec<ReplicaFacts>, ControlError> {

@@ -139,7 +139,7 @@ impl Scrubs {
 
     /// Begins a scrub, if none is under way. It is on record when this returns.
     pub(crate) async fn begin(&self, request: v1::StartScrubRequest) -> Result<v1::Store, ControlError> {
-        let open = self.stores.open_store(&request.store)?;
+        let open = self.stores.open_store_soon(&request.store).await?;
         let rate = match request.bytes_per_second {
             0 => self.records.schedule.rate,
             rate => rate,
@@ -150,7 +150,7 @@ impl Scrubs {
 
     /// Ends the scrub under way soon, if there is one.
     pub(crate) async fn stop(&self, request: v1::StopScrubRequest) -> Result<v1::Store, ControlError> {
-        let open = self.stores.open_store(&request.store)?;
+        let open = self.stores.open_store_soon(&request.store).await?;
         self.data.stop_scrub(open.home, open.uuid).await?;
         self.stores.describe(open.uuid).await
     }

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::v1::{self, StoreState};
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ use crate::state::{Records, StateError};
 /// What a path starts with that is memory.
 const MEMORY: &str = "memory:";
 const DEFAULT_CLUSTER_SIZE: u32 = 64 << 10;
-/// How long a call waits for stores that are being opened: after a start that takes a moment.
+/// How long calls wait for a store that is being opened: after a start that takes a moment. For one that takes longer nobody waits.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A store as the state directory knows it. Memory stores have no record: their content does not outlive the process.
@@ -63,6 +63,8 @@ struct Entry {
     /// The reactor that owns it.
     home: usize,
     state: State,
+    /// When it got into that state.
+    since: Instant,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -109,7 +111,7 @@ impl Stores {
         let home = self.next_home();
         let unfinished = "its creation was cut off; send the same command again to finish it, or delete the store";
         let state = if record.formatted { State::Opening } else { State::Failed(unfinished.to_owned()) };
-        self.entries().insert(spec.uuid, Entry { spec: spec.clone(), home, state });
+        self.entries().insert(spec.uuid, Entry::new(spec.clone(), home, state));
         if record.formatted {
             let stores = Arc::clone(self);
             tokio::spawn(async move {
@@ -203,7 +205,7 @@ impl Stores {
             record.formatted = true;
             self.records.store(spec.uuid, record).await?;
         }
-        self.entries().insert(spec.uuid, Entry { spec: spec.clone(), home, state: State::Opening });
+        self.entries().insert(spec.uuid, Entry::new(spec.clone(), home, State::Opening));
         self.open(&spec, home).await?;
         Ok(spec.uuid)
     }
@@ -329,13 +331,38 @@ impl Stores {
         }
     }
 
-    /// Waits for stores that are being opened, for [`OPEN_LIMIT`] at most; an error if there is still one.
+    /// An open store by name or UUID; waits for it if it is being opened.
+    pub(crate) async fn open_store_soon(&self, store: &str) -> Result<OpenStore, ControlError> {
+        let uuid = self.find(store)?.spec.uuid;
+        self.wait_while_opening(|entry| entry.spec.uuid == uuid).await;
+        self.open_store(store)
+    }
+
+    /// Waits for stores that are being opened; an error if there is still one.
     pub(crate) async fn none_opening(&self) -> Result<(), ControlError> {
-        let opening = || self.first_in(|state| *state == State::Opening);
+        self.wait_while_opening(|_| true).await;
+        let opening = self.first_in(|state| *state == State::Opening);
+        opening.map_or(Ok(()), |entry| Err(still_opening(&entry.spec.name)))
+    }
+
+    /// Waits for stores that are being opened, each until [`OPEN_LIMIT`] after that began.
+    async fn wait_while_opening(&self, which: impl Fn(&Entry) -> bool) {
+        let left = || {
+            let entries = self.entries();
+            let opening = entries.values().filter(|entry| entry.state == State::Opening && which(entry));
+            opening.map(|entry| OPEN_LIMIT.saturating_sub(entry.since.elapsed())).max().unwrap_or_default()
+        };
         let mut changed = self.changed.subscribe();
-        // Whatever ends the wait, the states are looked at.
-        let _ = tokio::time::timeout(OPEN_LIMIT, changed.wait_for(|()| opening().is_none())).await;
-        opening().map_or(Ok(()), |entry| Err(still_opening(&entry.spec.name)))
+        while !left().is_zero() {
+            // Whatever ends the wait, the states are looked at.
+            let _ = tokio::time::timeout(left(), changed.changed()).await;
+        }
+    }
+
+    /// The stores that are not open, after a moment for those that are being opened: what they hold is in no list.
+    pub(crate) async fn unopened(&self) -> Vec<v1::UnopenedStore> {
+        self.wait_while_opening(|_| true).await;
+        self.entries().values().filter(|entry| entry.state != State::Ready).map(Entry::unopened).collect()
     }
 
     /// The same, and an error also if one has failed, and so may hold things that nobody sees now.
@@ -410,7 +437,7 @@ impl Stores {
 
     fn set_state(&self, uuid: Uuid, state: State) {
         if let Some(entry) = self.entries().get_mut(&uuid) {
-            entry.state = state;
+            (entry.state, entry.since) = (state, Instant::now());
         }
         self.changed.send_replace(());
     }
@@ -454,6 +481,23 @@ fn path_text(backing: &Backing) -> String {
 }
 
 impl Entry {
+    fn new(spec: StoreSpec, home: usize, state: State) -> Self {
+        Self { spec, home, state, since: Instant::now() }
+    }
+
+    fn unopened(&self) -> v1::UnopenedStore {
+        let (state, reason) = match &self.state {
+            State::Failed(reason) => (StoreState::Failed, reason.clone()),
+            State::Opening | State::Ready => (StoreState::Opening, "it is still being read".to_owned()),
+        };
+        v1::UnopenedStore {
+            uuid: self.spec.uuid.to_string(),
+            name: self.spec.name.clone(),
+            state: state.into(),
+            reason,
+        }
+    }
+
     fn is_volatile(&self) -> bool {
         matches!(self.spec.backing, Backing::Memory { .. })
     }

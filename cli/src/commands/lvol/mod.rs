@@ -10,12 +10,14 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use proto::v1::{
     CancelDeleteLvolRequest, CloneLvolRequest, CreateLvolRequest, DeleteLvolRequest, DeleteLvolResponse,
-    GetLvolRequest, GrowLvolRequest, ListLvolsRequest, Lvol, RenameLvolRequest, RevertLvolRequest, SnapshotLvolRequest,
+    GetLvolRequest, GrowLvolRequest, ListLvolsRequest, ListLvolsResponse, Lvol, RenameLvolRequest, RevertLvolRequest,
+    SnapshotLvolRequest,
 };
 use tonic::Code;
 
 use self::progress::Progress;
 use self::render::{kind, render, render_list};
+use super::store::warn_of_unopened;
 use crate::arguments::{CreateLvol, LvolCommand, Output};
 use crate::client::{Client, answer};
 use crate::output::print_json;
@@ -88,7 +90,8 @@ async fn create(client: &Client, options: &CreateLvol, output: Output) -> anyhow
 
 async fn list(client: &Client, store: Option<&str>, output: Output) -> anyhow::Result<()> {
     let request = ListLvolsRequest { store: store.unwrap_or_default().to_owned() };
-    let lvols = answer(client.lvols().list(request).await)?.lvols;
+    let ListLvolsResponse { lvols, unopened } = answer(client.lvols().list(request).await)?;
+    warn_of_unopened(&unopened, "lvols");
     print_or_json(&lvols, output, |lvols| render_list(lvols))
 }
 

@@ -102,13 +102,18 @@ impl Lvols {
 
     /// The lvol that has this UUID, wherever it is, or this name in that store. Not one of a replica.
     async fn existing(&self, store: Uuid, name: &str, uuid: Option<Uuid>) -> Result<Option<LvolFacts>, ControlError> {
-        self.stores.none_opening().await?;
-        let all = self.facts().await?;
+        let mut all = self.facts().await?;
         if let Some(uuid) = uuid {
+            let with_uuid = |all: &[LvolFacts]| all.iter().find(|facts| facts.info.uuid == uuid).cloned();
+            if with_uuid(&all).is_none() {
+                // A store that nobody has read yet may have it.
+                self.stores.none_opening().await?;
+                all = self.facts().await?;
+            }
             self.check_not_internal(uuid).await?;
-            if let Some(facts) = all.iter().find(|facts| facts.info.uuid == uuid) {
-                check_free(facts)?;
-                return Ok(Some(facts.clone()));
+            if let Some(facts) = with_uuid(&all) {
+                check_free(&facts)?;
+                return Ok(Some(facts));
             }
         }
         let named = |facts: &LvolFacts| facts.store == store && facts.info.name == name && facts.owner.is_none();
@@ -123,9 +128,9 @@ impl Lvols {
             .optional("uuid", facts.info.uuid, uuid)
     }
 
-    /// All lvols, or those of one store, in order of store and name. Not of some stores as long as others are being read (L2).
-    pub(crate) async fn list(&self, store: &str) -> Result<Vec<v1::Lvol>, ControlError> {
-        self.stores.none_opening().await?;
+    /// All lvols, or those of one store, in order of store and name; and the stores that could not be looked into (L2).
+    pub(crate) async fn list(&self, store: &str) -> Result<v1::ListLvolsResponse, ControlError> {
+        let unopened = if store.is_empty() { self.stores.unopened().await } else { Vec::new() };
         let only = match store {
             "" => None,
             store => Some(self.store(store).await?.uuid),
@@ -134,7 +139,7 @@ impl Lvols {
         found.retain(|facts| only.is_none_or(|store| facts.store == store));
         let mut lvols: Vec<_> = found.iter().map(|facts| describe(facts, self.stores.name(facts.store))).collect();
         lvols.sort_by(|one, other| (&one.store, &one.name, &one.uuid).cmp(&(&other.store, &other.name, &other.uuid)));
-        Ok(lvols)
+        Ok(v1::ListLvolsResponse { lvols, unopened })
     }
 
     /// One lvol in full.
@@ -149,8 +154,9 @@ impl Lvols {
     /// looked into (I42).
     pub(crate) async fn delete(&self, request: v1::DeleteLvolRequest) -> Result<Option<v1::Lvol>, ControlError> {
         let expected = request::optional_uuid("expected_uuid", &request.expected_uuid)?;
-        let all_open = self.stores.all_open().await;
-        let Some(Found { home, facts }) = self.search(&request.lvol).await? else { return all_open.map(|()| None) };
+        let Some(Found { home, facts }) = self.search(&request.lvol).await? else {
+            return self.stores.all_open().await.map(|()| None);
+        };
         let uuid = facts.info.uuid;
         if expected.is_some_and(|expected| expected != uuid) {
             return Err(ControlError::other_uuid("lvol", &request.lvol, uuid));
@@ -244,8 +250,7 @@ impl Lvols {
     }
 
     async fn store(&self, store: &str) -> Result<OpenStore, ControlError> {
-        self.stores.none_opening().await?;
-        self.stores.open_store(store)
+        self.stores.open_store_soon(store).await
     }
 
     /// An lvol that can be changed here.
@@ -264,13 +269,16 @@ impl Lvols {
         if lvol.is_empty() {
             return Err(ControlError::invalid("lvol", "a UUID or a name is needed"));
         }
-        self.stores.none_opening().await?;
         let uuid = Uuid::try_parse(lvol).ok();
-        let mut found = self.facts().await?;
-        found.retain(|facts| match uuid {
-            Some(uuid) => facts.info.uuid == uuid,
-            None => facts.info.name == lvol,
-        });
+        let mut found = match uuid {
+            // A UUID is that of one lvol: for stores that are not read yet there is no need to wait.
+            Some(uuid) => self.matching(|facts| facts.info.uuid == uuid).await?,
+            None => Vec::new(),
+        };
+        if found.is_empty() {
+            self.stores.none_opening().await?;
+            found = self.matching(|facts| uuid.map_or(facts.info.name == lvol, |uuid| facts.info.uuid == uuid)).await?;
+        }
         if found.len() > 1 {
             return Err(ambiguous(lvol, &found));
         }
@@ -281,6 +289,12 @@ impl Lvols {
             return Ok(None);
         };
         Ok(self.stores.home(facts.store).map(|home| Found { home, facts }))
+    }
+
+    async fn matching(&self, wanted: impl Fn(&LvolFacts) -> bool) -> Result<Vec<LvolFacts>, ControlError> {
+        let mut found = self.facts().await?;
+        found.retain(wanted);
+        Ok(found)
     }
 
     async fn facts(&self) -> Result<Vec<LvolFacts>, ControlError> {
