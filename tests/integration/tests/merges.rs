@@ -77,6 +77,7 @@ async fn a_merge_goes_on_after_kills_in_the_middle_of_it() -> anyhow::Result<()>
     assert_eq!((&left["store"]["lvols"], &left["findings"]), (&2.into(), &Value::Array(Vec::new())));
     let (size, free) = (left["store"]["size_bytes"].as_u64(), left["store"]["free_bytes"].as_u64());
     let used = size.zip(free).map(|(size, free)| size - free).context("numbers")?;
-    assert_eq!(used, 2 * SIZE);
+    // The hashes of the snapshot take a cluster once they are computed.
+    assert!((2 * SIZE..=2 * SIZE + (64 << 10)).contains(&used), "{used}");
     Ok(())
 }
