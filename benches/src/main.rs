@@ -6,6 +6,8 @@ mod contestant;
 mod device;
 mod echo;
 mod limit;
+mod replication;
+mod report;
 mod store;
 mod thread;
 
@@ -27,6 +29,8 @@ enum Bench {
     Limit(limit::LimitArguments),
     /// The logical-volume store beside what it is to be compared with: overwrites, snapshots, chains, 1 TiB mapped
     Store(store::StoreArguments),
+    /// Volumes of real daemons on loopback: crashes, outages, rebuilds, stalls, and what replicas cost
+    Replication(replication::ReplicationArguments),
     /// Opens a store and tells what that took, for `store`
     #[command(hide = true)]
     StoreOpen(store::OpenArguments),
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().bench {
         Bench::Limit(arguments) => limit::run(&arguments),
         Bench::Store(arguments) => store::run(&arguments),
+        Bench::Replication(arguments) => replication::run(&arguments),
         Bench::StoreOpen(arguments) => store::open_in_this_process(&arguments),
     };
     match result {

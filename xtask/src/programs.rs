@@ -59,9 +59,10 @@ pub(crate) fn provide_fio() {
     }
 }
 
-/// Builds the benchmarks in release and becomes them.
+/// Builds the benchmarks in release, and the daemon for those that measure it, and becomes them.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
-    build_release(workspace, &["benches"])?;
+    let of_daemons = arguments.first().is_some_and(|bench| bench == "replication");
+    build_release(workspace, if of_daemons { &["benches", "daemon"] } else { &["benches"] })?;
     become_program(Command::new(workspace.target.join("release/benches")).args(arguments))
 }
 

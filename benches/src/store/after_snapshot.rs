@@ -5,8 +5,8 @@ use reactor::simulated::Random;
 
 use super::Plan;
 use super::load::{self, BLOCK, Load};
-use super::report::{Row, Target, median};
 use super::rig::{self, Counter, GIB, MIB, OVERHEAD};
+use crate::report::{Row, Target, median};
 
 const DEPTH: usize = 32;
 

@@ -9,8 +9,8 @@ use reactor::simulated::Random;
 
 use super::Plan;
 use super::load::{self, Load};
-use super::report::{Row, Target, median};
 use super::rig::{self, CLUSTER, GIB, MIB};
+use crate::report::{Row, Target, median};
 
 const DEPTH: usize = 32;
 

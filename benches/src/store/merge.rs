@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::Plan;
 use super::load;
-use super::report::{Row, Target};
 use super::rig::{self, Counter, GIB, MIB, OVERHEAD};
+use crate::report::{Row, Target};
 
 const HEAD: u64 = 1;
 

@@ -6,7 +6,6 @@ mod fio;
 mod load;
 mod merge;
 mod overwrite;
-mod report;
 mod rig;
 mod tebibyte;
 
@@ -17,8 +16,8 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use reactor::Reactor;
 
-use self::report::Report;
 pub(crate) use self::tebibyte::{OpenArguments, open_in_this_process};
+use crate::report::Report;
 
 /// Flags of `store`.
 #[derive(Args, Debug)]
@@ -82,7 +81,7 @@ pub(crate) fn run(arguments: &StoreArguments) -> anyhow::Result<()> {
         [] => Case::value_variants(),
         only => only,
     };
-    let mut report = Report::new(&plan);
+    let mut report = Report::new(plan.time, plan.repeat, plan.scale);
     for case in cases {
         // Of its own: what one case wrote is gone when the next begins.
         let folder = tempfile::Builder::new().prefix("ashlar-bench-").tempdir_in(&arguments.folder);

@@ -3,9 +3,9 @@
 use block_device::{BlockDevice, FileDevice};
 
 use super::load::{self, BLOCK, Load};
-use super::report::{Row, Target, median};
 use super::rig::{self, GIB, MIB, OVERHEAD};
 use super::{Plan, fio};
+use crate::report::{Row, Target, median};
 
 const DEPTH: usize = 32;
 

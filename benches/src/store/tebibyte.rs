@@ -19,9 +19,9 @@ use reactor::{Buffer, Disk, Slice};
 use serde::{Deserialize, Serialize};
 
 use super::load::{self, BLOCK, Load};
-use super::report::{Row, Target, median};
 use super::rig::{self, CLUSTER, Counter, GIB, MIB};
 use super::{Plan, on_a_reactor};
+use crate::report::{Row, Target, median};
 
 const TIB: u64 = 1 << 40;
 

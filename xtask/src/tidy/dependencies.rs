@@ -39,7 +39,10 @@ const HOUSE: &[Room] = &[
     room("daemon", &["nvmf-target", "engine", "replica", "lvol", "block-device", "reactor", "proto"]),
     // `store check` and `store dump` must work when the daemon does not: docs/decisions/0004-offline-tools-read-the-disk.md.
     room("cli", &["proto", "nvmf-initiator", "lvol", "reactor"]),
-    room("benches", &["nvmf-initiator", "nvmf-target", "engine", "replica", "lvol", "block-device", "reactor"]),
+    room(
+        "benches",
+        &["cli", "proto", "nvmf-initiator", "nvmf-target", "engine", "replica", "lvol", "block-device", "reactor"],
+    ),
     room("simulator", &["engine", "replica", "lvol", "block-device", "reactor"]),
     room(
         "fuzzing",

@@ -1,20 +1,21 @@
 //! Rows with a target each: as text while they come, as JSON at the end.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
 
-use super::Plan;
-
 /// What a row is to reach.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// Ours over the baseline.
     RatioAtLeast(f64),
     /// Ours.
     AtMost(f64),
+    /// Ours over the baseline.
+    RatioAtMost(f64),
     /// Ours less the baseline.
     MoreByAtMost(f64),
     /// It is there to explain others.
@@ -23,28 +24,28 @@ pub(super) enum Target {
 
 /// One line of the report.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Row {
-    pub(super) case: String,
-    pub(super) unit: &'static str,
-    pub(super) ours: Option<f64>,
-    pub(super) baseline: Option<f64>,
-    pub(super) ratio: Option<f64>,
-    pub(super) target: Target,
+pub(crate) struct Row {
+    pub(crate) case: String,
+    pub(crate) unit: &'static str,
+    pub(crate) ours: Option<f64>,
+    pub(crate) baseline: Option<f64>,
+    pub(crate) ratio: Option<f64>,
+    pub(crate) target: Target,
     /// None: not measured, or there is no target.
-    pub(super) met: Option<bool>,
+    pub(crate) met: Option<bool>,
     /// What the baseline is, or why something was left out.
-    pub(super) note: String,
+    pub(crate) note: String,
 }
 
 impl Row {
     /// Something compared with something else.
-    pub(super) fn compared(case: impl Into<String>, unit: &'static str, ours: f64, baseline: f64) -> Self {
+    pub(crate) fn compared(case: impl Into<String>, unit: &'static str, ours: f64, baseline: f64) -> Self {
         let ratio = Some(ours / baseline);
         Self { baseline: Some(baseline), ratio, ..Self::alone(case, unit, ours) }
     }
 
     /// Something measured by itself.
-    pub(super) fn alone(case: impl Into<String>, unit: &'static str, ours: f64) -> Self {
+    pub(crate) fn alone(case: impl Into<String>, unit: &'static str, ours: f64) -> Self {
         Self {
             case: case.into(),
             unit,
@@ -58,22 +59,23 @@ impl Row {
     }
 
     /// Something that could not be compared.
-    pub(super) fn left_out(case: impl Into<String>, unit: &'static str, ours: f64, reason: impl Into<String>) -> Self {
+    pub(crate) fn left_out(case: impl Into<String>, unit: &'static str, ours: f64, reason: impl Into<String>) -> Self {
         Self { note: reason.into(), ..Self::alone(case, unit, ours) }
     }
 
-    pub(super) fn target(mut self, target: Target) -> Self {
+    pub(crate) fn target(mut self, target: Target) -> Self {
         self.target = target;
         self.met = match target {
             Target::RatioAtLeast(least) => self.ratio.map(|ratio| ratio >= least),
             Target::AtMost(most) => self.ours.map(|ours| ours <= most),
+            Target::RatioAtMost(most) => self.ratio.map(|ratio| ratio <= most),
             Target::MoreByAtMost(most) => self.ours.zip(self.baseline).map(|(ours, base)| ours - base <= most),
             Target::None => None,
         };
         self
     }
 
-    pub(super) fn note(mut self, note: impl Into<String>) -> Self {
+    pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
         self.note = note.into();
         self
     }
@@ -83,6 +85,7 @@ impl Row {
         let target = match self.target {
             Target::RatioAtLeast(least) => format!("≥ {:.0} %", least * 100.0),
             Target::AtMost(most) => format!("≤ {}", readable(most)),
+            Target::RatioAtMost(most) => format!("≤ {:.0} %", most * 100.0),
             Target::MoreByAtMost(most) => format!("≤ +{}", readable(most)),
             Target::None => String::new(),
         };
@@ -113,7 +116,7 @@ fn readable(value: f64) -> String {
 
 /// All rows of a run.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(crate) struct Report {
     seconds: f64,
     repeat: usize,
     /// What sizes were divided by: figures of a quick run say nothing.
@@ -122,24 +125,24 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(time: Duration, repeat: usize, scale: u64) -> Self {
         println!("  {:<64} {:>9} {:>9} {:<9} {:>8} {:>8}", "", "ours", "baseline", "", "ratio", "target");
-        Self { seconds: plan.time.as_secs_f64(), repeat: plan.repeat, scale: plan.scale, rows: Vec::new() }
+        Self { seconds: time.as_secs_f64(), repeat, scale, rows: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, rows: Vec<Row>) {
+    pub(crate) fn add(&mut self, rows: Vec<Row>) {
         rows.iter().for_each(|row| println!("{}", row.render()));
         self.rows.extend(rows);
     }
 
-    pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         std::fs::write(path, serde_json::to_vec_pretty(self)?)
             .with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
 /// The middle of what was measured.
-pub(super) fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -155,6 +158,8 @@ mod tests {
         let row = || Row::compared("case", "IOPS", 95.0, 100.0);
         assert_eq!(row().target(Target::RatioAtLeast(0.95)).met, Some(true));
         assert_eq!(row().target(Target::RatioAtLeast(0.96)).met, Some(false));
+        assert_eq!(row().target(Target::RatioAtMost(0.95)).met, Some(true));
+        assert_eq!(row().target(Target::RatioAtMost(0.94)).met, Some(false));
         assert_eq!(row().target(Target::AtMost(94.0)).met, Some(false));
         assert_eq!(row().target(Target::MoreByAtMost(-5.0)).met, Some(true));
         assert_eq!(row().target(Target::None).met, None);
