@@ -302,6 +302,9 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         by: String,
     },
+    /// Pause the copying to replicas on their way back, let it go on, or limit its rate
+    #[command(subcommand)]
+    Rebuild(RebuildCommand),
     /// Open a volume whose replicas in sync will not come back with one that is out of sync: writes are lost. Without
     /// --force it only says which
     Recover {
@@ -321,6 +324,28 @@ pub(crate) enum VolumeCommand {
         /// Delete it only if it has this UUID
         #[arg(long)]
         uuid: Option<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum RebuildCommand {
+    /// Stay where it is, and begin no other, also after a restart
+    Pause {
+        /// The volume's name or UUID
+        volume: String,
+    },
+    /// Go on from where it is
+    Resume {
+        /// The volume's name or UUID
+        volume: String,
+    },
+    /// Compare or send no more than this in a second
+    Limit {
+        /// The volume's name or UUID
+        volume: String,
+        /// How much; 0 for no limit but that of the node
+        #[arg(long, value_name = "SIZE")]
+        rate: Size,
     },
 }
 

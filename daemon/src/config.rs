@@ -62,6 +62,9 @@ struct File {
     reactors: Option<usize>,
     busy_poll_us: Option<u64>,
     replica_deadline_ms: Option<u64>,
+    rebuilds: Option<usize>,
+    rebuild_bytes_per_second: Option<u64>,
+    rebuild_guard: Option<bool>,
     shutdown_timeout_ms: Option<u64>,
     hash_rate: Option<u64>,
     scrub_rate: Option<u64>,
@@ -98,6 +101,12 @@ pub(crate) struct Config {
     pub(crate) busy_poll: Duration,
     /// How long a replica may take before it is recorded out of sync; below [`HOST_IO_TIMEOUT`].
     pub(crate) replica_deadline: Duration,
+    /// How many replicas are copied to at once, by all engines of the node.
+    pub(crate) rebuilds: usize,
+    /// Bytes a second of all of them; 0 for no limit.
+    pub(crate) rebuild_rate: u64,
+    /// Whether they leave room for hosts.
+    pub(crate) rebuild_guard: bool,
     /// How long a graceful stop may take.
     pub(crate) shutdown_timeout: Duration,
     /// Bytes a second at which each store hashes its snapshots; 0 for not at all.
@@ -115,6 +124,7 @@ const SHORTEST_REPLICA_DEADLINE: Duration = Duration::from_millis(500);
 const LONGEST_REPLICA_DEADLINE: Duration = Duration::from_secs(20);
 const LONGEST_BUSY_POLL: Duration = Duration::from_millis(10);
 const MOST_REACTORS: usize = 256;
+const MOST_REBUILDS: usize = 256;
 
 /// A configuration the daemon cannot run with. Each text names the key and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +162,9 @@ impl Config {
             reactors: arguments.reactors.or(file.reactors).unwrap_or(1),
             busy_poll: Duration::from_micros(file.busy_poll_us.unwrap_or(50)),
             replica_deadline: Duration::from_millis(file.replica_deadline_ms.unwrap_or(4_000)),
+            rebuilds: file.rebuilds.unwrap_or(engine::REBUILDS),
+            rebuild_rate: file.rebuild_bytes_per_second.unwrap_or(0),
+            rebuild_guard: file.rebuild_guard.unwrap_or(true),
             shutdown_timeout: Duration::from_millis(file.shutdown_timeout_ms.unwrap_or(20_000)),
             hash_rate: file.hash_rate.unwrap_or(64).saturating_mul(1 << 20),
             scrubs: Schedule {
@@ -178,6 +191,9 @@ impl Config {
                 "scrub_rate",
                 "a scrub at no bytes a second has no end; `scrub_days = 0` ends the schedule",
             ));
+        }
+        if !(1..=MOST_REBUILDS).contains(&self.rebuilds) {
+            return Err(bad("rebuilds", format!("{} is not between 1 and {MOST_REBUILDS}", self.rebuilds)));
         }
         self.check_deadline()?;
         self.check_addresses()?;
@@ -329,6 +345,7 @@ mod tests {
     fn what_cannot_work_is_refused_by_key() {
         assert!(error("node = \"a b\"").starts_with("node:"));
         assert!(error("node = \"a\"\nreactors = 0").starts_with("reactors:"));
+        assert!(error("node = \"a\"\nrebuilds = 0").starts_with("rebuilds:"));
         assert!(error("node = \"a\"\nnvmf = []").starts_with("nvmf:"));
         assert!(error("node = \"a\"\ngrpc = \"127.0.0.1:0\"").starts_with("grpc:"));
         assert!(error("node = \"a\"\ngrpc = \"127.0.0.1:4420\"").contains("used twice"));

@@ -265,6 +265,10 @@ impl VolumeService for Services {
         self.detached(|control| async move { control.volumes.replace_replica(request.into_inner()).await }).await
     }
 
+    async fn set_rebuild(&self, request: Request<v1::SetRebuildRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.set_rebuild(request.into_inner()).await }).await
+    }
+
     async fn recover(&self, request: Request<v1::RecoverVolumeRequest>) -> Answer<v1::RecoverVolumeResponse> {
         self.detached(|control| async move { control.volumes.recover(request.into_inner()).await }).await
     }

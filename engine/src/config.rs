@@ -1,11 +1,13 @@
 //! What an engine is told, and what it tells.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use block_device::ErrorKind;
 use replica::{RemoteOptions, ReplicaServer};
 use uuid::Uuid;
 
+use crate::rebuilds::{RebuildSettings, Rebuilds};
 use crate::registry::{MemberState, RegistryError};
 
 /// The shortest deadline that ordinary disks meet.
@@ -25,7 +27,16 @@ pub struct EngineConfig {
     pub local: Vec<(Uuid, ReplicaServer)>,
     /// How the others are reached.
     pub remote: RemoteOptions,
+    /// What the rebuilds of all volumes of the node share.
+    pub rebuilds: Arc<Rebuilds>,
+    /// How those of this volume work at first: [`crate::Engine::set_rebuild`] changes it.
+    pub rebuild: RebuildSettings,
+    /// Whether copies leave so much to hosts that these are not slowed down much.
+    pub rebuild_guard: bool,
 }
+
+/// Copies at once on a node.
+pub const REBUILDS: usize = 4;
 
 impl EngineConfig {
     /// The usual configuration.
@@ -36,6 +47,9 @@ impl EngineConfig {
             open_wait: Duration::from_secs(5),
             local: Vec::new(),
             remote: RemoteOptions::default(),
+            rebuilds: Rebuilds::new(REBUILDS, 0),
+            rebuild: RebuildSettings::default(),
+            rebuild_guard: true,
         }
     }
 }
@@ -92,6 +106,8 @@ pub struct EngineStatus {
     pub in_flight: usize,
     /// Regions of 1 MiB noted with the replicas as those where writes may be in flight.
     pub noted_regions: usize,
+    /// How rebuilds work.
+    pub rebuild: RebuildSettings,
 }
 
 /// What an engine does.
@@ -128,6 +144,10 @@ pub struct ReplicaStatus {
     pub local: bool,
     /// The last thing that went wrong with it, if something did.
     pub trouble: Option<String>,
+    /// How often it left since it was last in sync for a minute.
+    pub departures: u32,
+    /// When it is tried again, if it is left alone until then.
+    pub next_try: Option<Duration>,
     /// Bytes of the regions in which it may lack something, while it is not in sync; none if that is not known.
     pub changed: Option<u64>,
     /// How far its rebuild or settling is.
@@ -145,12 +165,18 @@ pub struct ReplicaStatus {
 pub struct CopyProgress {
     /// What it does, in words.
     pub step: String,
-    /// Bytes from the start of the lvol being copied that are done.
-    pub position: u64,
-    /// Bytes of that lvol.
-    pub size: u64,
+    /// Why it does not go on now, if so.
+    pub waiting: Option<String>,
+    /// Bytes gone through, of all lvols together: what turned out to be the same or a hole too.
+    pub done: u64,
+    /// Bytes to go through in all, as far as is known.
+    pub total: u64,
     /// Bytes compared by their hashes so far.
     pub compared: u64,
     /// Bytes of data sent to the replica so far.
     pub written: u64,
+    /// Bytes compared or sent in a second, lately.
+    pub rate: u64,
+    /// How long it takes from here at that pace, if that can be said.
+    pub remaining: Option<Duration>,
 }

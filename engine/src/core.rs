@@ -9,15 +9,17 @@ use block_device::{Error, ErrorKind, Geometry, Outcome, Range, Reply, ReplySink,
 use reactor::bug;
 use replica::Replica;
 use smallvec::SmallVec;
-use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
 use crate::config::{EngineConfig, EngineState};
 use crate::connector::Connector;
 use crate::flight::{Flight, Slot, Stage};
+use crate::guard::Guard;
 use crate::intent::{Intents, Unflushed};
 use crate::members::{Mask, Members, Role, bit};
 use crate::reading::{as_sent, is_read};
+use crate::rebuilds::{Bucket, RebuildSettings};
 use crate::registry::{Registry, VolumeRecord};
 use crate::session::Tasks;
 
@@ -84,8 +86,12 @@ pub(crate) struct Core {
     pub(crate) recording: Mutex<()>,
     /// Held by what cuts chains or joins members: one at a time.
     pub(crate) administration: Mutex<()>,
-    /// One rebuild or settling at a time.
-    pub(crate) copying: Semaphore,
+    pub(crate) rebuild: Cell<RebuildSettings>,
+    /// The rate of the volume's own copies.
+    pub(crate) bucket: Bucket,
+    pub(crate) guard: RefCell<Guard>,
+    /// The deadline is being watched: somebody looks at what is in flight before it passes.
+    pub(crate) watched: Cell<bool>,
     /// One for each member while a session lasts: [`Core::look_after`].
     pub(crate) watchers: RefCell<Tasks>,
     /// Counts the sessions.
@@ -114,6 +120,10 @@ pub(crate) struct Signals {
     pub(crate) damage: Notify,
     /// A member failed and has to be recorded.
     pub(crate) failing: Notify,
+    /// A request came while nothing was in flight and the deadline slept.
+    pub(crate) arrived: Notify,
+    /// A step of a copy ended: another one may begin.
+    pub(crate) step_ended: Notify,
     /// The phase or a member changed: whoever waits for such a thing looks again.
     pub(crate) changed: Notify,
     /// That, or a write ended. Apart, so that a write wakes only those few that wait for writes.
@@ -135,6 +145,7 @@ impl Core {
         record: VolumeRecord,
         geometry: Geometry,
     ) -> Rc<Self> {
+        let rebuild = config.rebuild;
         Rc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             config,
@@ -152,7 +163,10 @@ impl Core {
             hurrying: Cell::new(false),
             recording: Mutex::new(()),
             administration: Mutex::new(()),
-            copying: Semaphore::new(1),
+            rebuild: Cell::new(rebuild),
+            bucket: Bucket::new(rebuild.rate),
+            guard: RefCell::new(Guard::new()),
+            watched: Cell::new(false),
             watchers: RefCell::default(),
             session: Cell::new(0),
             intents: RefCell::default(),
@@ -197,6 +211,9 @@ impl Core {
             return reply.fail(error);
         }
         let inserted = self.flight.borrow_mut().insert(request, reply, reactor::now());
+        if !self.watched.replace(true) {
+            self.signals.arrived.notify_one();
+        }
         match inserted {
             Ok((index, true)) => self.start(index),
             Ok((_, false)) => {}
@@ -386,6 +403,7 @@ impl Core {
         if awaited {
             self.signals.ended.notify_waiters();
         }
+        self.guard.borrow_mut().observe(slot.since, reactor::now());
         self.sent_is_over(&slot.request, slot.session);
         if slot.tells {
             self.unflushed.borrow_mut().end_flush(false);

@@ -11,6 +11,7 @@ use crate::config::{EngineConfig, EngineError, EngineStatus, MIN_DEADLINE, Repli
 use crate::connector::{Connector, NodeConnector};
 use crate::copy::perform;
 use crate::core::{Core, Phase};
+use crate::rebuilds::RebuildSettings;
 use crate::recording::NotRecorded;
 use crate::regions::REGION;
 use crate::registry::{NewReplica, Registry};
@@ -88,6 +89,8 @@ impl Engine {
                 connected: open.is_some_and(|open| open.failure().is_none()),
                 local: open.is_some_and(|open| open.is_local()),
                 trouble: member.and_then(|member| member.trouble.clone()),
+                departures: member.map_or(0, |member| member.departures),
+                next_try: member.and_then(|member| Some(member.next_try? - now())),
                 copy: member.and_then(|member| member.copy.clone()),
                 changed: member.and_then(|member| Some(member.changes.as_ref()?.regions.count() * REGION)),
                 repaired: damage.0,
@@ -106,6 +109,7 @@ impl Engine {
             replicas: replicas.collect(),
             in_flight: self.core.flight.borrow().in_flight(),
             noted_regions: self.core.intents.borrow().count(),
+            rebuild: self.core.rebuild.get(),
         }
     }
 
@@ -168,6 +172,14 @@ impl Engine {
     pub async fn recover(&self, replica: Uuid) -> Result<(), EngineError> {
         let core = Rc::clone(&self.core);
         to_the_end(async move { core.recover(replica).await }).await
+    }
+
+    /// Pauses rebuilds or lets them go on, and sets their rate. What runs follows at once. Not kept: the next start has what its
+    /// configuration says.
+    pub fn set_rebuild(&self, settings: RebuildSettings) {
+        self.core.rebuild.set(settings);
+        self.core.bucket.set_rate(settings.rate);
+        self.core.signals.announce_change();
     }
 
     /// Ends in order: new requests are refused, those in flight end, everything is flushed, and the next start finds the

@@ -18,6 +18,7 @@ mod copy;
 mod core;
 mod engine;
 mod flight;
+mod guard;
 mod intent;
 mod latency;
 mod members;
@@ -26,6 +27,7 @@ mod mending;
 mod notes;
 mod noting;
 mod reading;
+mod rebuilds;
 mod recording;
 mod regions;
 mod registry;
@@ -36,10 +38,11 @@ mod snapshot;
 mod together;
 
 pub use crate::config::{
-    CopyProgress, EngineConfig, EngineError, EngineState, EngineStatus, MIN_DEADLINE, ReplicaStatus,
+    CopyProgress, EngineConfig, EngineError, EngineState, EngineStatus, MIN_DEADLINE, REBUILDS, ReplicaStatus,
 };
 pub use crate::connector::Connector;
 pub use crate::engine::Engine;
+pub use crate::rebuilds::{RebuildSettings, Rebuilds};
 pub use crate::registry::{
     FileRegistry, MAX_REPLICAS, MemberState, NewReplica, PendingChange, Registry, RegistryError, ReplicaRecord,
     VolumeRecord,

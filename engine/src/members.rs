@@ -42,6 +42,10 @@ pub(crate) struct Member {
     pub(crate) failing: Option<Error>,
     /// The last thing that went wrong, for people.
     pub(crate) trouble: Option<String>,
+    /// How often it left since it was in sync for a while.
+    pub(crate) departures: u32,
+    /// When it is tried again.
+    pub(crate) next_try: Option<Instant>,
     pub(crate) copy: Option<CopyProgress>,
     pub(crate) latency: Latency,
     pub(crate) damage: Damage,
@@ -78,6 +82,8 @@ impl Member {
             replica: None,
             failing: None,
             trouble: None,
+            departures: 0,
+            next_try: None,
             copy: None,
             latency: Latency::default(),
             damage: Damage::default(),

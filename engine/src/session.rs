@@ -34,11 +34,12 @@ impl Pause {
         Self(FIRST_PAUSE)
     }
 
-    pub(crate) async fn wait(&mut self) {
+    /// The next one.
+    pub(crate) fn next(&mut self) -> Duration {
         let half = self.0 / 2;
         let jitter = Duration::from_nanos(random() % (half.as_nanos().max(1) as u64));
-        sleep(half + jitter).await;
         self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+        half + jitter
     }
 }
 
@@ -327,12 +328,18 @@ impl Core {
         self.signals.announce_change();
     }
 
-    /// Fails replicas that do not answer in time. Runs for a session; an idle volume costs one look a deadline.
+    /// Fails replicas that do not answer in time. Runs for a session; sleeps while the volume is idle.
     async fn enforce_deadline(&self) {
         let deadline = self.config.replica_deadline;
+        // What was in flight before.
         let mut next = now();
+        self.watched.set(true);
         loop {
             sleep_until(next).await;
+            if self.flight.borrow().in_flight() == 0 && self.due(deadline).is_empty() {
+                self.watched.set(false);
+                self.signals.arrived.notified().await;
+            }
             next = now() + deadline;
             for (index, due) in self.due(deadline) {
                 // The last one is left to stall (I3).

@@ -4,12 +4,13 @@ use std::fmt::Write;
 
 use proto::v1::{
     AddReplicaRequest, CloneVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState,
-    GetVolumeRequest, GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RecoverVolumeRequest,
-    RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, Volume, VolumeState,
+    GetVolumeRequest, GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RebuildSettings,
+    RecoverVolumeRequest, RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetRebuildRequest, Volume,
+    VolumeState,
 };
 
 use super::snapshot;
-use crate::arguments::{CreateVolume, Output, VolumeCommand};
+use crate::arguments::{CreateVolume, Output, RebuildCommand, VolumeCommand};
 use crate::client::{Client, answer};
 use crate::output::{Table, print_json};
 use crate::size::Size;
@@ -65,6 +66,9 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             let request = ReplaceReplicaRequest { volume, node, by_node };
             show(&answer(client.volumes().replace_replica(request).await)?, output)
         }
+        VolumeCommand::Rebuild(command) => {
+            show(&answer(client.volumes().set_rebuild(rebuild_request(command)).await)?, output)
+        }
         VolumeCommand::Recover { volume, node, force } => recover(client, volume, node, *force, output).await,
         VolumeCommand::Delete { volume, uuid } => delete(client, volume, uuid.as_deref(), output).await,
     }
@@ -82,6 +86,15 @@ async fn create(client: &Client, options: &CreateVolume, output: Output) -> anyh
     };
     let volume = answer(client.volumes().create(request).await)?;
     show(&volume, output)
+}
+
+fn rebuild_request(command: &RebuildCommand) -> SetRebuildRequest {
+    let (volume, paused, rate) = match command {
+        RebuildCommand::Pause { volume } => (volume, Some(true), None),
+        RebuildCommand::Resume { volume } => (volume, Some(false), None),
+        RebuildCommand::Limit { volume, rate } => (volume, None, Some(rate.0)),
+    };
+    SetRebuildRequest { volume: volume.clone(), paused, bytes_per_second: rate }
 }
 
 async fn delete(client: &Client, volume: &str, uuid: Option<&str>, output: Output) -> anyhow::Result<()> {
@@ -176,6 +189,9 @@ fn push_engine(text: &mut String, engine: &Engine) {
         push(text, format_args!("reason   {}\n", engine.reason));
     }
     push(text, format_args!("epoch    {}\n", engine.epoch));
+    if let Some(settings) = engine.rebuild.filter(|settings| *settings != RebuildSettings::default()) {
+        push(text, format_args!("rebuild  {}\n", rebuild_settings(settings)));
+    }
     let mut table = Table::new(&["REPLICA ON", "STATE", "ADDRESS", "NOTE"]);
     for member in &engine.members {
         let state = member.state().to_string();
@@ -197,11 +213,56 @@ fn push_engine(text: &mut String, engine: &Engine) {
 fn note(member: &Member) -> String {
     match member.state() {
         MemberState::InSync => damage(member),
-        MemberState::Rebuilding if member.rebuild_total_bytes > 0 => {
-            let percent = member.rebuilt_bytes as f64 * 100.0 / member.rebuild_total_bytes as f64;
-            format!("{percent:.0} % of {}", Size(member.rebuild_total_bytes))
-        }
-        _ => member.reason.clone(),
+        MemberState::Rebuilding | MemberState::Settling if member.rebuild_total_bytes > 0 => rebuild_note(member),
+        _ => absent_note(member),
+    }
+}
+
+/// Why a replica is away, and what becomes of it next.
+fn absent_note(member: &Member) -> String {
+    let mut text = member.reason.clone();
+    if member.departures > 1 {
+        push(&mut text, format_args!("; left {} times", member.departures));
+    }
+    match (&member.rebuild, member.next_try_ms) {
+        (Some(rebuild), _) if !rebuild.waiting.is_empty() => push(&mut text, format_args!("; {}", rebuild.waiting)),
+        (_, Some(next)) => push(&mut text, format_args!("; next try in {}", duration(next))),
+        (_, None) => {}
+    }
+    text
+}
+
+/// How far a copy is, and how long it may take.
+fn rebuild_note(member: &Member) -> String {
+    let percent = member.rebuilt_bytes as f64 * 100.0 / member.rebuild_total_bytes as f64;
+    let mut text = format!("{percent:.0} % of {}", Size(member.rebuild_total_bytes));
+    let Some(rebuild) = &member.rebuild else { return text };
+    if !rebuild.waiting.is_empty() {
+        push(&mut text, format_args!(", {}", rebuild.waiting));
+    } else if rebuild.bytes_per_second > 0 {
+        push(&mut text, format_args!(", {}/s", Size(rebuild.bytes_per_second)));
+    }
+    if let Some(remaining) = rebuild.remaining_ms {
+        push(&mut text, format_args!(", {} left", duration(remaining)));
+    }
+    text
+}
+
+/// `2 h 05 min`, `3 min 20 s`, `12 s`.
+fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds.div_ceil(1000);
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+fn rebuild_settings(settings: RebuildSettings) -> String {
+    let paused = if settings.paused { "paused" } else { "not paused" };
+    match settings.bytes_per_second {
+        0 => paused.to_owned(),
+        rate => format!("{paused}, at most {}/s", Size(rate)),
     }
 }
 
@@ -229,7 +290,7 @@ fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::v1::{NvmfExport, ReplicaPlacement};
+    use proto::v1::{NvmfExport, RebuildProgress, ReplicaPlacement};
 
     fn volume() -> Volume {
         let member = |node: &str, state: MemberState, reason: &str| Member {
@@ -239,6 +300,11 @@ mod tests {
             reason: reason.into(),
             rebuilt_bytes: 256 << 20,
             rebuild_total_bytes: 1 << 30,
+            rebuild: Some(RebuildProgress {
+                bytes_per_second: 64 << 20,
+                remaining_ms: Some(199_001),
+                ..RebuildProgress::default()
+            }),
             ..Member::default()
         };
         let members = vec![
@@ -258,6 +324,7 @@ mod tests {
             epoch: 7,
             members,
             nvmf: Some(nvmf),
+            rebuild: Some(RebuildSettings { paused: false, bytes_per_second: 64 << 20 }),
             ..Engine::default()
         };
         Volume {
@@ -280,10 +347,11 @@ uuid     00000000-0000-0000-0000-000000000001
 state    degraded
 reason   2 of 3 replicas are not in sync
 epoch    7
+rebuild  not paused, at most 64 MiB/s
 
 REPLICA ON  STATE        ADDRESS         NOTE
 a           in sync      10.0.0.11:9600  -
-b           rebuilding   10.0.0.11:9600  25 % of 1 GiB
+b           rebuilding   10.0.0.11:9600  25 % of 1 GiB, 64 MiB/s, 3 min 20 s left
 c           out of sync  10.0.0.11:9600  connection refused
 
 nqn      nqn.2026-11.example:v
@@ -304,6 +372,29 @@ Attach it to a Linux host:
         assert_eq!(member(3, 0), "3 damaged places mended");
         assert_eq!(member(0, 2), "2 damaged places, no good copy");
         assert_eq!(member(3, 2), "3 damaged places mended, 2 more have no good copy");
+    }
+
+    #[test]
+    fn a_rebuild_that_waits_says_why() {
+        let mut volume = volume();
+        let engine = volume.engine.as_mut().expect("it has one");
+        engine.rebuild = Some(RebuildSettings { paused: true, bytes_per_second: 0 });
+        let waiting = Some(RebuildProgress { waiting: "paused".into(), ..RebuildProgress::default() });
+        engine.members[1].rebuild = waiting.clone();
+        engine.members[2].rebuild = waiting;
+        let text = render(&volume);
+        assert!(text.contains("rebuild  paused\n"), "{text}");
+        assert!(text.contains("25 % of 1 GiB, paused\n"), "{text}");
+        assert!(text.contains("connection refused; paused\n"), "{text}");
+        assert_eq!([duration(1), duration(7_500_000)], ["1 s", "2 h 05 min"]);
+    }
+
+    #[test]
+    fn a_replica_that_comes_and_goes_shows_when_it_is_tried_again() {
+        let away = Member { reason: "no answer".into(), departures: 1, ..Member::default() };
+        assert_eq!(note(&away), "no answer");
+        let away = Member { departures: 3, next_try_ms: Some(1_500), ..away };
+        assert_eq!(note(&away), "no answer; left 3 times; next try in 2 s");
     }
 
     #[test]

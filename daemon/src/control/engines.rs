@@ -39,6 +39,22 @@ pub(crate) struct EngineRecord {
     /// Bytes.
     pub(crate) block_size: u32,
     pub(crate) members: Vec<MemberRecord>,
+    #[serde(default)]
+    pub(crate) rebuild: RebuildRecord,
+}
+
+/// How the rebuilds of a volume work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RebuildRecord {
+    pub(crate) paused: bool,
+    /// Bytes a second; 0 for no limit.
+    pub(crate) rate: u64,
+}
+
+impl From<RebuildRecord> for engine::RebuildSettings {
+    fn from(RebuildRecord { paused, rate }: RebuildRecord) -> Self {
+        Self { paused, rate }
+    }
 }
 
 /// One replica of an engine.
@@ -148,6 +164,7 @@ impl Engines {
             size,
             block_size,
             members,
+            rebuild: RebuildRecord::default(),
         })
     }
 
@@ -229,6 +246,7 @@ impl Engines {
             size: record.size,
             block_size: record.block_size,
             members: members.collect(),
+            rebuild: record.rebuild.into(),
         }
     }
 
@@ -369,6 +387,18 @@ impl Engines {
         self.note(volume, |record| change(&mut record.members)).await
     }
 
+    /// Notes how the rebuilds of a volume work, and tells its engine.
+    pub(super) async fn set_rebuild(
+        &self,
+        volume: Uuid,
+        change: impl FnOnce(&mut RebuildRecord),
+    ) -> Result<(), ControlError> {
+        let _lock = self.locks.lock(volume).await;
+        self.note(volume, |record| change(&mut record.rebuild)).await?;
+        let (record, home, _) = self.entry(volume).ok_or_else(|| ControlError::not_found("engine", volume))?;
+        self.here.data.set_rebuild(home, volume, record.rebuild.into()).await
+    }
+
     async fn note(&self, volume: Uuid, change: impl FnOnce(&mut EngineRecord)) -> Result<(), ControlError> {
         let Some((mut record, ..)) = self.entry(volume) else { return Ok(()) };
         change(&mut record);
@@ -419,6 +449,7 @@ impl Engines {
             // Far fewer than u32 can count.
             reactor: home as u32,
             nvmf: Some(self.describe_export(record.volume)),
+            rebuild: Some(v1::RebuildSettings { paused: record.rebuild.paused, bytes_per_second: record.rebuild.rate }),
         }
     }
 
@@ -447,18 +478,37 @@ impl Engines {
 }
 
 fn describe_member(member: &MemberSpec, facts: Option<&MemberFacts>) -> v1::Member {
+    let copy = facts.and_then(|facts| facts.copy.as_ref());
     v1::Member {
         replica_uuid: member.replica.to_string(),
         node: member.node.clone(),
         address: member.address.to_string(),
         state: facts.map_or(MemberState::Unspecified, |facts| facts.state).into(),
         reason: facts.map_or_else(String::new, |facts| facts.reason.clone()),
-        rebuilt_bytes: facts.map_or(0, |facts| facts.rebuilt),
-        rebuild_total_bytes: facts.map_or(0, |facts| facts.rebuild_total),
+        rebuilt_bytes: copy.map_or(0, |copy| copy.done),
+        rebuild_total_bytes: copy.map_or(0, |copy| copy.total),
         connected: facts.is_some_and(|facts| facts.connected),
         repaired: facts.map_or(0, |facts| facts.repaired),
         unrepaired: facts.map_or(0, |facts| facts.unrepaired),
+        rebuild: copy.map(describe_rebuild),
+        next_try_ms: facts.and_then(|facts| Some(milliseconds(facts.next_try?))),
+        departures: facts.map_or(0, |facts| facts.departures),
     }
+}
+
+fn describe_rebuild(copy: &engine::CopyProgress) -> v1::RebuildProgress {
+    v1::RebuildProgress {
+        step: copy.step.clone(),
+        waiting: copy.waiting.clone().unwrap_or_default(),
+        compared_bytes: copy.compared,
+        sent_bytes: copy.written,
+        bytes_per_second: copy.rate,
+        remaining_ms: copy.remaining.map(milliseconds),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn compare(existing: &EngineRecord, wanted: &EngineRecord) -> Result<(), ControlError> {

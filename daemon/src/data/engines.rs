@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use block_device::{BlockDevice, Geometry};
 use engine::{
-    Engine, EngineConfig, EngineState, EngineStatus, MemberState, NewReplica, Registry, RegistryError, ReplicaStatus,
-    VolumeRecord,
+    Engine, EngineConfig, EngineState, EngineStatus, MemberState, NewReplica, RebuildSettings, Registry, RegistryError,
+    ReplicaStatus, VolumeRecord,
 };
 use nvmf_target::{AnaState, Hosts, Identity, Limits, Subsystem, SubsystemOptions};
 use proto::v1;
@@ -54,6 +54,9 @@ pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), Con
         replica_deadline: inner.replica_deadline,
         local: local_replicas(&spec),
         remote: RemoteOptions { node: inner.node.clone(), ..RemoteOptions::default() },
+        rebuilds: Arc::clone(&inner.rebuilds),
+        rebuild: spec.rebuild,
+        rebuild_guard: inner.rebuild_guard,
         ..EngineConfig::new(spec.volume)
     };
     let engine = Engine::start(config, registry).await.map_err(|error| engine_error(&spec.name, error))?;
@@ -165,6 +168,14 @@ pub(super) async fn force(volume: Uuid, name: String, replica: Uuid) -> Result<(
     engine.recover(replica).await.map_err(|error| engine_error(&name, error))
 }
 
+/// How the rebuilds of a volume work from now on.
+pub(super) fn set_rebuild(volume: Uuid, settings: RebuildSettings) {
+    let engine = find(volume).and_then(|export| export.engine.borrow().clone());
+    if let Some(engine) = engine {
+        engine.set_rebuild(settings);
+    }
+}
+
 /// The snapshots of a volume, oldest first.
 pub(super) async fn snapshots(volume: Uuid, name: String) -> Result<Vec<SnapshotFacts>, ControlError> {
     let (_, engine) = running(volume)?;
@@ -230,13 +241,13 @@ fn describe_member(status: ReplicaStatus) -> MemberFacts {
         MemberState::Rebuilding => (v1::MemberState::Rebuilding, None),
         MemberState::OutOfSync { reason, .. } => (v1::MemberState::OutOfSync, Some(reason)),
     };
-    let copy = status.copy.unwrap_or_default();
     MemberFacts {
         replica: status.replica,
         state,
         reason: status.trouble.or(recorded).unwrap_or_default(),
-        rebuilt: copy.position,
-        rebuild_total: copy.size,
+        copy: status.copy,
+        next_try: status.next_try,
+        departures: status.departures,
         connected: status.connected,
         repaired: status.repaired,
         unrepaired: status.unrepaired,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lvol::StoreLimits;
 use proto::v1::{EngineState, MemberState};
@@ -230,6 +231,7 @@ pub(crate) struct EngineSpec {
     /// Bytes.
     pub(crate) block_size: u32,
     pub(crate) members: Vec<MemberSpec>,
+    pub(crate) rebuild: engine::RebuildSettings,
 }
 
 /// A replica for an engine.
@@ -284,10 +286,9 @@ pub(crate) struct MemberFacts {
     pub(crate) replica: Uuid,
     pub(crate) state: MemberState,
     pub(crate) reason: String,
-    /// Bytes.
-    pub(crate) rebuilt: u64,
-    /// Bytes.
-    pub(crate) rebuild_total: u64,
+    pub(crate) copy: Option<engine::CopyProgress>,
+    pub(crate) next_try: Option<Duration>,
+    pub(crate) departures: u32,
     pub(crate) connected: bool,
     /// Places that were mended from another replica.
     pub(crate) repaired: u64,

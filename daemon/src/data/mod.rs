@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use engine::RebuildSettings;
 use tokio::sync::Notify;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -56,6 +57,8 @@ struct Inner {
     hash_rate: u64,
     /// A scrub of some store has ended.
     scrub_ended: Notify,
+    rebuilds: Arc<engine::Rebuilds>,
+    rebuild_guard: bool,
 }
 
 impl DataPath {
@@ -279,6 +282,16 @@ impl DataPath {
         replica: Uuid,
     ) -> Result<(), ControlError> {
         self.on(home, move |_| engines::force(volume, name, replica)).await?
+    }
+
+    /// Pauses the rebuilds of a volume or lets them go on, and sets their rate. An absent engine is a success: it starts with this.
+    pub(crate) async fn set_rebuild(
+        &self,
+        home: usize,
+        volume: Uuid,
+        settings: RebuildSettings,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| async move { engines::set_rebuild(volume, settings) }).await
     }
 
     /// The snapshots of a volume, oldest first.

@@ -37,6 +37,8 @@ impl Reactors {
             replica_deadline: self.config.replica_deadline,
             hash_rate: self.config.hash_rate,
             scrub_ended: tokio::sync::Notify::new(),
+            rebuilds: engine::Rebuilds::new(self.config.rebuilds, self.config.rebuild_rate),
+            rebuild_guard: self.config.rebuild_guard,
         };
         DataPath { inner: Arc::new(inner) }
     }

@@ -1,13 +1,16 @@
 //! The chains of source and target: which snapshots they share, and copying those that the target lacks. Snapshots do not change, so
 //! nothing has to be kept out.
 
+use std::cell::Cell;
+
 use block_device::{Error, ErrorKind};
 use replica::{ChainEntry, LvolKind, Replica};
 use uuid::Uuid;
 
-use super::Job;
 use super::compare::Pair;
 use super::own::{merged, own_in};
+use super::walk::Walk;
+use super::{Job, interrupted};
 use crate::members::Role;
 
 impl Job<'_> {
@@ -15,7 +18,7 @@ impl Job<'_> {
     pub(super) async fn prepare(&self) -> Result<(), Error> {
         self.progress(|copy| copy.step = "comparing snapshots".to_owned());
         match self.can_stay().await? {
-            true => self.target.set_state(replica::ReplicaState::Rebuilding).await,
+            true => self.core.in_time(self.target.set_state(replica::ReplicaState::Rebuilding)).await,
             false => self.empty().await,
         }
     }
@@ -23,9 +26,9 @@ impl Job<'_> {
     /// Whether the target's snapshots are the first of the source's, with the same content.
     async fn can_stay(&self) -> Result<bool, Error> {
         let source = self.source()?;
-        let wanted = snapshots(&*source).await?;
+        let wanted = self.snapshots(&*source).await?;
         self.delete_strangers(&wanted).await?;
-        let have = snapshots(&*self.target).await?;
+        let have = self.snapshots(&*self.target).await?;
         if !is_beginning(&have, &wanted) {
             return Ok(false);
         }
@@ -33,7 +36,8 @@ impl Job<'_> {
             // They were the same when it left, and do not change (I24).
             return Ok(true);
         }
-        for snapshot in &have {
+        for (index, snapshot) in have.iter().enumerate() {
+            self.begin_lvol(format!("comparing snapshot {}", snapshot.name), wanted.len() - index)?;
             let pair = Pair { source: &*source, ours: snapshot.id, theirs: snapshot.id };
             if !self.has_same_content(pair).await? {
                 return Ok(false);
@@ -45,9 +49,9 @@ impl Job<'_> {
     /// Deletes snapshots that were deleted from the volume while the target was away, or that only the target has (I25). What it
     /// reads like stays.
     async fn delete_strangers(&self, wanted: &[ChainEntry]) -> Result<(), Error> {
-        for snapshot in snapshots(&*self.target).await? {
+        for snapshot in self.snapshots(&*self.target).await? {
             if !wanted.iter().any(|wanted| wanted.id == snapshot.id) {
-                self.target.delete_snapshot(snapshot.id).await?;
+                self.core.in_time(self.target.delete_snapshot(snapshot.id)).await?;
             }
         }
         Ok(())
@@ -55,45 +59,42 @@ impl Job<'_> {
 
     /// Whether two lvols read the same, given that what they are read through does.
     async fn has_same_content(&self, pair: Pair<'_>) -> Result<bool, Error> {
-        let mut from = 0;
-        while let Some(region) = self.next_region(pair, from).await? {
+        let (walk, same) = (Walk::new(pair), Cell::new(true));
+        let compare = async |region| {
             for range in self.own_of_both(pair, region).await? {
-                if !self.is_equal(pair, range).await? {
-                    return Ok(false);
+                if same.get() && !self.is_equal(pair, range).await? {
+                    same.set(false);
+                    walk.end();
                 }
             }
-            from = region.end();
-        }
-        Ok(true)
+            Ok(())
+        };
+        self.walk(&walk, compare).await.map_err(interrupted)?;
+        Ok(same.get())
     }
 
     /// Copies every snapshot that the target lacks, oldest first. The target's chain is a beginning of the source's, as
     /// [`Job::prepare`] and this function leave it.
     pub(super) async fn copy_snapshots(&self) -> Result<(), Error> {
         let source = self.source()?;
-        let wanted = snapshots(&*source).await?;
-        let have = snapshots(&*self.target).await?;
+        let wanted = self.snapshots(&*source).await?;
+        let have = self.snapshots(&*self.target).await?;
         if !is_beginning(&have, &wanted) {
             return Err(Error::with_detail(ErrorKind::Internal, "the replica has other snapshots than the source"));
         }
-        for snapshot in &wanted[have.len()..] {
-            self.begin_lvol(format!("copying snapshot {}", snapshot.name))?;
-            let pair = Pair { source: &*source, ours: snapshot.id, theirs: head(&*self.target).await? };
+        for (index, snapshot) in wanted.iter().enumerate().skip(have.len()) {
+            self.begin_lvol(format!("copying snapshot {}", snapshot.name), wanted.len() - index)?;
+            let pair = Pair { source: &*source, ours: snapshot.id, theirs: self.head(&*self.target).await? };
             self.copy_snapshot(pair).await?;
             // The target's head reads like the snapshot now: cut it under the same uuid.
-            self.target.snapshot(snapshot.id, &snapshot.name).await?;
+            self.core.in_time(self.target.snapshot(snapshot.id, &snapshot.name)).await?;
         }
         Ok(())
     }
 
     async fn copy_snapshot(&self, pair: Pair<'_>) -> Result<(), Error> {
-        let mut from = 0;
-        while let Some(region) = self.next_region(pair, from).await? {
-            self.copy_region(pair, region).await?;
-            from = region.end();
-            self.progress(|copy| copy.position = from);
-        }
-        Ok(())
+        let copy = async |region| Ok(self.copy_region(pair, region).await?);
+        self.walk(&Walk::new(pair), copy).await.map_err(interrupted)
     }
 
     /// Where either of two lvols has own blocks within a region.
@@ -102,15 +103,28 @@ impl Job<'_> {
         pair: Pair<'_>,
         region: block_device::Range,
     ) -> Result<Vec<block_device::Range>, Error> {
-        let mut own = own_in(pair.source, pair.ours, region).await?;
-        own.extend(own_in(&*self.target, pair.theirs, region).await?);
+        let mut own = self.core.in_time(own_in(pair.source, pair.ours, region)).await?;
+        own.extend(self.core.in_time(own_in(&*self.target, pair.theirs, region)).await?);
         Ok(merged(own))
+    }
+
+    async fn snapshots(&self, replica: &dyn Replica) -> Result<Vec<ChainEntry>, Error> {
+        let mut chain = self.core.in_time(replica.chain()).await?;
+        chain.retain(|entry| entry.kind == LvolKind::Snapshot);
+        Ok(chain)
+    }
+
+    /// The head of a replica's chain.
+    pub(super) async fn head(&self, replica: &dyn Replica) -> Result<Uuid, Error> {
+        let chain = self.core.in_time(replica.chain()).await?;
+        let head = chain.last().filter(|entry| entry.kind == LvolKind::Head);
+        head.map(|entry| entry.id).ok_or_else(|| Error::with_detail(ErrorKind::Internal, "a chain without a head"))
     }
 
     /// Whether source and target have the same snapshots now.
     pub(super) async fn same_snapshots(&self) -> Result<bool, Error> {
         let source = self.source()?;
-        let (wanted, have) = (snapshots(&*source).await?, snapshots(&*self.target).await?);
+        let (wanted, have) = (self.snapshots(&*source).await?, self.snapshots(&*self.target).await?);
         Ok(wanted.len() == have.len() && is_beginning(&have, &wanted))
     }
 
@@ -127,19 +141,6 @@ impl Job<'_> {
         }
         Ok(same)
     }
-}
-
-async fn snapshots(replica: &dyn Replica) -> Result<Vec<ChainEntry>, Error> {
-    let mut chain = replica.chain().await?;
-    chain.retain(|entry| entry.kind == LvolKind::Snapshot);
-    Ok(chain)
-}
-
-/// The head of a replica's chain.
-pub(super) async fn head(replica: &dyn Replica) -> Result<Uuid, Error> {
-    let chain = replica.chain().await?;
-    let head = chain.last().filter(|entry| entry.kind == LvolKind::Head);
-    head.map(|entry| entry.id).ok_or_else(|| Error::with_detail(ErrorKind::Internal, "a chain without a head"))
 }
 
 fn is_beginning(have: &[ChainEntry], wanted: &[ChainEntry]) -> bool {

@@ -45,7 +45,7 @@ impl Job<'_> {
             }
             self.check_readable(pair, coarse).await?;
         }
-        self.progress(|copy| copy.compared += range.length);
+        self.compared(range.length);
         Ok(())
     }
 
@@ -60,15 +60,15 @@ impl Job<'_> {
     /// Whether both read the same in a range.
     pub(super) async fn is_equal(&self, pair: Pair<'_>, range: Range) -> Result<bool, Error> {
         let equal = self.differences(pair, range, COARSE).await?.is_empty();
-        self.progress(|copy| copy.compared += range.length);
+        self.compared(range.length);
         Ok(equal)
     }
 
     /// Writes what the source reads as to the target's head.
     pub(super) async fn send(&self, pair: Pair<'_>, range: Range) -> Result<(), Error> {
-        let data = read_lvol(pair.source, pair.ours, range).await?;
-        write(&*self.target, range.offset, data).await?;
-        self.progress(|copy| copy.written += range.length);
+        let data = self.core.in_time(read_lvol(pair.source, pair.ours, range)).await?;
+        self.core.in_time(write(&*self.target, range.offset, data)).await?;
+        self.sent(range.length);
         Ok(())
     }
 
@@ -77,7 +77,7 @@ impl Job<'_> {
         for range in pieces(range, COMPARED_AT_ONCE) {
             let ours = hashes(pair.source, pair.ours, range, granule);
             let theirs = hashes(&*self.target, pair.theirs, range, granule);
-            let (ours, theirs) = both(ours, theirs).await;
+            let (ours, theirs) = both(self.core.in_time(ours), self.core.in_time(theirs)).await;
             let ours = ours?;
             match theirs {
                 // What the target cannot read differs, whatever it was.

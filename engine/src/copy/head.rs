@@ -4,10 +4,10 @@ use block_device::{Error, ErrorKind, Range, Request};
 use reactor::bug;
 use replica::ExtentKind;
 
-use super::chain::head;
 use super::compare::Pair;
 use super::own::{next_own, own_in};
 use super::transfer::{perform, pieces, write};
+use super::walk::Walk;
 use super::{Interrupted, Job};
 use crate::core::Core;
 use crate::flight::ranges;
@@ -19,16 +19,14 @@ impl Job<'_> {
     /// target themselves (I17). Where an engine's crash may have left them different the source's bytes win (I7).
     pub(super) async fn copy_head(&self, step: &str) -> Result<(), Interrupted> {
         let source = self.source()?;
-        let pair = Pair { source: &*source, ours: head(&*source).await?, theirs: head(&*self.target).await? };
-        self.begin_lvol(step.to_owned())?;
-        let mut from = 0;
-        while let Some(region) = self.next_region(pair, from).await? {
-            let _locked = self.core.lock_region(region).await;
+        let pair = Pair { source: &*source, ours: self.head(&*source).await?, theirs: self.head(&*self.target).await? };
+        self.begin_lvol(step.to_owned(), 0)?;
+        let copy = async |range| {
+            let _locked = self.core.lock_region(range).await;
             self.check_attached()?;
-            self.copy_region(pair, region).await?;
-            from = region.end();
-            self.progress(|copy| copy.position = from);
-        }
+            Ok(self.copy_region(pair, range).await?)
+        };
+        self.walk(&Walk::new(pair), copy).await?;
         self.check_attached()
     }
 
@@ -38,10 +36,10 @@ impl Job<'_> {
         if let Some(needs) = &*self.needs.borrow() {
             return Ok(next_needed(needs, from, size));
         }
-        let here = next_own(pair.source, pair.ours, from, size).await?;
+        let here = self.core.in_time(next_own(pair.source, pair.ours, from, size)).await?;
         let there = match self.is_empty() {
             true => None,
-            false => next_own(&*self.target, pair.theirs, from, size).await?,
+            false => self.core.in_time(next_own(&*self.target, pair.theirs, from, size)).await?,
         };
         Ok(here.into_iter().chain(there).min_by_key(|region| region.offset))
     }
@@ -64,7 +62,7 @@ impl Job<'_> {
 
     /// Copies the source's own blocks of a region to a target that has none there.
     async fn copy_own(&self, pair: Pair<'_>, region: Range) -> Result<(), Error> {
-        for extent in own_in(pair.source, pair.ours, region).await? {
+        for extent in self.core.in_time(own_in(pair.source, pair.ours, region)).await? {
             match extent.kind {
                 ExtentKind::Data => self.send(pair, extent.range).await?,
                 ExtentKind::Zero => self.zero(extent.range).await?,
@@ -78,20 +76,21 @@ impl Job<'_> {
         if bug!("skip-zeroes-in-a-rebuild") {
             return Ok(());
         }
-        perform(&*self.target, Request::WriteZeroes { range, unmap: true, fua: false }).await.map(drop)
+        let zero = perform(&*self.target, Request::WriteZeroes { range, unmap: true, fua: false });
+        self.core.in_time(zero).await.map(drop)
     }
 
-    /// Before each lvol: what the target lacks may have grown. Once it receives writes it does not grow for those any more.
-    pub(super) fn begin_lvol(&self, step: String) -> Result<(), Error> {
+    /// Before each lvol, after which there are so many more: what the target lacks may have grown. Once it receives writes it does not
+    /// grow for those any more.
+    pub(super) fn begin_lvol(&self, step: String, more: usize) -> Result<(), Error> {
         let size = self.size();
-        self.needs.replace(match self.partial.get() {
+        let needs = match self.partial.get() {
             true => Some(self.followed()?),
             false => None,
-        });
-        self.progress(|copy| {
-            copy.step = step;
-            (copy.position, copy.size) = (0, size);
-        });
+        };
+        let length = needs.as_ref().map_or(size, |needs| needs.count() * REGION);
+        self.needs.replace(needs);
+        self.begin_progress(step, length, more);
         Ok(())
     }
 

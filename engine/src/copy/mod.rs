@@ -1,20 +1,25 @@
-//! Bringing a replica back: rebuild and settle, one at a time.
+//! Bringing a replica back: rebuild and settle.
 
 mod chain;
 mod compare;
 mod head;
 mod own;
+mod pace;
+mod progress;
 mod transfer;
+mod walk;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::{Error, ErrorKind, Request};
+use reactor::now;
 use replica::{Replica, ReplicaState};
+use tokio::sync::{Mutex, OwnedSemaphorePermit};
 
+use self::progress::Speed;
 pub(crate) use self::transfer::{cut, perform, pieces, read_lvol, write};
-use crate::config::CopyProgress;
 use crate::core::Core;
 use crate::members::Role;
 use crate::members::bit;
@@ -30,6 +35,9 @@ const COMPARED_AT_ONCE: u64 = 4 << 20;
 /// Extents asked for at once.
 const EXTENTS: u32 = 512;
 
+/// A replica that was in sync for so long has not just come to leave again.
+const STEADY: Duration = Duration::from_secs(60);
+
 /// How long a reset may take: it deletes a whole chain.
 const RESET_LIMIT: Duration = Duration::from_secs(120);
 
@@ -44,6 +52,11 @@ struct Job<'a> {
     needs: RefCell<Option<Regions>>,
     /// The target was emptied: there is nothing to compare with.
     fresh: Cell<bool>,
+    /// It is a rebuild. What settles has every acknowledged write, and is not kept from counting again.
+    pausable: Cell<bool>,
+    /// Its place among the copies of the node, while it has one. Held locked by whoever waits for a step.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+    speed: RefCell<Speed>,
 }
 
 /// Why a step of the head's copy ended early.
@@ -61,23 +74,52 @@ impl From<Error> for Interrupted {
 
 impl Core {
     /// Watches a replica, and brings it back whenever it is gone. Runs for a session.
+    ///
+    /// One that cannot be reached is tried again after pauses that grow until it is back. Those after it was back and left again
+    /// grow until it stays: it would cost hosts a deadline, and everyone a copy, each time.
     pub(crate) async fn look_after(self: Rc<Self>, member: usize) {
-        let mut pause = Pause::new();
+        let (mut unreached, mut unsteady) = (Pause::new(), Pause::new());
         loop {
             if let Some(replica) = self.in_sync(member) {
+                let since = now();
                 let error = replica.failed().await;
                 self.member_failed(member, &error);
                 self.until(|| (self.role(member) == Role::Absent).then_some(())).await;
-                pause = Pause::new();
+                if self.departed(member, now() - since) == 1 {
+                    unsteady = Pause::new();
+                } else {
+                    self.pause(member, unsteady.next()).await;
+                }
             }
             match self.bring_back(member).await {
-                Ok(()) => pause = Pause::new(),
+                Ok(()) => unreached = Pause::new(),
                 Err(error) => {
                     self.drop_copy(member, &error);
-                    pause.wait().await;
+                    self.pause(member, unreached.next()).await;
                 }
             }
         }
+    }
+
+    /// Counts how often a replica left; says how often since it was steady.
+    fn departed(&self, member: usize, stayed: Duration) -> u32 {
+        let mut members = self.members.borrow_mut();
+        let Some(member) = members.0.get_mut(member) else { return 1 };
+        member.departures = if stayed >= STEADY { 1 } else { member.departures.saturating_add(1) };
+        member.departures
+    }
+
+    /// Leaves a replica alone for a while, and says until when.
+    async fn pause(&self, member: usize, pause: Duration) {
+        let set = |next| {
+            if let Some(member) = self.members.borrow_mut().0.get_mut(member) {
+                member.next_try = next;
+            }
+        };
+        let end = now() + pause;
+        set(Some(end));
+        reactor::sleep_until(end).await;
+        set(None);
     }
 
     fn role(&self, member: usize) -> Role {
@@ -108,8 +150,17 @@ impl Core {
             return Err(Error::with_detail(ErrorKind::Internal, reason));
         }
         let partial = Cell::new(self.is_known(member, &*target).await?);
-        let (needs, fresh) = (RefCell::new(None), Cell::new(false));
-        let job = Job { core: self, member, target: Rc::clone(&target), partial, needs, fresh };
+        let job = Job {
+            core: self,
+            member,
+            target: Rc::clone(&target),
+            partial,
+            needs: RefCell::default(),
+            fresh: Cell::default(),
+            pausable: Cell::default(),
+            place: Mutex::default(),
+            speed: RefCell::default(),
+        };
         let failed = target.failed();
         // Dropping the job at any step is safe: until the last one the record says that the replica is not in sync (I20).
         match race(job.run(&record.state), failed).await {
@@ -148,7 +199,6 @@ impl Job<'_> {
             // What was acknowledged is there, and new writes keep it so.
             self.attach(Role::Settling);
         }
-        let _turn = self.core.copying.acquire().await;
         if settles && self.same_snapshots().await? {
             return match self.copy_head("settling").await {
                 Ok(()) => self.join().await.map_err(interrupted),
@@ -161,6 +211,8 @@ impl Job<'_> {
     /// A rebuild: `docs/replication.md` has the reason for each step's place.
     async fn rebuild(&self) -> Result<(), Error> {
         self.detach();
+        self.pausable.set(true);
+        drop(self.step().await);
         self.begin_rebuild().await?;
         self.prepare().await?;
         loop {
@@ -244,26 +296,21 @@ impl Job<'_> {
         }
     }
 
-    fn progress(&self, change: impl FnOnce(&mut CopyProgress)) {
-        let mut members = self.core.members.borrow_mut();
-        change(members.0[self.member].copy.get_or_insert_default());
-    }
-
     /// The last step: durable, marked whole, waited for, and then in sync (I20, I21).
     async fn join(&self) -> Result<(), Interrupted> {
         // Most of what is not durable yet, without holding anyone up.
-        perform(&*self.target, Request::Flush).await?;
+        self.core.in_time(perform(&*self.target, Request::Flush)).await?;
         let _administration = self.core.administration.lock().await;
         let token;
         {
             let _held = self.core.hold_writes().await;
             self.check_attached()?;
-            perform(&*self.target, Request::Flush).await?;
+            self.core.in_time(perform(&*self.target, Request::Flush)).await?;
             // What is noted from here on reaches it too.
             let _noting = self.core.noting.lock().await;
             let _saving = self.core.saving.lock().await;
             token = self.core.in_time(self.core.note_all_with(self.member, &*self.target)).await?;
-            self.target.set_state(ReplicaState::Complete).await?;
+            self.core.in_time(self.target.set_state(ReplicaState::Complete)).await?;
             self.check_attached()?;
             // From here on acknowledgements wait for it, or for the record to say that it is out of sync. So the
             // record may say "in sync" at any moment from now, and a registry that is away holds nobody up.
@@ -283,11 +330,13 @@ impl Job<'_> {
     /// The record says so. If the target failed while it was written, it is in sync and failing: recorded before the next
     /// acknowledgement.
     fn in_sync(&self) {
+        let copy;
         let failure = {
             let mut members = self.core.members.borrow_mut();
             let member = &mut members.0[self.member];
             member.role = Role::InSync;
-            (member.copy, member.changes, member.unsound) = (None, None, false);
+            copy = member.copy.take().unwrap_or_default();
+            (member.changes, member.unsound) = (None, false);
             member.damage.rejoined();
             member.replica = Some(Rc::clone(&self.target));
             member.failing = self.target.failure();
@@ -300,7 +349,9 @@ impl Job<'_> {
         if failure {
             self.core.signals.failing.notify_one();
         }
-        tracing::info!(volume = %self.core.config.volume, replica = %self.target.id(), "a replica is in sync again");
+        let (volume, replica, compared, sent) =
+            (self.core.config.volume, self.target.id(), copy.compared, copy.written);
+        tracing::info!(%volume, %replica, compared, sent, "a replica is in sync again");
     }
 }
 

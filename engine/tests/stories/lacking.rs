@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::{ErrorKind, Request, execute};
-use engine::{Engine, MemberState};
+use engine::{Engine, EngineState, MemberState};
 use reactor::{sleep, spawn};
 
 use crate::fakes::{BLOCK, Cluster};
@@ -345,6 +345,68 @@ fn after_a_stop_in_order_what_an_absent_replica_lacks_is_known_also_without_powe
         cluster.nodes[1].revive();
         all_in_sync(&cluster).await;
         assert_equal(&cluster);
+    });
+}
+
+#[test]
+fn after_a_power_cut_of_all_copies_come_from_one_that_the_record_calls_in_sync() {
+    // I4, I5, I6: 2 was away. It is the first that comes back, and then one of the others.
+    for seed in crate::seeds(8) {
+        story(seed, async move {
+            let cluster = Cluster::new(3, SIZE);
+            let engine = cluster.serve().await;
+            fill(&engine, 0..8).await;
+            cluster.nodes[2].kill();
+            for region in 0..8 {
+                write(&*engine, region * REGION_BLOCKS, 2).await.expect("acknowledged");
+            }
+            execute(&*engine, Request::Flush).await.expect("flushed");
+            write(&*engine, 9 * REGION_BLOCKS, 3).await.expect("acknowledged, not flushed");
+            drop(engine);
+            cluster.nodes.iter().for_each(|node| node.lose_power());
+            let engine = cluster.start().await;
+            cluster.nodes[2].revive();
+            sleep(Duration::from_secs(30)).await;
+            assert!(matches!(engine.status().state, EngineState::Waiting { .. }), "it is no source");
+            let source = (seed % 2) as usize;
+            cluster.nodes[source].revive();
+            engine.ready().await.expect("it serves");
+            let reads = cluster.nodes[2].reads_seen.get();
+            for region in 0..8 {
+                let read = Request::read(region * REGION_BLOCKS * BLOCK, BLOCK);
+                assert_eq!(execute(&*engine, read).await.expect("read").to_vec(), [2; BLOCK as usize]);
+            }
+            assert_eq!(cluster.nodes[2].reads_seen.get(), reads, "nothing is read from it");
+            cluster.nodes.iter().for_each(|node| node.revive());
+            all_in_sync(&cluster).await;
+            assert_equal(&cluster);
+            let content = cluster.nodes[2].disk.borrow().content();
+            assert!((0..8).all(|region| content[(region * REGION) as usize] == 2), "it got what it lacked");
+        });
+    }
+}
+
+#[test]
+fn one_that_kept_its_power_is_the_source_for_one_that_lost_it() {
+    // I3: the local one would be preferred otherwise.
+    story(1, async {
+        let cluster = Cluster::new(2, SIZE);
+        let engine = cluster.serve().await;
+        fill(&engine, 0..4).await;
+        for region in 0..4 {
+            write(&*engine, region * REGION_BLOCKS, 2).await.expect("acknowledged, not flushed");
+        }
+        drop(engine);
+        cluster.nodes[0].lose_power();
+        cluster.nodes[0].revive();
+        let engine = cluster.serve().await;
+        assert_eq!(cluster.registry.state(0), MemberState::Settling);
+        assert!(cluster.registry.is_in_sync(1));
+        all_in_sync(&cluster).await;
+        assert_equal(&cluster);
+        let content = cluster.nodes[0].disk.borrow().content();
+        assert!((0..4).all(|region| content[(region * REGION) as usize] == 2), "what was acknowledged is there");
+        drop(engine);
     });
 }
 

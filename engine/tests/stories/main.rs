@@ -1,7 +1,7 @@
 //! Engines in a simulated world, and once on the kernel's.
 //!
 //! `fakes` are replicas and a registry of memory with faults to inject; `model` knows what each block may read as;
-//! `writing`, `reading`, `rebuilding`, `lacking`, `changes` and `membership` are stories about them. `cluster` has real replicas on simulated
+//! `writing`, `reading`, `rebuilding`, `pacing`, `lacking`, `changes` and `membership` are stories about them. `cluster` has real replicas on simulated
 //! nodes, `loopback` on reactors of the kernel.
 
 mod changes;
@@ -12,6 +12,7 @@ mod loopback;
 mod membership;
 mod mending;
 mod model;
+mod pacing;
 mod reading;
 mod rebuilding;
 mod writing;

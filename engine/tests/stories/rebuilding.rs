@@ -93,7 +93,7 @@ fn a_rebuild_sends_only_what_differs() {
         let ranges = [Range { offset: 5 * BLOCK, length: BLOCK }].into_iter().collect();
         execute(&*engine, Request::Unmap { ranges }).await.expect("acknowledged");
         cluster.nodes[1].disk.borrow_mut().forget();
-        cluster.nodes.iter().for_each(|node| node.delay.set(Duration::from_millis(2)));
+        cluster.nodes.iter().for_each(|node| node.delay.set(Duration::from_millis(30)));
         cluster.nodes[1].revive();
         let (compared, written) = crate::lacking::copied(&cluster, &engine, 1).await;
         assert_equal(&cluster);

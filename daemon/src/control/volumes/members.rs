@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{Entry, MOST_REPLICAS, Phase, ReplicaChange, ReplicaRecord, VolumeRecord, Volumes};
 use crate::control::deletions::DeletionRecord;
+use crate::control::engines::RebuildRecord;
 use crate::control::error::ControlError;
 use crate::control::peers;
 use crate::control::retry::Backoff;
@@ -74,6 +75,17 @@ impl Volumes {
                 }
             }
         }
+    }
+
+    /// Pauses rebuilds or lets them go on, and sets their rate.
+    pub(crate) async fn set_rebuild(&self, request: v1::SetRebuildRequest) -> Result<v1::Volume, ControlError> {
+        let (_lock, record) = self.lock_created(&request.volume).await?;
+        let change = |rebuild: &mut RebuildRecord| {
+            rebuild.paused = request.paused.unwrap_or(rebuild.paused);
+            rebuild.rate = request.bytes_per_second.unwrap_or(rebuild.rate);
+        };
+        self.here.engines.set_rebuild(record.uuid, change).await?;
+        self.describe(record.uuid).await
     }
 
     /// Makes a replica that is out of sync the one that counts; without force it only says what that means.

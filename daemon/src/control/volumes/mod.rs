@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::control::deletions::{DeletionRecord, Deletions};
-use crate::control::engines::{EngineRecord, Engines};
+use crate::control::engines::{EngineRecord, Engines, RebuildRecord};
 use crate::control::error::{Comparison, ControlError};
 use crate::control::locks::KeyedLocks;
 use crate::control::peers::{self, Peers};
@@ -259,6 +259,7 @@ impl Volumes {
             size: record.size,
             block_size: record.block_size,
             members,
+            rebuild: RebuildRecord::default(),
         };
         self.here.engines.create_record(engine).await?;
         record.phase = Phase::Created;

@@ -420,13 +420,22 @@ impl Cluster {
 
     /// Starts an engine without waiting for it to serve.
     pub(crate) async fn start(self: &Rc<Self>) -> Rc<engine::Engine> {
+        self.start_with(config()).await
+    }
+
+    async fn start_with(self: &Rc<Self>, config: EngineConfig) -> Rc<engine::Engine> {
         let connector = Rc::new(FakeConnector(Rc::clone(self)));
-        engine::Engine::start_with(config(), Rc::clone(&self.registry) as Rc<_>, connector).await.expect("it starts")
+        engine::Engine::start_with(config, Rc::clone(&self.registry) as Rc<_>, connector).await.expect("it starts")
     }
 
     /// Starts an engine and waits until it serves.
     pub(crate) async fn serve(self: &Rc<Self>) -> Rc<engine::Engine> {
-        let engine = self.start().await;
+        self.serve_with(config()).await
+    }
+
+    /// The same with another configuration.
+    pub(crate) async fn serve_with(self: &Rc<Self>, config: EngineConfig) -> Rc<engine::Engine> {
+        let engine = self.start_with(config).await;
         engine.ready().await.expect("it serves");
         engine
     }

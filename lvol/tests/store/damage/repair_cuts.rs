@@ -29,7 +29,8 @@ impl Case {
     fn new(image: DiskImage, what: String) -> Option<Self> {
         let (report, _) = run_check(&image, &CheckOptions::default());
         let accept_loss = asked(&report.expect("a store"));
-        let options = CheckOptions { repair: true, accept_loss: accept_loss.into_iter().collect(), ..CheckOptions::default() };
+        let options =
+            CheckOptions { repair: true, accept_loss: accept_loss.into_iter().collect(), ..CheckOptions::default() };
         let (report, after) = run_check(&image, &options);
         if report.expect("a store").repaired.is_empty() {
             return None;
