@@ -24,6 +24,8 @@ pub struct RebuildSettings {
 pub struct Rebuilds {
     count: usize,
     places: Arc<Semaphore>,
+    /// As many again for replicas that settle: it does not take long, and must not wait for what does.
+    settling: Arc<Semaphore>,
     bucket: Bucket,
 }
 
@@ -31,7 +33,8 @@ impl Rebuilds {
     /// At most `count` at once, others wait for their turn; together they read or send at most `rate` bytes a second, 0 for no limit.
     pub fn new(count: usize, rate: u64) -> Arc<Self> {
         let count = count.clamp(1, Semaphore::MAX_PERMITS);
-        Arc::new(Self { count, places: Arc::new(Semaphore::new(count)), bucket: Bucket::new(rate) })
+        let places = || Arc::new(Semaphore::new(count));
+        Arc::new(Self { count, places: places(), settling: places(), bucket: Bucket::new(rate) })
     }
 
     /// Changes the rate, also for those that run.
@@ -49,7 +52,7 @@ impl Rebuilds {
         self.count
     }
 
-    /// How many places are free.
+    /// How many places are free for rebuilds.
     pub fn free(&self) -> usize {
         self.places.available_permits()
     }
@@ -58,14 +61,18 @@ impl Rebuilds {
         &self.bucket
     }
 
+    fn places(&self, settles: bool) -> Arc<Semaphore> {
+        Arc::clone(if settles { &self.settling } else { &self.places })
+    }
+
     /// A place, if one is free.
-    pub(crate) fn try_place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    pub(crate) fn try_place(&self, settles: bool) -> Option<OwnedSemaphorePermit> {
+        self.places(settles).try_acquire_owned().ok()
     }
 
     /// Waits for a place; those who ask first get it first. It is free again when the answer is dropped.
-    pub(crate) async fn place(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed")
+    pub(crate) async fn place(&self, settles: bool) -> OwnedSemaphorePermit {
+        self.places(settles).acquire_owned().await.expect("the semaphore is never closed")
     }
 }
 

@@ -57,8 +57,9 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Whether both read the same in a range.
+    /// Whether two snapshots read the same in a range.
     pub(super) async fn is_equal(&self, pair: Pair<'_>, range: Range) -> Result<bool, Error> {
+        let range = widened(range, self.size());
         let equal = self.differences(pair, range, COARSE).await?.is_empty();
         self.compared(range.length);
         Ok(equal)
@@ -89,6 +90,13 @@ impl Job<'_> {
         }
         Ok(found)
     }
+}
+
+/// Up to where coarse pieces begin and end, as far as the volume reaches: stored hashes are of such pieces.
+fn widened(range: Range, size: u64) -> Range {
+    let coarse = u64::from(COARSE);
+    let (start, end) = (range.offset - range.offset % coarse, range.end().next_multiple_of(coarse).min(size));
+    Range { offset: start, length: end.max(range.end()) - start }
 }
 
 /// Adds the pieces of a range whose hashes differ to a list; those that touch become one.
@@ -122,6 +130,15 @@ fn collect(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_widened_to_what_has_stored_hashes() {
+        let range = |offset, length| Range { offset, length };
+        assert_eq!(widened(range(4096, 4096), 1 << 20), range(0, 65536));
+        assert_eq!(widened(range(61440, 8192), 1 << 20), range(0, 131_072));
+        assert_eq!(widened(range(65536, 65536), 1 << 20), range(65536, 65536));
+        assert_eq!(widened(range(65536, 4096), 65536 + 8192), range(65536, 8192), "the end of the volume");
+    }
 
     #[test]
     fn what_differs_is_found_and_joined() {

@@ -100,7 +100,7 @@ impl Job<'_> {
         changes.ok_or_else(|| Error::with_detail(ErrorKind::Aborted, "what the replica lacks is not known any more"))
     }
 
-    fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.core.geometry.get().size()
     }
 }

@@ -212,6 +212,7 @@ impl Job<'_> {
     async fn rebuild(&self) -> Result<(), Error> {
         self.detach();
         self.pausable.set(true);
+        *self.place.lock().await = None;
         drop(self.step().await);
         self.begin_rebuild().await?;
         self.prepare().await?;

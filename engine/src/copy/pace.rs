@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use block_device::Range;
 use reactor::{Instant, now, sleep};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::walk::{Walk, side_by_side};
 use super::{Interrupted, Job};
@@ -47,12 +48,7 @@ impl Job<'_> {
                 self.waits("paused");
                 self.core.until(|| (!self.must_pause()).then_some(())).await;
             } else if place.is_none() {
-                *place = self.core.config.rebuilds.try_place();
-                if place.is_none() {
-                    let count = self.core.config.rebuilds.count();
-                    self.waits(&format!("waits for its turn: the node copies to {count} replicas at once"));
-                    *place = Some(self.core.config.rebuilds.place().await);
-                }
+                *place = Some(self.take_place().await);
             } else if let Some(pause) = self.core.unpaid() {
                 sleep(pause.min(LOOK_AGAIN)).await;
             } else if !self.core.may_step().await {
@@ -65,6 +61,15 @@ impl Job<'_> {
         let size = self.core.guard.borrow_mut().begin_step(now(), self.core.has_requests());
         let size = size.min(self.core.affordable());
         Step { core: self.core, begun: now(), size }
+    }
+
+    async fn take_place(&self) -> OwnedSemaphorePermit {
+        let (rebuilds, settles) = (&self.core.config.rebuilds, !self.pausable.get());
+        if let Some(place) = rebuilds.try_place(settles) {
+            return place;
+        }
+        self.waits(&format!("waits for its turn: the node copies to {} replicas at once", rebuilds.count()));
+        rebuilds.place(settles).await
     }
 
     fn must_pause(&self) -> bool {

@@ -74,9 +74,14 @@ mod tests {
     #[test]
     fn an_error_waits_for_those_that_still_run() {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let all: [Pin<Box<dyn Future<Output = Result<(), u8>>>>; 3] =
-            [Box::pin(ready(Ok(()))), Box::pin(ready(Err(7))), Box::pin(pending())];
-        let mut running = Box::pin(side_by_side(all.into_iter()));
+        let outcomes = [Some(Ok(())), Some(Err(7)), None];
+        let futures = outcomes.map(|outcome| async move {
+            match outcome {
+                Some(outcome) => outcome,
+                None => pending().await,
+            }
+        });
+        let mut running = Box::pin(side_by_side(futures.into_iter()));
         assert!(running.as_mut().poll(&mut context).is_pending());
         let all: [Ready<Result<(), u8>>; 3] = [ready(Ok(())), ready(Err(7)), ready(Err(8))];
         let mut running = Box::pin(side_by_side(all.into_iter()));

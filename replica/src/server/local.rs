@@ -8,16 +8,13 @@ use lvol::StoreError;
 use reactor::Instant;
 use uuid::Uuid;
 
+use super::hashing::hash_range;
 use super::{Inner, view};
 use crate::gate::Gate;
-use crate::hashes::hashes_of;
 use crate::{
     ChainEntry, DamagedRegion, Extent, ExtentKind, Extents, Granted, LocalFuture, Note, OpenReplica, Replica,
     ReplicaState,
 };
-
-/// Bytes read for hashes at once: a multiple of each granule.
-const HASHED_AT_ONCE: u64 = *replica_protocol::GRANULES.end() as u64;
 
 /// A replica that was granted to an engine on this reactor, or to a connection.
 pub struct LocalReplica {
@@ -144,7 +141,7 @@ impl Replica for LocalReplica {
     fn hashes(&self, lvol: Uuid, range: Range, granule: u32) -> LocalFuture<'_, Result<Vec<u128>, Error>> {
         Box::pin(async move {
             let device = self.open_lvol(lvol).await?;
-            hash_range(&*device, range, granule).await
+            hash_range(&self.server.store, (self.lvol(lvol)?, &device), range, granule).await
         })
     }
 
@@ -196,19 +193,6 @@ impl Replica for LocalReplica {
     fn close(&self) {
         self.gate.end(Error::with_detail(ErrorKind::Aborted, "the replica was closed"));
     }
-}
-
-/// Reads and hashes, a little at a time: other work of the reactor goes on in between.
-async fn hash_range(device: &dyn BlockDevice, range: Range, granule: u32) -> Result<Vec<u128>, Error> {
-    let mut hashes = Vec::new();
-    let mut offset = range.offset;
-    while offset < range.end() {
-        let length = (range.end() - offset).min(HASHED_AT_ONCE);
-        let data = execute(device, Request::read(offset, length)).await?;
-        hashes.extend(hashes_of(&data, granule as usize));
-        offset += length;
-    }
-    Ok(hashes)
 }
 
 impl Drop for LocalReplica {

@@ -1,6 +1,7 @@
 //! The replicas of one store.
 
 mod attribute;
+mod hashing;
 mod local;
 mod notes;
 mod owner;

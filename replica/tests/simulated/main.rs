@@ -2,6 +2,7 @@
 
 mod clones;
 mod damage;
+mod hashes;
 mod node;
 mod notes;
 mod remote;
