@@ -1,8 +1,8 @@
 //! What hosts feel of copies, and how much a copy leaves them.
 //!
 //! A copy goes on in steps. While hosts ask for something there is one step at a time, a small one, and a break after it: the share of
-//! time that copies get. Requests that met no step tell how fast the volume is without a copy, all of them how fast it is with one. Where
-//! the one is much slower than the other copies get a smaller share, and a larger one otherwise.
+//! time that copies get. Requests that met no step tell how long one in a hundred takes without a copy. Where copies make
+//! more of them slow than those they share the time with are by themselves, copies get a smaller share, and a larger one otherwise.
 
 use std::time::Duration;
 
@@ -19,30 +19,31 @@ const ACTIVE: Duration = Duration::from_millis(50);
 /// The share of time that copies get beside active hosts: at first, at most, at least. The least is what a rebuild comes to its end with.
 const FIRST_SHARE: f64 = 0.125;
 const MOST: f64 = 0.5;
-const LEAST: f64 = 1.0 / 64.0;
+const LEAST: f64 = 1.0 / 32.0;
 
 /// No break is longer.
-const LONGEST_BREAK: Duration = Duration::from_millis(500);
+const LONGEST_BREAK: Duration = Duration::from_millis(100);
 
 /// After how many requests the share is set anew.
 const WINDOW: u32 = 400;
-/// Fewer that met no copy tell nothing.
-const ENOUGH: u32 = 50;
-/// Of older ones half is forgotten at this count.
-const KEPT: u32 = 8192;
+/// Of older latencies without a copy half is forgotten at this count.
+const KEPT: u32 = 2048;
 
-/// What is compared: one request of so many takes longer. The promise is about one of 100.
-const RARE: u32 = 200;
-/// That may grow to this by copies, below the factor of 2 that is promised.
+/// A request is slow that takes longer than the 99th percentile without a copy, times this: below the factor of 2 that is promised.
 const TOLERATED: f64 = 1.5;
+/// The share of all requests that copies may make slow: half of the hundredth that the promise is about.
+const MAY_BE_SLOW: f64 = 0.005;
 
 /// The latencies of a volume, and the share of time of its copies.
 #[derive(Debug)]
 pub(crate) struct Guard {
     /// Of requests that met no step of a copy.
     without: Latencies,
-    /// Of all since the share was set.
-    all: Latencies,
+    /// What is slow since the share was set.
+    slow_above: Duration,
+    /// Requests since then that met no step, and those that did.
+    apart: Counted,
+    met: Counted,
     /// Steps under way.
     steps: u32,
     /// The end of the last one.
@@ -57,7 +58,9 @@ impl Guard {
     pub(crate) fn new() -> Self {
         Self {
             without: Latencies::new(),
-            all: Latencies::new(),
+            slow_above: LONGEST,
+            apart: Counted::default(),
+            met: Counted::default(),
             steps: 0,
             last_step: Instant::default(),
             last_request: Instant::default(),
@@ -69,26 +72,34 @@ impl Guard {
     /// A request of a host has ended.
     pub(crate) fn observe(&mut self, since: Instant, now: Instant) {
         self.last_request = now;
-        let met = self.steps > 0 || self.last_step > since;
+        let (met, latency) = (self.steps > 0 || self.last_step > since, now - since);
         if !met {
-            self.without.add(now - since);
+            self.without.add(latency);
             if self.without.count >= KEPT {
                 self.without.halve();
             }
         }
+        if met && self.met.all == 0 {
+            self.slow_above = self.without.p99().mul_f64(TOLERATED);
+        }
         // Without a copy there is nothing to set.
-        if met || self.all.count > 0 {
-            self.all.add(now - since);
-            if self.all.count >= WINDOW {
+        if met || self.met.all > 0 {
+            let counted = if met { &mut self.met } else { &mut self.apart };
+            counted.all += 1;
+            counted.slow += u32::from(latency > self.slow_above);
+            if self.met.all + self.apart.all >= WINDOW {
                 self.set_share();
             }
         }
     }
 
     fn set_share(&mut self) {
-        let slowed = self.without.count < ENOUGH || self.all.tail() > self.without.tail() * TOLERATED;
+        // Whatever else slows the volume down now hits both alike.
+        let by_themselves = f64::from(self.met.all) * self.apart.slow_share();
+        let by_copies = (f64::from(self.met.slow) - by_themselves) / f64::from(self.met.all + self.apart.all);
+        let slowed = by_copies > MAY_BE_SLOW;
         self.share = if slowed { (self.share / 2.0).max(LEAST) } else { (self.share * 1.1).min(MOST) };
-        self.all = Latencies::new();
+        (self.met, self.apart) = (Counted::default(), Counted::default());
     }
 
     /// How long the next step has to wait; none if it waits for the end of another one.
@@ -118,6 +129,22 @@ impl Guard {
     }
 }
 
+/// How many requests there were, and how many of them were slow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    all: u32,
+    slow: u32,
+}
+
+impl Counted {
+    fn slow_share(self) -> f64 {
+        f64::from(self.slow) / f64::from(self.all.max(1))
+    }
+}
+
+/// No request is slower.
+const LONGEST: Duration = Duration::from_secs(1 << 20);
+
 /// Eight to an octave, from a microsecond on.
 const BUCKETS: usize = 8 * 25;
 
@@ -142,17 +169,18 @@ impl Latencies {
         self.count += 1;
     }
 
-    /// What one of [`RARE`] exceeds, in microseconds: the upper end of its bucket.
-    fn tail(&self) -> f64 {
-        let above = self.count / RARE;
+    /// The upper end of the bucket that has it; the longest time of all if nothing is known.
+    fn p99(&self) -> Duration {
+        let above = self.count / 100;
         let mut seen = 0;
         for (index, count) in self.counts.iter().enumerate().rev() {
             seen += count;
             if seen > above {
-                return 2f64.powi((index / 8) as i32) * (1.0 + (index % 8 + 1) as f64 / 8.0);
+                let microseconds = 2f64.powi((index / 8) as i32) * (1.0 + (index % 8 + 1) as f64 / 8.0);
+                return Duration::from_secs_f64(microseconds / 1e6);
             }
         }
-        0.0
+        LONGEST
     }
 
     fn halve(&mut self) {
@@ -205,6 +233,26 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_not_blamed_for_what_slows_down_everything() {
+        // Since a moment ago one request in twenty is slow, whether it meets a step or not.
+        let mut guard = Guard::new();
+        let mut now = at(1_000_000);
+        for request in 0..40_000u32 {
+            let begins = request >= 3000 && guard.wait(now, true) == Some(Duration::ZERO);
+            let began = now;
+            if begins {
+                guard.begin_step(now, true);
+            }
+            now += if request >= 3000 && request % 20 == 7 { 30 * QUICK } else { QUICK };
+            guard.observe(began, now);
+            if begins {
+                guard.end_step(began, now);
+            }
+        }
+        assert!(guard.share > FIRST_SHARE, "{}", guard.share);
+    }
+
+    #[test]
     fn a_copy_that_hosts_do_not_feel_gets_half_of_the_time() {
         let mut guard = Guard::new();
         run(&mut guard, at(1_000_000), Duration::from_secs(2), QUICK);
@@ -229,8 +277,9 @@ mod tests {
     fn percentiles_are_right_within_an_eighth() {
         let mut latencies = Latencies::new();
         (1..=1000u64).for_each(|number| latencies.add(Duration::from_micros(number * 10)));
-        let tail = latencies.tail();
-        assert!((9_950.0..=9_950.0 * 1.125).contains(&tail), "{tail}");
+        let p99 = latencies.p99().as_micros();
+        assert!((9_900..=9_900 * 9 / 8).contains(&p99), "{p99}");
+        assert_eq!(Latencies::new().p99(), LONGEST);
         latencies.halve();
         assert!(latencies.count < 600);
         latencies.add(Duration::MAX);

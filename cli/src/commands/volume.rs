@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use proto::v1::{
     AddReplicaRequest, CloneVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState,
-    GetVolumeRequest, GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RebuildSettings,
+    GetVolumeRequest, GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RebuildProgress, RebuildSettings,
     RecoverVolumeRequest, RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetRebuildRequest, Volume,
     VolumeState,
 };
@@ -198,6 +198,7 @@ fn push_engine(text: &mut String, engine: &Engine) {
         table.row(vec![member.node.clone(), state, member.address.clone(), note(member)]);
     }
     push(text, format_args!("\n{}", table.render()));
+    engine.members.iter().filter_map(details).for_each(|line| text.push_str(&line));
     let Some(nvmf) = &engine.nvmf else { return };
     push(text, format_args!("\nnqn      {}\n\nAttach it to a Linux host:\n", nvmf.nqn));
     for address in &nvmf.discovery_addresses {
@@ -214,31 +215,17 @@ fn note(member: &Member) -> String {
     match member.state() {
         MemberState::InSync => damage(member),
         MemberState::Rebuilding | MemberState::Settling if member.rebuild_total_bytes > 0 => rebuild_note(member),
-        _ => absent_note(member),
+        _ => member.reason.clone(),
     }
 }
 
-/// Why a replica is away, and what becomes of it next.
-fn absent_note(member: &Member) -> String {
-    let mut text = member.reason.clone();
-    if member.departures > 1 {
-        push(&mut text, format_args!("; left {} times", member.departures));
-    }
-    match (&member.rebuild, member.next_try_ms) {
-        (Some(rebuild), _) if !rebuild.waiting.is_empty() => push(&mut text, format_args!("; {}", rebuild.waiting)),
-        (_, Some(next)) => push(&mut text, format_args!("; next try in {}", duration(next))),
-        (_, None) => {}
-    }
-    text
-}
-
-/// How far a copy is, and how long it may take.
+/// How far a copy is, and how long it may take: short, for the table.
 fn rebuild_note(member: &Member) -> String {
     let percent = member.rebuilt_bytes as f64 * 100.0 / member.rebuild_total_bytes as f64;
-    let mut text = format!("{percent:.0} % of {}", Size(member.rebuild_total_bytes));
+    let mut text = format!("{percent:.0} %");
     let Some(rebuild) = &member.rebuild else { return text };
     if !rebuild.waiting.is_empty() {
-        push(&mut text, format_args!(", {}", rebuild.waiting));
+        text.push_str(", waits");
     } else if rebuild.bytes_per_second > 0 {
         push(&mut text, format_args!(", {}/s", Size(rebuild.bytes_per_second)));
     }
@@ -246,6 +233,31 @@ fn rebuild_note(member: &Member) -> String {
         push(&mut text, format_args!(", {} left", duration(remaining)));
     }
     text
+}
+
+/// Why a replica is away, or its copy does not go on, and what becomes of it next: in full, which no table has room for.
+fn details(member: &Member) -> Option<String> {
+    let mut parts = Vec::new();
+    if !member.reason.is_empty() {
+        parts.push(member.reason.clone());
+    }
+    if member.departures > 1 {
+        parts.push(format!("left {} times", member.departures));
+    }
+    match (&member.rebuild, member.next_try_ms) {
+        (Some(rebuild), _) if !rebuild.waiting.is_empty() => parts.push(format!("its copy {}", waiting(rebuild))),
+        (_, Some(next)) => parts.push(format!("next try in {}", duration(next))),
+        (_, None) => {}
+    }
+    let told = member.state() != MemberState::InSync && !parts.is_empty();
+    told.then(|| format!("replica on {}: {}\n", member.node, parts.join("; ")))
+}
+
+fn waiting(rebuild: &RebuildProgress) -> String {
+    match rebuild.waiting.as_str() {
+        "paused" => "is paused".to_owned(),
+        waiting => waiting.to_owned(),
+    }
 }
 
 /// `2 h 05 min`, `3 min 20 s`, `12 s`.
@@ -290,7 +302,7 @@ fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::v1::{NvmfExport, RebuildProgress, ReplicaPlacement};
+    use proto::v1::{NvmfExport, ReplicaPlacement};
 
     fn volume() -> Volume {
         let member = |node: &str, state: MemberState, reason: &str| Member {
@@ -351,8 +363,9 @@ rebuild  not paused, at most 64 MiB/s
 
 REPLICA ON  STATE        ADDRESS         NOTE
 a           in sync      10.0.0.11:9600  -
-b           rebuilding   10.0.0.11:9600  25 % of 1 GiB, 64 MiB/s, 3 min 20 s left
+b           rebuilding   10.0.0.11:9600  25 %, 64 MiB/s, 3 min 20 s left
 c           out of sync  10.0.0.11:9600  connection refused
+replica on c: connection refused
 
 nqn      nqn.2026-11.example:v
 
@@ -384,17 +397,20 @@ Attach it to a Linux host:
         engine.members[2].rebuild = waiting;
         let text = render(&volume);
         assert!(text.contains("rebuild  paused\n"), "{text}");
-        assert!(text.contains("25 % of 1 GiB, paused\n"), "{text}");
-        assert!(text.contains("connection refused; paused\n"), "{text}");
+        assert!(text.contains("  25 %, waits\n"), "{text}");
+        assert!(text.contains("replica on b: its copy is paused\n"), "{text}");
+        assert!(text.contains("replica on c: connection refused; its copy is paused\n"), "{text}");
         assert_eq!([duration(1), duration(7_500_000)], ["1 s", "2 h 05 min"]);
     }
 
     #[test]
     fn a_replica_that_comes_and_goes_shows_when_it_is_tried_again() {
-        let away = Member { reason: "no answer".into(), departures: 1, ..Member::default() };
-        assert_eq!(note(&away), "no answer");
+        let away = Member { node: "c".into(), reason: "no answer".into(), departures: 1, ..Member::default() };
+        assert_eq!(details(&away).as_deref(), Some("replica on c: no answer\n"));
         let away = Member { departures: 3, next_try_ms: Some(1_500), ..away };
-        assert_eq!(note(&away), "no answer; left 3 times; next try in 2 s");
+        assert_eq!(details(&away).as_deref(), Some("replica on c: no answer; left 3 times; next try in 2 s\n"));
+        let here = Member { state: MemberState::InSync.into(), ..away };
+        assert_eq!(details(&here), None);
     }
 
     #[test]

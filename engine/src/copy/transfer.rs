@@ -6,6 +6,8 @@ use block_device::{Error, ErrorKind, Outcome, Range, Request, Segments, execute}
 use replica::Replica;
 use uuid::Uuid;
 
+use super::walk::side_by_side;
+
 /// How long to leave a busy replica alone (I33).
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -39,14 +41,14 @@ pub(super) async fn hashes(replica: &dyn Replica, lvol: Uuid, range: Range, gran
     }
 }
 
-/// Writes what was read.
+/// Writes what was read, its pieces side by side.
 pub(crate) async fn write(replica: &dyn Replica, mut offset: u64, data: Segments) -> Result<(), Error> {
-    for slice in data {
-        let next = offset + slice.len() as u64;
-        perform(replica, Request::write(offset, slice)).await?;
-        offset = next;
-    }
-    Ok(())
+    let writes = data.into_iter().map(|slice| {
+        let at = offset;
+        offset += slice.len() as u64;
+        async move { perform(replica, Request::write(at, slice)).await.map(drop) }
+    });
+    side_by_side(writes).await
 }
 
 /// A range in pieces of at most `length` bytes.
