@@ -7,6 +7,7 @@ use block_device::ErrorKind;
 use replica::{RemoteOptions, ReplicaServer};
 use uuid::Uuid;
 
+use crate::notes::CAPACITY;
 use crate::rebuilds::{RebuildSettings, Rebuilds};
 use crate::registry::{MemberState, RegistryError};
 
@@ -33,6 +34,9 @@ pub struct EngineConfig {
     pub rebuild: RebuildSettings,
     /// Whether copies leave so much to hosts that these are not slowed down much.
     pub rebuild_guard: bool,
+    /// Regions that are noted at most as those where writes may be in flight: 4 to 1,000. Fewer leave less to settle after a crash, and are
+    /// noted more often.
+    pub noted_regions: usize,
 }
 
 /// Copies at once on a node.
@@ -50,6 +54,7 @@ impl EngineConfig {
             rebuilds: Rebuilds::new(REBUILDS, 0),
             rebuild: RebuildSettings::default(),
             rebuild_guard: true,
+            noted_regions: CAPACITY,
         }
     }
 }

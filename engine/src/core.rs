@@ -148,6 +148,7 @@ impl Core {
         let rebuild = config.rebuild;
         Rc::new_cyclic(|me| Self {
             me: Weak::clone(me),
+            intents: RefCell::new(Intents::new(config.noted_regions)),
             config,
             registry,
             connector,
@@ -169,7 +170,6 @@ impl Core {
             watched: Cell::new(false),
             watchers: RefCell::default(),
             session: Cell::new(0),
-            intents: RefCell::default(),
             unflushed: RefCell::default(),
             noting: Mutex::new(()),
             saving: Mutex::new(()),

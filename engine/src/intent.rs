@@ -6,15 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use block_device::Range;
+use reactor::bug;
 
 use crate::notes::CAPACITY;
 use crate::regions::Regions;
 
-/// Regions of one write that are listed; with more the note says "everywhere" for as long as it takes.
-const WIDE: u64 = 64;
+/// Regions of one write that are listed at most, and half of all; with more the note says "everywhere" for as long as it takes.
+const WIDE: usize = 64;
 
-/// Regions that leave at once when room is needed, so that not each new one costs a look at what absent replicas lack.
-const LEAVE_AT_ONCE: usize = CAPACITY / 8;
+/// The part of all regions that leaves at once when room is needed, so that not each new one costs a look at what absent replicas
+/// lack.
+const LEAVE_AT_ONCE: usize = 8;
+
+/// Below this a note could not take in a write to a boundary of regions.
+const LEAST_CAPACITY: usize = 4;
 
 /// A noted region.
 #[derive(Default)]
@@ -26,8 +31,9 @@ struct Held {
 }
 
 /// What is noted, and what is to be.
-#[derive(Default)]
 pub(crate) struct Intents {
+    /// Regions that one note lists at most.
+    capacity: usize,
     noted: BTreeMap<u32, Held>,
     /// Writes too wide to be listed: in flight, and whether the note says so.
     wide: u32,
@@ -54,6 +60,22 @@ pub(crate) struct Plan {
 }
 
 impl Intents {
+    /// Nothing is noted yet.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            capacity: capacity.clamp(LEAST_CAPACITY, CAPACITY),
+            noted: BTreeMap::new(),
+            wide: 0,
+            everywhere: false,
+            wide_wanted: false,
+            wanted: VecDeque::new(),
+            is_wanted: BTreeSet::new(),
+            full: false,
+            waiting: VecDeque::new(),
+            clock: 0,
+        }
+    }
+
     /// Whether a write may be sent now; if so it counts as in flight. If not it waits, and its regions are wanted.
     pub(crate) fn begin(&mut self, ranges: &[Range], place: usize) -> bool {
         let noted = self.is_noted(ranges);
@@ -63,7 +85,7 @@ impl Intents {
             return false;
         }
         self.clock += 1;
-        match is_wide(ranges) {
+        match self.is_wide(ranges) {
             true => self.wide += 1,
             false => {
                 for region in regions(ranges) {
@@ -77,14 +99,14 @@ impl Intents {
     }
 
     fn is_noted(&self, ranges: &[Range]) -> bool {
-        match is_wide(ranges) {
+        match self.is_wide(ranges) {
             true => self.everywhere,
             false => regions(ranges).all(|region| self.noted.contains_key(&region)),
         }
     }
 
     fn want(&mut self, ranges: &[Range]) {
-        if is_wide(ranges) {
+        if self.is_wide(ranges) {
             self.wide_wanted = true;
             return;
         }
@@ -97,7 +119,7 @@ impl Intents {
 
     /// A write that began has been answered. Says whether someone may want to know.
     pub(crate) fn end(&mut self, ranges: &[Range]) -> bool {
-        match is_wide(ranges) {
+        match self.is_wide(ranges) {
             true => self.wide = self.wide.saturating_sub(1),
             false => regions(ranges).for_each(|region| {
                 if let Some(held) = self.noted.get_mut(&region) {
@@ -110,9 +132,9 @@ impl Intents {
 
     /// The note to be made next, if one is needed. From here on what it leaves out is not noted any more.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
-        let missing = (self.noted.len() + self.wanted.len()).saturating_sub(CAPACITY);
-        let leaves = missing > 0 && self.let_leave(missing.max(LEAVE_AT_ONCE));
-        let added: Vec<u32> = self.wanted.iter().copied().take(CAPACITY - self.noted.len()).collect();
+        let missing = (self.noted.len() + self.wanted.len()).saturating_sub(self.capacity);
+        let leaves = missing > 0 && self.let_leave(missing.max(self.capacity / LEAVE_AT_ONCE));
+        let added: Vec<u32> = self.wanted.iter().copied().take(self.capacity - self.noted.len()).collect();
         self.full = added.is_empty() && !self.wanted.is_empty();
         let everywhere = self.wide > 0 || self.wide_wanted;
         if added.is_empty() && everywhere == self.everywhere {
@@ -125,7 +147,12 @@ impl Intents {
 
     /// Those without writes in flight that were not used for longest.
     fn let_leave(&mut self, count: usize) -> bool {
-        let mut idle: Vec<(u64, u32)> = self.noted.iter().filter(|(_, held)| held.writes == 0).map(age).collect();
+        let mut idle: Vec<(u64, u32)> = self
+            .noted
+            .iter()
+            .filter(|(_, held)| held.writes == 0 || bug!("let-regions-in-use-leave"))
+            .map(age)
+            .collect();
         idle.sort_unstable();
         idle.truncate(count);
         for (_, region) in &idle {
@@ -155,6 +182,11 @@ impl Intents {
         (self.noted.keys().copied().collect(), self.everywhere)
     }
 
+    fn is_wide(&self, ranges: &[Range]) -> bool {
+        let count = |range: &Range| Regions::of(*range).end - Regions::of(*range).start;
+        ranges.iter().map(count).sum::<u64>() > WIDE.min(self.capacity / 2) as u64
+    }
+
     /// How many regions are noted.
     pub(crate) fn count(&self) -> usize {
         self.noted.len()
@@ -168,11 +200,6 @@ fn age((region, held): (&u32, &Held)) -> (u64, u32) {
 /// Regions are numbered in 32 bits: a volume has less than 4 EiB.
 fn regions(ranges: &[Range]) -> impl Iterator<Item = u32> {
     ranges.iter().flat_map(|range| Regions::of(*range)).map(|region| region as u32)
-}
-
-fn is_wide(ranges: &[Range]) -> bool {
-    let count = |range: &Range| Regions::of(*range).end - Regions::of(*range).start;
-    ranges.iter().map(count).sum::<u64>() > WIDE
 }
 
 /// Where writes may not be durable on every replica: what one that loses power may lack.
@@ -245,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_write_waits_until_its_regions_are_noted_and_the_next_one_does_not() {
-        let mut intents = Intents::default();
+        let mut intents = Intents::new(CAPACITY);
         let across = [Range { offset: 3 * REGION - 4096, length: 8192 }];
         assert!(!intents.begin(&across, 7));
         assert_eq!(note(&mut intents), [2, 3]);
@@ -258,7 +285,7 @@ mod tests {
 
     #[test]
     fn regions_leave_when_room_is_needed_but_never_under_a_write() {
-        let mut intents = Intents::default();
+        let mut intents = Intents::new(CAPACITY);
         for region in 0..CAPACITY as u64 {
             assert!(!intents.begin(&write(region), 0));
         }
@@ -270,14 +297,14 @@ mod tests {
         (1..10).for_each(|region| assert!(intents.end(&write(region)) || intents.waiting.is_empty()));
         assert!(!intents.begin(&write(5000), 0));
         let plan = intents.plan().expect("one is wanted");
-        assert!(plan.leaves && plan.regions.len() == CAPACITY + 1 - LEAVE_AT_ONCE);
+        assert!(plan.leaves && plan.regions.len() == CAPACITY + 1 - CAPACITY / LEAVE_AT_ONCE);
         assert!((0..10).chain([5000]).all(|region| plan.regions.contains(&region)), "in use, or used last");
         assert!(!intents.begin(&write(20), 0), "what leaves is not noted from the plan on");
     }
 
     #[test]
     fn when_writes_take_every_place_none_starts_until_some_have_ended() {
-        let mut intents = Intents::default();
+        let mut intents = Intents::new(CAPACITY);
         for region in 0..CAPACITY as u64 {
             assert!(!intents.begin(&write(region), 0));
         }
@@ -294,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_write_too_wide_to_list_is_noted_as_anywhere_for_as_long_as_it_takes() {
-        let mut intents = Intents::default();
+        let mut intents = Intents::new(CAPACITY);
         let wide = [Range { offset: 0, length: 1000 * REGION }];
         assert!(!intents.begin(&wide, 0));
         let plan = intents.plan().expect("wanted");

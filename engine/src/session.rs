@@ -275,7 +275,7 @@ impl Core {
         *self.members.borrow_mut() = Members(members);
         self.take_limits();
         self.session.set(self.session.get() + 1);
-        *self.intents.borrow_mut() = Intents::default();
+        *self.intents.borrow_mut() = Intents::new(self.config.noted_regions);
         *self.unflushed.borrow_mut() = Unflushed::new(!admission.was_clean);
         self.set_phase(Phase::Serving);
         self.watch_members();
