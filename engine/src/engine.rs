@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use block_device::{BlockDevice, Error, ErrorKind, Geometry, Reply, Request};
-use reactor::now;
+use reactor::{bug, now};
 use replica::ChainEntry;
 use uuid::Uuid;
 
@@ -247,6 +247,9 @@ impl Core {
     }
 
     async fn flush_all(&self) -> bool {
+        if bug!("clean-without-a-flush") {
+            return true;
+        }
         let targets: Vec<_> = {
             let members = self.members.borrow();
             members.replicas(members.recorded()).map(|(_, replica)| Rc::clone(replica)).collect()

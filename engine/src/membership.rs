@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use block_device::Error;
-use reactor::wall_clock;
+use reactor::{bug, wall_clock};
 use uuid::Uuid;
 
 use crate::config::EngineError;
@@ -63,7 +63,7 @@ impl Core {
             record.replicas.retain(|member| member.replica != replica);
             // Notes are found by the places of members, which move.
             record.replicas.iter_mut().for_each(|member| member.changes = None);
-            self.members.borrow().readable() & !bit(place) != 0
+            self.members.borrow().readable() & !bit(place) != 0 || bug!("remove-the-last-replica")
         });
         recorded.await.map_err(|reason| match self.is_serving() {
             true => EngineError::Config("no other replica is in sync and in reach".to_owned()),

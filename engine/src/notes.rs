@@ -1,6 +1,7 @@
 //! What an engine notes with its replicas: where writes may be in flight, and what an absent replica lacks. Bytes only;
 //! `docs/replication.md` has the tables.
 
+use reactor::bug;
 use replica::{MAX_NOTE, Note};
 use uuid::Uuid;
 
@@ -133,6 +134,11 @@ fn decode_token(bytes: &[u8]) -> Option<Uuid> {
     (bytes.len() == 24 && is_kind(bytes, KIND_TOKEN)).then(|| part(bytes, 8).map(Uuid::from_bytes))?
 }
 
+/// Whether nothing can have been noted after it and lost: the machine has not started anew since.
+fn is_last(note: &Note) -> bool {
+    note.current || bug!("trust-notes-after-a-power-cut")
+}
+
 fn is_kind(bytes: &[u8], kind: u8) -> bool {
     bytes[0..2] == VERSION.to_le_bytes() && bytes[2] == kind
 }
@@ -158,14 +164,14 @@ impl Noted {
     /// ended in order, which it noted durably, as the next one does before its first write (I23).
     pub(crate) fn intent(&self) -> Option<Intent> {
         let note = self.at(INTENT)?;
-        Intent::decode(&note.content).filter(|intent| note.current || intent.closed)
+        Intent::decode(&note.content).filter(|intent| is_last(note) || intent.closed)
     }
 
     /// What a member lacks, if that is known to be all it lacks: its changes were followed under this name, and what was in flight when
     /// the last engine ended is added.
     pub(crate) fn changes(&self, member: usize, replica: Uuid, generation: Uuid, size: u64) -> Option<Regions> {
         let intent = self.intent().filter(|intent| !intent.everything)?;
-        let note = self.at(place_of(member)).filter(|note| note.current || intent.closed)?;
+        let note = self.at(place_of(member)).filter(|note| is_last(note) || intent.closed)?;
         let changes = ChangesNote::decode(&note.content, size)?;
         (changes.replica == replica && changes.generation == generation).then_some(())?;
         let mut regions = changes.regions;

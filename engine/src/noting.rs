@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block_device::{Error, ErrorKind};
+use reactor::bug;
 use replica::Replica;
 use uuid::Uuid;
 
@@ -38,7 +39,9 @@ impl Core {
         slot.session = self.session.get();
         // From here on it may be on any replica, and durable on none.
         self.unflushed.borrow_mut().wrote(&ranges);
-        self.members.borrow_mut().follow(&ranges);
+        if !bug!("follow-no-writes") {
+            self.members.borrow_mut().follow(&ranges);
+        }
         true
     }
 
@@ -48,7 +51,9 @@ impl Core {
             return;
         }
         let ranges = ranges(request);
-        self.unflushed.borrow_mut().wrote(&ranges);
+        if !bug!("forget-writes-that-end-during-a-flush") {
+            self.unflushed.borrow_mut().wrote(&ranges);
+        }
         if self.intents.borrow_mut().end(&ranges) {
             self.signals.intent.notify_one();
         }
@@ -77,12 +82,14 @@ impl Core {
     }
 
     async fn note(&self, plan: &Plan) -> Result<(), NotNoted> {
-        if plan.leaves {
+        if plan.leaves && !bug!("let-regions-leave-before-the-maps-have-them") {
             // What absent replicas lack there is known from the intent only, until it is noted for each.
             self.save_changes(false).await;
         }
         let intent = self.intent(plan.regions.clone(), plan.everywhere);
-        self.note_with_all(INTENT, intent.encode(), false).await;
+        if !bug!("write-without-an-intent") {
+            self.note_with_all(INTENT, intent.encode(), false).await;
+        }
         self.all_have_it().await
     }
 
@@ -190,7 +197,9 @@ impl Core {
                 (_, before) => before,
             };
             member.changes = before.zip(known.as_ref()).map(|(mut changes, known)| {
-                changes.regions.add(known);
+                if !bug!("follow-from-the-failure-on") {
+                    changes.regions.add(known);
+                }
                 changes.unsaved = true;
                 changes
             });
@@ -222,7 +231,8 @@ impl Core {
         }
         set_note(replica, place_of(member), &encode_token(token), false).await?;
         let (regions, everywhere) = self.intents.borrow().current();
-        set_note(replica, INTENT, &self.intent(regions, everywhere).encode(), true).await?;
+        let durable = !bug!("in-sync-before-the-flush");
+        set_note(replica, INTENT, &self.intent(regions, everywhere).encode(), durable).await?;
         Ok(Some(token))
     }
 
@@ -235,9 +245,9 @@ impl Core {
     /// The last notes of an engine that ends in order, durable: what absent members lack stays known after a power cut too.
     pub(crate) async fn close_notes(&self) {
         let _noting = self.noting.lock().await;
-        self.save_changes(true).await;
+        self.save_changes(!bug!("clean-without-a-flush")).await;
         let intent = Intent { closed: true, ..self.intent(Vec::new(), false) };
-        self.note_with_all(INTENT, intent.encode(), true).await;
+        self.note_with_all(INTENT, intent.encode(), !bug!("clean-without-a-flush")).await;
     }
 }
 

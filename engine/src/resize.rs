@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use block_device::{Error, Geometry};
+use reactor::bug;
 use replica::Replica;
 
 use crate::config::EngineError;
@@ -23,6 +24,7 @@ impl Core {
         }
         self.check_serving()?;
         let receiving = self.members.borrow().receiving();
+        let receiving = if bug!("grow-one-replica") { receiving & receiving.wrapping_neg() } else { receiving };
         let answers = self.ask("growing", receiving, move |replica| async move { replica.grow(size).await }).await;
         if let Some(error) = answers.into_iter().find_map(|(_, answer)| answer.err()) {
             return Err(EngineError::Failed(error));

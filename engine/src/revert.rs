@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use block_device::{Error, ErrorKind};
+use reactor::bug;
 use replica::Replica;
 use uuid::Uuid;
 
@@ -73,12 +74,17 @@ impl Core {
     async fn record_pending(&self, pending: Option<PendingChange>) -> Result<(), EngineError> {
         let recorded = self.change_record(|record| {
             record.pending = pending.clone();
+            if bug!("keep-the-maps-in-a-revert") {
+                return true;
+            }
             // Of those that are not in sync nobody knows any more what they lack (I23).
             record.replicas.iter_mut().for_each(|replica| replica.changes = None);
             true
         });
         recorded.await.map_err(|reason| EngineError::Unavailable(Error::from(reason).to_string()))?;
-        self.members.borrow_mut().stop_following(!0);
+        if !bug!("keep-the-maps-in-a-revert") {
+            self.members.borrow_mut().stop_following(!0);
+        }
         Ok(())
     }
 
@@ -88,6 +94,9 @@ impl Core {
         let Some(PendingChange::Revert { snapshot }) = self.record.borrow().pending.clone() else {
             return Ok(opened);
         };
+        if bug!("forget-a-revert-under-way") {
+            return Ok(opened);
+        }
         tracing::info!(volume = %self.config.volume, %snapshot, "going back to a snapshot, as was begun");
         let mut failure = None;
         for place in &mut opened {

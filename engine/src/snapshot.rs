@@ -17,7 +17,9 @@ impl Core {
         let _administration = self.administration.lock().await;
         let _held = if bug!("snapshot-without-a-hold") { None } else { Some(self.hold_writes().await) };
         self.check_serving()?;
-        self.detach_copies("a snapshot was taken");
+        if !bug!("copy-across-a-snapshot") {
+            self.detach_copies("a snapshot was taken");
+        }
         let name = name.to_owned();
         let members = if bug!("snapshot-one-replica") {
             self.readable() & self.readable().wrapping_neg()

@@ -67,6 +67,8 @@ struct Inner {
     running: Cell<bool>,
     /// Processes that a task asked to end, when its turn is over.
     ending: RefCell<Vec<(NodeId, End)>>,
+    /// More events than this are a failure.
+    most_events: Cell<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +102,7 @@ impl World {
             notices: Arc::default(),
             running: Cell::new(false),
             ending: RefCell::default(),
+            most_events: Cell::new(u64::MAX),
         };
         Self { inner: Rc::new(inner) }
     }
@@ -127,6 +130,11 @@ impl World {
     /// How many events have happened.
     pub fn events(&self) -> u64 {
         self.inner.state.borrow().trace.events()
+    }
+
+    /// Lets the world panic when more has happened than this: something goes round in circles.
+    pub fn limit_events(&self, most: u64) {
+        self.inner.most_events.set(most);
     }
 
     /// Keeps this many lines of the event log instead of 400.
@@ -392,6 +400,8 @@ impl Inner {
                 state.wake(reactor);
             }
             state.close_abandoned();
+            let (events, most) = (state.trace.events(), self.most_events.get());
+            assert!(events <= most, "liveness broken: seed {}: no end after {most} events", self.seed);
             state.advance(limit)
         };
         if let Some(Some(reactor)) = advanced {

@@ -84,6 +84,9 @@ impl Job<'_> {
     /// grow for those any more.
     pub(super) fn begin_lvol(&self, step: String, more: usize) -> Result<(), Error> {
         let size = self.size();
+        if self.needs.borrow().is_some() && bug!("take-the-map-before-the-attach") {
+            return Ok(());
+        }
         let needs = match self.partial.get() {
             true => Some(self.followed()?),
             false => None,

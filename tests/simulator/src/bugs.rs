@@ -4,7 +4,7 @@ use crate::attempt::attempt;
 use crate::scenarios::named;
 use crate::{Options, Without};
 
-/// Each bug is to be found by one of the first so many seeds.
+/// Each bug is to be found by one of so many seeds.
 pub const SEEDS: u64 = 1000;
 
 /// A line of our code that can be made wrong: `bug!("name")` stands there.
@@ -16,47 +16,86 @@ pub struct Bug {
     pub about: &'static str,
     /// The scenario that finds it.
     pub scenario: &'static str,
+    /// Where the search begins: a seed a little before one that finds it, so that the search is short.
+    pub first: u64,
+}
+
+impl Bug {
+    const fn from(self, first: u64) -> Self {
+        Self { first, ..self }
+    }
 }
 
 const fn in_cluster(name: &'static str, about: &'static str) -> Bug {
-    Bug { name, about, scenario: "cluster" }
+    Bug { name, about, scenario: "cluster", first: 0 }
 }
 
 const fn in_store(name: &'static str, about: &'static str) -> Bug {
-    Bug { name, about, scenario: "store" }
+    Bug { name, about, scenario: "store", first: 0 }
 }
 
 const fn in_faulty_store(name: &'static str, about: &'static str) -> Bug {
-    Bug { name, about, scenario: "store-faulty-disk" }
+    Bug { name, about, scenario: "store-faulty-disk", first: 0 }
 }
 
-/// All of them.
+/// Those that are looked for.
 pub const ALL: &[Bug] = &[
-    in_cluster("acknowledge-before-membership", "a write is acknowledged before the record says who lacks it (I1)"),
-    in_cluster("record-the-last-in-sync-as-failed", "the last replica in sync is recorded as failed (I3)"),
-    in_cluster("flush-only-the-local-replica", "remote replicas say that they flushed (I4)"),
+    in_cluster("acknowledge-before-membership", "a write is acknowledged before the record says who lacks it (I1)")
+        .from(24),
+    in_cluster("record-the-last-in-sync-as-failed", "the last replica in sync is recorded as failed (I3)").from(41),
+    in_cluster("flush-only-the-local-replica", "remote replicas say that they flushed (I4)").from(116),
     in_cluster("read-before-settling", "after a crash every replica in sync is read from at once (I7, I8)"),
+    in_cluster("write-without-an-intent", "writes do not wait until their regions are noted (I7)").from(198),
     in_cluster("equalize-nothing", "what differs after a crash or an outage stays so (I7, I17)"),
     in_cluster("read-from-replicas-on-their-way", "a replica that is settled or rebuilt is read from (I8)"),
     in_cluster("let-writes-overlap", "overlapping writes are sent as they come (I9)"),
     in_cluster("forget-the-epoch", "a grant is not stored (I12)"),
-    in_cluster("grant-any-epoch", "an epoch below the stored one is granted (I12)"),
+    in_cluster("grant-any-epoch", "an epoch below the stored one is granted (I12)").from(84),
     in_cluster("let-ended-grants-go-on", "a new grant does not end those before it (I13, I16)"),
-    in_cluster("go-on-with-the-record-of-another-engine", "a lost swap of the record does not stop an engine (I14)"),
+    in_cluster("go-on-with-the-record-of-another-engine", "a lost swap of the record does not stop an engine (I14)")
+        .from(15),
     in_cluster(
         "withhold-writes-from-rebuilding-replicas",
         "new writes do not reach a replica whose head is copied (I17)",
     ),
-    in_cluster("copy-without-the-lock", "a region is copied beside writes to it (I17)"),
-    in_cluster("copy-beside-earlier-writes", "the copier does not wait for writes that began before it (I17)"),
+    in_cluster("copy-without-the-lock", "a region is copied beside writes to it (I17)").from(10),
+    in_cluster("copy-beside-earlier-writes", "the copier does not wait for writes that began before it (I17)").from(10),
     in_cluster("skip-zeroes-in-a-rebuild", "what the source has cleared is not cleared on the target (I18)"),
     in_cluster("look-only-at-what-the-source-has", "a rebuild leaves what only the target has (I18)"),
-    in_cluster("snapshot-without-a-hold", "replicas are cut while writes go on (I24)"),
-    in_cluster("snapshot-one-replica", "the others stay in sync without the snapshot (I25)"),
+    in_cluster("follow-no-writes", "the map of what a replica lacks has no new writes (I23)").from(10),
+    in_cluster("follow-from-the-failure-on", "the map has not what was not durable when the replica was lost (I23)")
+        .from(79),
+    in_cluster("let-regions-leave-before-the-maps-have-them", "the intent forgets what no map has yet (I23)").from(60),
+    in_cluster("take-the-map-before-the-attach", "a copy misses what was written since it began (I17, I23)").from(10),
+    in_cluster("trust-any-token", "a replica made anew counts as the one that left (I23)").from(195),
+    in_cluster("grow-one-replica", "the others are smaller than the volume (I39)").from(51),
+    in_cluster("remove-the-last-replica", "the last replica in sync is let go (I3)").from(22),
+    in_cluster("snapshot-without-a-hold", "replicas are cut while writes go on (I24)").from(16),
+    in_cluster("snapshot-one-replica", "the others stay in sync without the snapshot (I25)").from(16),
     in_faulty_store("ignore-failed-journal-writes", "a record whose write failed counts as written (I27)"),
-    in_store("reuse-freed-clusters-at-once", "a freed cluster is used again before that is durable (I27)"),
+    in_store("reuse-freed-clusters-at-once", "a freed cluster is used again before that is durable (I27)").from(460),
     in_store("trust-unflushed-blocks", "recovery takes blocks that were not flushed as they are (I27)"),
     in_store("flush-without-a-marker", "a flush does not tell recovery what it covered (I4)"),
+];
+
+/// Those that no seed tried so far has found: a story in which they matter is missing, or something else keeps them harmless.
+/// `--bug NAME --seed S` switches them on too.
+pub const NOT_FOUND: &[Bug] = &[
+    in_cluster("clean-without-a-flush", "an engine stops in order and has not flushed (I4)"),
+    in_cluster("let-regions-in-use-leave", "regions leave the intent although writes are in flight there (I7)"),
+    in_cluster(
+        "leave-the-old-intent-closed",
+        "an engine begins to write while the notes say that the last one closed (I7)",
+    ),
+    in_cluster("in-sync-before-the-flush", "what was copied is not durable when the replica is in sync (I21)"),
+    in_cluster(
+        "forget-writes-that-end-during-a-flush",
+        "a write in flight when a flush began counts as durable after it (I23)",
+    ),
+    in_cluster("trust-notes-after-a-power-cut", "intent and maps count although later ones may be lost (I23)"),
+    in_cluster("keep-the-maps-in-a-revert", "what going back to a snapshot changes is in no map (I23)"),
+    in_cluster("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)"),
+    in_cluster("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)"),
 ];
 
 /// The bug that was found, and how.
@@ -73,7 +112,7 @@ pub struct Found {
 /// Runs the bug's scenario, seed after seed, until one fails that does not fail without the bug.
 pub fn hunt(bug: &Bug) -> Option<Found> {
     let scenario = named(bug.scenario)?;
-    for seed in 0..SEEDS {
+    for (seeds, seed) in (1..=SEEDS).zip(bug.first..) {
         let options = Options { seed, log_lines: 0, without: Without::NOTHING };
         switch_on(bug.name);
         let failure = attempt(scenario, options).err();
@@ -81,7 +120,7 @@ pub fn hunt(bug: &Bug) -> Option<Found> {
         if let Some(failure) = failure {
             let sound = attempt(scenario, options);
             assert!(sound.is_ok(), "{}: seed {seed} fails without a bug: {sound:?}", bug.scenario);
-            return Some(Found { seed, seeds: seed + 1, failure });
+            return Some(Found { seed, seeds, failure });
         }
     }
     None
@@ -90,7 +129,7 @@ pub fn hunt(bug: &Bug) -> Option<Found> {
 /// Switches a bug on for this thread; false when there is none of this name, or no bug at all in this build.
 #[cfg(feature = "deliberate-bugs")]
 pub fn switch_on(name: &str) -> bool {
-    let bug = ALL.iter().find(|bug| bug.name == name);
+    let bug = ALL.iter().chain(NOT_FOUND).find(|bug| bug.name == name);
     reactor::bugs::activate(bug.map(|bug| bug.name));
     bug.is_some()
 }

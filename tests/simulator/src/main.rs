@@ -36,7 +36,9 @@ fn main() -> ExitCode {
 fn list() -> bool {
     scenarios::ALL.iter().for_each(|scenario| println!("{:<18} {}", scenario.name, scenario.about));
     println!("\ndeliberate bugs:");
-    bugs::ALL.iter().for_each(|bug| println!("{:<36} {}", bug.name, bug.about));
+    bugs::ALL.iter().for_each(|bug| println!("{:<44} {}", bug.name, bug.about));
+    println!("\ndeliberate bugs that no seed has found so far:");
+    bugs::NOT_FOUND.iter().for_each(|bug| println!("{:<44} {}", bug.name, bug.about));
     true
 }
 

@@ -109,10 +109,10 @@ pub(crate) fn bugs(only: Option<&str>) -> bool {
                 Some(found) => {
                     let said = found.failure.lines().next().unwrap_or_default();
                     let said: String = said.chars().take(110).collect();
-                    println!("{:<36} seed {:>4}, {:>4} seeds: {said}", bug.name, found.seed, found.seeds);
+                    println!("{:<44} seed {:>4}, {:>4} seeds: {said}", bug.name, found.seed, found.seeds);
                 }
                 None => {
-                    println!("{:<36} MISSED by {} seeds of {}", bug.name, bugs::SEEDS, bug.scenario);
+                    println!("{:<44} MISSED by {} seeds of {}", bug.name, bugs::SEEDS, bug.scenario);
                     if let Ok(mut missed) = missed.lock() {
                         missed.push(bug.name);
                     }

@@ -52,6 +52,13 @@ pub struct Reading {
     start: Moment,
 }
 
+/// A way back to a snapshot, as one write to every unit.
+#[derive(Clone, Copy, Debug)]
+pub struct Reverting {
+    from: Moment,
+    to: Moment,
+}
+
 /// A flush on its way.
 #[derive(Clone, Copy, Debug)]
 pub struct Flushing {
@@ -151,9 +158,7 @@ impl Write {
 impl Model {
     /// A volume of this many units, all zeroes.
     pub fn new(units: usize) -> Self {
-        let zeroes = Write { end: Some(0), acknowledged: true, flushed: true, ..Write::new(0, 0) };
-        let unit = || Unit { writes: vec![zeroes], power_cut: None };
-        Self { now: 0, next_value: 0, units: (0..units).map(|_| unit()).collect(), reading: BTreeSet::new() }
+        Self { now: 0, next_value: 0, units: (0..units).map(|_| Unit::zeroes()).collect(), reading: BTreeSet::new() }
     }
 
     /// How many units there are.
@@ -265,6 +270,35 @@ impl Model {
         }
     }
 
+    /// The volume begins to go back to what it held once, of which only this much is known, unit by unit; from there on zeroes.
+    pub fn start_revert(&mut self, possible: &[BTreeSet<Value>]) -> Reverting {
+        let from = self.now + 1;
+        let zeroes = BTreeSet::from([0]);
+        for (place, unit) in self.units.iter_mut().enumerate() {
+            for value in possible.get(place).unwrap_or(&zeroes) {
+                self.now += 1;
+                unit.writes.push(Write::new(*value, self.now));
+            }
+        }
+        Reverting { from, to: self.now }
+    }
+
+    /// It has gone back, or an error says nothing about whether it has.
+    pub fn end_revert(&mut self, reverting: Reverting, acknowledged: bool) {
+        let now = self.tick();
+        let all = self.units.iter_mut().flat_map(|unit| &mut unit.writes);
+        for write in all.filter(|write| (reverting.from..=reverting.to).contains(&write.start)) {
+            write.end.get_or_insert(now);
+            write.acknowledged |= acknowledged;
+        }
+    }
+
+    /// The volume is larger: it reads as zeroes there.
+    pub fn grow(&mut self, units: usize) {
+        let more = units.saturating_sub(self.units.len());
+        self.units.extend((0..more).map(|_| Unit::zeroes()));
+    }
+
     fn oldest_read(&self) -> Moment {
         self.reading.first().copied().unwrap_or(self.now + 1)
     }
@@ -276,6 +310,12 @@ impl Model {
 }
 
 impl Unit {
+    /// As it was made.
+    fn zeroes() -> Self {
+        let zeroes = Write { end: Some(0), acknowledged: true, flushed: true, ..Write::new(0, 0) };
+        Self { writes: vec![zeroes], power_cut: None }
+    }
+
     /// What a read that started at `start` and ends now may see.
     fn allowed(&self, start: Moment) -> BTreeSet<Value> {
         let possible = self.writes.iter().filter(|write| self.is_allowed(write, start));
@@ -316,6 +356,9 @@ impl Unit {
     }
 
     fn flush(&mut self, start: Moment) {
+        if self.is_settled() {
+            return;
+        }
         for write in &mut self.writes {
             write.flushed |= write.ended_by(start) && write.happened_by(start);
         }
@@ -329,6 +372,11 @@ impl Unit {
         self.mark_overwritten();
     }
 
+    /// Whether it holds one value and nothing else can come back, as most units do.
+    fn is_settled(&self) -> bool {
+        matches!(&self.writes[..], [only] if only.flushed && only.gone.is_none())
+    }
+
     /// No crash brings back what a flushed write follows.
     fn mark_overwritten(&mut self) {
         let flushed: Vec<Write> = self.writes.iter().filter(|write| write.flushed).copied().collect();
@@ -339,6 +387,9 @@ impl Unit {
 
     /// Forgets what neither a crash brings back nor a read sees that started at `oldest_read` or later.
     fn forget(&mut self, oldest_read: Moment) {
+        if self.is_settled() {
+            return;
+        }
         let over = |write: &Write| write.overwritten && !self.is_allowed(write, oldest_read);
         let kept: Vec<Write> = self.writes.iter().filter(|write| !over(write)).copied().collect();
         self.writes = kept;
@@ -557,6 +608,44 @@ mod tests {
         write(&mut model, 2);
         // I15.
         assert_eq!(allowed(&model, 0..5), [2]);
+    }
+
+    #[test]
+    fn a_volume_that_went_back_reads_as_its_snapshot_may_and_then_as_that() {
+        let mut model = Model::new(2);
+        write(&mut model, 1);
+        let snapshot = [BTreeSet::from([0, 1])];
+        write(&mut model, 2);
+        flush(&mut model);
+        let reverting = model.start_revert(&snapshot);
+        assert_eq!(allowed(&model, 0..5), [0, 1, 2]);
+        model.end_revert(reverting, true);
+        assert_eq!(allowed(&model, 0..5), [0, 1]);
+        read(&mut model, 0).unwrap();
+        assert_eq!(allowed(&model, 0..5), [0]);
+        // Not flushed since.
+        model.crash(Crash::PowerCut);
+        assert_eq!(allowed(&model, 0..5), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_way_back_that_was_cut_off_is_settled_by_the_first_read() {
+        let mut model = Model::new(1);
+        write(&mut model, 1);
+        let _cut_off = model.start_revert(&[BTreeSet::from([0])]);
+        model.crash(Crash::Kill);
+        assert_eq!(allowed(&model, 0..5), [0, 1]);
+        read(&mut model, 1).unwrap();
+        assert_eq!(allowed(&model, 0..5), [1]);
+    }
+
+    #[test]
+    fn a_volume_that_grew_has_zeroes_there() {
+        let mut model = Model::new(1);
+        model.grow(3);
+        model.grow(2);
+        let reading = model.start_read();
+        assert!(model.units() == 3 && model.end_read(reading, 1, &[0, 0]).is_ok());
     }
 
     #[test]

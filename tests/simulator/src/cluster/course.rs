@@ -1,19 +1,26 @@
 //! The course of a plan: what begins at its time, and what ends when its own time is over.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::MemberState;
+use engine::Engine;
 use reactor::simulated::{DiskFault, DiskFaultKind, DiskLatency, Link};
+use replica::Origin;
 use uuid::Uuid;
 
 use super::Cluster;
+use super::administration::{add_replica, clone_replica, delete_replica, make_replica, remove_replica};
 use super::node::{DISK, Node};
 use super::plan::{Act, Step, Trouble};
+use super::volume::{CloneOf, Snapshot, Volume};
 
 /// How long the course looks away at most: a process that ended by itself is found dead after this.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How often the course looks for something that it waits for.
+const MOMENT: Duration = Duration::from_micros(200);
 
 /// How long a process that ended by itself stays down.
 const RESTART: Duration = Duration::from_millis(100);
@@ -42,13 +49,31 @@ pub(super) struct Course<'a> {
     /// Partitions in force, by direction: each ends by itself.
     blocked: BTreeMap<(usize, usize), u32>,
     order: u64,
-    /// Counts snapshots, whose uuids are made of it.
+    /// Counts snapshots and clones, whose uuids are made of it.
     snapshots: u8,
+    /// Counts replicas that were added, as well.
+    added: u8,
+}
+
+/// Something is being done to a volume while it lives.
+struct UnderWay(Rc<Volume>);
+
+impl UnderWay {
+    fn new(volume: &Rc<Volume>) -> Self {
+        volume.acts.set(volume.acts.get() + 1);
+        Self(Rc::clone(volume))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.acts.set(self.0.acts.get() - 1);
+    }
 }
 
 impl<'a> Course<'a> {
     pub(super) fn new(cluster: &'a Cluster) -> Self {
-        Self { cluster, due: BTreeMap::new(), blocked: BTreeMap::new(), order: 0, snapshots: 0 }
+        Self { cluster, due: BTreeMap::new(), blocked: BTreeMap::new(), order: 0, snapshots: 0, added: 0 }
     }
 
     /// All steps of the plan.
@@ -162,6 +187,13 @@ impl<'a> Course<'a> {
             }
             Act::ClockJump { node, seconds } => cluster.world.jump_clock(self.node(node).id, seconds),
             Act::Snapshot { volume, count } => (0..count).for_each(|_| self.snapshot(volume)),
+            Act::Delete { volume, pick } => self.delete_snapshot(volume, pick),
+            Act::Revert { volume, pick } => self.revert(volume, pick),
+            Act::CloneOf { volume, pick } => self.clone_snapshot(volume, pick),
+            Act::Grow { volume, eighths } => self.grow(volume, eighths),
+            Act::Add { volume, node } => self.add(volume, node),
+            Act::Remove { volume, pick } => self.remove(volume, pick),
+            Act::Whole { volume, limit } => self.until_whole(volume, limit),
             Act::Move { volume, to, off } => self.move_engine(volume, to, off),
             Act::TakeOver { volume, to } => cluster.start_engine(&cluster.volumes[&volume], to),
         }
@@ -252,39 +284,41 @@ impl<'a> Course<'a> {
         cluster.liars.borrow_mut().remove(&node);
         cluster.power_cut(node);
         self.happen(Due::Repair(node));
-        let with_replica = || cluster.volumes.values().filter(|volume| volume.plan.replicas.contains(&node));
         // What it granted may be lost with the rest.
-        {
-            let mut grants = self.node(node).grants.borrow_mut();
-            with_replica().for_each(|volume| _ = grants.remove(&volume.replica_on(node)));
-        }
+        let replicas: Vec<(Uuid, Uuid)> = self.replicas_on(node).collect();
+        replicas.iter().for_each(|(_, replica)| _ = self.node(node).grants.borrow_mut().remove(replica));
         self.node(node).distrusted.set(true);
-        let in_sync = || with_replica().any(|volume| self.is_in_sync(volume.id, &volume.replica_on(node)));
+        let in_sync = || replicas.iter().any(|(volume, replica)| cluster.registry.is_in_sync(*volume, *replica));
         let known = cluster.world.run_until(|| !in_sync(), Duration::from_secs(30));
         assert!(known, "liveness broken: a machine is gone, and is not recorded out of sync");
     }
 
+    /// The replicas on a node, with their volumes.
+    fn replicas_on(&self, node: usize) -> impl Iterator<Item = (Uuid, Uuid)> {
+        let registry = &self.cluster.registry;
+        let volumes = self.cluster.volumes.values();
+        volumes.filter_map(move |volume| Some((volume.id, registry.replica_on(volume.id, node)?)))
+    }
+
     fn may_lose_a_copy(&self, node: usize) -> bool {
+        let cluster = self.cluster;
         let repairs_only = |due: &Due| matches!(due, Due::Repair(other) if *other == node);
-        let quiet = self.due.values().all(repairs_only);
-        let running = self.cluster.nodes.values().all(|node| self.cluster.world.is_running(node.id));
-        let mut volumes = self.cluster.volumes.values();
+        let quiet =
+            self.due.values().all(repairs_only) && cluster.volumes.values().all(|volume| volume.acts.get() == 0);
+        let running = cluster.nodes.values().all(|node| cluster.world.is_running(node.id));
+        let mut volumes = cluster.volumes.values();
         quiet
             && running
             && volumes.all(|volume| {
-                let concerned = volume.plan.replicas.contains(&node);
-                let others = || volume.plan.replicas.iter().filter(|other| **other != node);
-                let spare = others().any(|&other| self.is_in_sync(volume.id, &volume.replica_on(other)));
+                let replicas = cluster.registry.replicas(volume.id);
+                let concerned = replicas.iter().any(|(place, _)| *place == node);
+                let mut others = replicas.iter().filter(|(place, _)| *place != node);
+                let spare = others.any(|(_, replica)| cluster.registry.is_in_sync(volume.id, *replica));
                 !concerned
                     || (spare
                         && volume.place.get().is_some_and(|place| place != node)
                         && volume.engine.borrow().is_some())
             })
-    }
-
-    fn is_in_sync(&self, volume: Uuid, replica: &Uuid) -> bool {
-        let record = self.cluster.registry.record(volume);
-        record.replicas.iter().any(|member| member.replica == *replica && member.state == MemberState::InSync)
     }
 
     fn trouble(&mut self, node: usize, trouble: Trouble) {
@@ -311,18 +345,111 @@ impl<'a> Course<'a> {
         world.add_disk_fault(id, DISK, fault);
     }
 
-    fn snapshot(&mut self, volume: usize) {
-        let cluster = self.cluster;
-        let volume = &cluster.volumes[&volume];
+    /// Lets something be done to a volume that is served, where its engine is.
+    fn administer<F>(&self, volume: usize, act: impl FnOnce(Rc<Volume>, Rc<Engine>) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let volume = &self.cluster.volumes[&volume];
         let Some(engine) = volume.engine.borrow().clone() else { return };
-        let Some(place) = volume.place.get().filter(|place| cluster.world.is_running(self.node(*place).id)) else {
-            return;
-        };
+        let running = |place: &usize| self.cluster.world.is_running(self.node(*place).id);
+        let Some(place) = volume.place.get().filter(running) else { return };
+        let act = act(Rc::clone(volume), engine);
+        let under_way = UnderWay::new(volume);
+        self.cluster.world.spawn(self.node(place).id, async move {
+            act.await;
+            drop(under_way);
+        });
+    }
+
+    fn snapshot(&mut self, volume: usize) {
         self.snapshots += 1;
         let mut id = [0x50; 16];
-        (id[0], id[1]) = (self.snapshots, volume.plan.number as u8);
-        let taking = Rc::clone(volume);
-        cluster.world.spawn(self.node(place).id, async move { taking.snapshot(&engine, Uuid::from_bytes(id)).await });
+        (id[0], id[1]) = (self.snapshots, volume as u8);
+        self.administer(volume, |volume, engine| async move { volume.snapshot(&engine, Uuid::from_bytes(id)).await });
+    }
+
+    /// One of the snapshots that are known to be there.
+    fn pick_snapshot(&self, volume: usize, pick: usize) -> Option<(Uuid, Snapshot)> {
+        let snapshots = self.cluster.volumes[&volume].snapshots.borrow();
+        let there: Vec<_> =
+            snapshots.iter().filter(|(_, snapshot)| matches!(snapshot, Snapshot::Taken { .. })).collect();
+        there.get(pick % there.len().max(1)).map(|(id, snapshot)| (**id, (*snapshot).clone()))
+    }
+
+    fn delete_snapshot(&self, volume: usize, pick: usize) {
+        if let Some((id, _)) = self.pick_snapshot(volume, pick) {
+            self.administer(volume, |volume, engine| async move { volume.delete_snapshot(&engine, id).await });
+        }
+    }
+
+    fn revert(&self, volume: usize, pick: usize) {
+        if let Some((id, _)) = self.pick_snapshot(volume, pick) {
+            self.administer(volume, |volume, engine| async move { volume.revert(&engine, id).await });
+        }
+    }
+
+    fn grow(&self, volume: usize, eighths: u64) {
+        let step = 64 << 10;
+        let size = (self.cluster.volumes[&volume].plan.size * eighths / 8).next_multiple_of(step);
+        self.administer(volume, |volume, engine| async move { volume.grow(&engine, size).await });
+    }
+
+    /// On every node with a replica in sync.
+    fn clone_snapshot(&mut self, volume: usize, pick: usize) {
+        let Some((snapshot, held)) = self.pick_snapshot(volume, pick) else { return };
+        self.snapshots += 1;
+        let volume = &self.cluster.volumes[&volume];
+        let name =
+            |node: usize| Uuid::from_bytes([0xc0, self.snapshots, node as u8, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        let registry = &self.cluster.registry;
+        let in_sync = |(_, replica): &(usize, Uuid)| registry.is_in_sync(volume.id, *replica);
+        for (place, replica) in registry.replicas(volume.id).into_iter().filter(in_sync) {
+            let node = Rc::clone(self.node(place));
+            let clone = CloneOf { node: place, replica: name(place), volume: name(0xff), snapshot, held: held.clone() };
+            if self.cluster.world.is_running(node.id) {
+                let making = clone_replica(Rc::clone(&node), Rc::clone(volume), Origin { replica, snapshot }, clone);
+                self.cluster.world.spawn(node.id, making);
+            }
+        }
+    }
+
+    /// Makes a replica on a node that has none of the volume, and takes it in.
+    fn add(&mut self, number: usize, place: usize) {
+        let volume = &self.cluster.volumes[&number];
+        let members = self.cluster.registry.replicas(volume.id);
+        let node = Rc::clone(self.node(place));
+        let has_one = members.iter().any(|(other, _)| *other == place);
+        if has_one || members.len() > 3 || !self.cluster.world.is_running(node.id) {
+            return;
+        }
+        self.added += 1;
+        let replica = volume.replica_name(place, self.added);
+        let made = Rc::new(Cell::new(false));
+        let making = make_replica(Rc::clone(&node), Rc::clone(volume), replica, Rc::clone(&made));
+        self.cluster.world.spawn(node.id, making);
+        self.administer(number, |volume, engine| add_replica(engine, volume, place, replica, made));
+    }
+
+    fn remove(&self, number: usize, pick: usize) {
+        let volume = &self.cluster.volumes[&number];
+        let members = self.cluster.registry.replicas(volume.id);
+        let (place, replica) = members[pick % members.len()];
+        let node = Rc::clone(self.node(place));
+        let gone = Rc::new(Cell::new(false));
+        if self.cluster.world.is_running(node.id) {
+            let deleting = delete_replica(Rc::clone(&node), Rc::clone(volume), replica, Rc::clone(&gone));
+            self.cluster.world.spawn(node.id, deleting);
+        }
+        self.administer(number, |volume, engine| remove_replica(engine, volume, replica, gone));
+    }
+
+    fn until_whole(&mut self, volume: usize, limit: Duration) {
+        let volume = self.cluster.volumes[&volume].id;
+        let end = self.now() + nanoseconds(limit);
+        while !self.cluster.registry.is_whole(volume) && self.now() < end {
+            self.pass(MOMENT);
+        }
     }
 
     /// Stops an engine in order, and starts another later, whether the first has ended by then or not.

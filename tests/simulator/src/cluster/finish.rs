@@ -132,9 +132,16 @@ fn compare(cluster: &Cluster, volume: &Rc<Volume>) {
     let epoch = cluster.registry.record(volume.id).epoch + 1;
     let mut heads = Vec::new();
     let mut chains = Vec::new();
-    for &place in &volume.plan.replicas {
+    let size = cluster.registry.record(volume.id).size;
+    assert!(
+        size >= volume.size.get(),
+        "I39 broken: the record says {size} bytes, the host knows of {}",
+        volume.size.get()
+    );
+    for (place, replica) in cluster.registry.replicas(volume.id) {
         let node = &cluster.nodes[&place];
-        let content = cluster.world.block_on(node.id, Rc::clone(node).content(Rc::clone(volume), epoch));
+        let content =
+            cluster.world.block_on(node.id, Rc::clone(node).content(replica, volume.id, volume.size.get(), epoch));
         heads.push((place, content.head));
         chains.push((place, content.snapshots));
     }
@@ -147,11 +154,31 @@ fn compare(cluster: &Cluster, volume: &Rc<Volume>) {
         assert!(same, "I25 broken: v{number}: n{node} has other snapshots than n{}", chains[0].0);
     }
     for (id, snapshot) in volume.snapshots.borrow().iter() {
-        let there = wanted.contains(id) || matches!(snapshot, Snapshot::Unknown);
-        assert!(there, "I24 broken: v{number}: snapshot {} was acknowledged and is gone", short(*id));
+        let there = wanted.contains(id);
+        let back = there && matches!(snapshot, Snapshot::Deleted);
+        assert!(!back, "I26 broken: v{number}: snapshot {} was deleted and is there", short(*id));
+        assert!(
+            there || !matches!(snapshot, Snapshot::Taken { .. }),
+            "I24 broken: v{number}: snapshot {} was acknowledged and is gone",
+            short(*id)
+        );
     }
     for (place, id) in wanted.iter().enumerate() {
         let contents: Vec<_> = chains.iter().map(|(node, chain)| (*node, chain[place].1.clone())).collect();
-        volume.check_snapshot(*id, &contents);
+        let known = volume.snapshots.borrow().get(id).cloned();
+        volume.check_snapshot(*id, known, &contents);
+    }
+    compare_clones(cluster, volume);
+}
+
+/// Clones hold what their snapshot held, whatever became of that.
+fn compare_clones(cluster: &Cluster, volume: &Rc<Volume>) {
+    let clones = volume.clones.borrow().clone();
+    for clone in clones {
+        let node = &cluster.nodes[&clone.node];
+        let reading = Rc::clone(node).content(clone.replica, clone.volume, volume.plan.size, 1);
+        let content = cluster.world.block_on(node.id, reading);
+        volume.log(&format!("clone {} on n{} is looked at", clone.replica, clone.node));
+        volume.check_snapshot(clone.snapshot, Some(clone.held.clone()), &[(clone.node, content.head)]);
     }
 }

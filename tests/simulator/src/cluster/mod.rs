@@ -1,6 +1,7 @@
 //! A whole cluster in one world: stores, replicas, engines, a registry, hosts; a course of faults; and in the end everything
 //! has to be right. `docs/simulator.md` tells how to read what it says.
 
+mod administration;
 mod course;
 mod finish;
 mod history;
@@ -25,6 +26,9 @@ use self::volume::Volume;
 use crate::model::Crash;
 use crate::{Options, Report};
 
+/// Events of one run at most. Hardly one needs a tenth of it.
+const MOST_EVENTS: u64 = 3_000_000;
+
 /// The plan of a seed in words.
 pub fn describe(options: Options) -> String {
     generate(options.seed).without(&options.without).to_string()
@@ -41,6 +45,7 @@ pub(crate) fn run(options: Options) -> Report {
     let plan = generate(options.seed).without(&options.without);
     let world = World::new(options.seed);
     world.keep_log(options.log_lines);
+    world.limit_events(MOST_EVENTS);
     let cluster = Cluster::new(world, plan);
     cluster.install();
     let mut course = Course::new(&cluster);
@@ -93,7 +98,7 @@ impl Cluster {
     fn install(&self) {
         for volume in self.volumes.values() {
             let replicas = volume.plan.replicas.iter().map(|&node| NewReplica {
-                replica: volume.replica_on(node),
+                replica: volume.replica_name(node, 0),
                 node: format!("n{node}"),
                 address: address(node),
             });
@@ -153,9 +158,8 @@ impl Cluster {
         self.world.power_cut(self.nodes[&node].id);
         self.forget(node);
         for volume in self.volumes.values() {
-            let member = volume.plan.replicas.iter().position(|&replica| replica == node);
-            if let Some(member) = member {
-                self.registry.lost_power(volume.id, member);
+            if let Some(replica) = self.registry.replica_on(volume.id, node) {
+                self.registry.lost_power(volume.id, replica);
             }
         }
     }

@@ -24,7 +24,7 @@ use super::volume::Volume;
 pub(super) const DISK: &str = "/disk";
 
 /// Bytes of each node's disk.
-pub(super) const DISK_SIZE: u64 = 64 << 20;
+pub(super) const DISK_SIZE: u64 = 128 << 20;
 
 /// How long a process whose store has stopped goes on before it is started again.
 const SUPERVISION: Duration = Duration::from_millis(400);
@@ -90,9 +90,11 @@ impl Node {
         Store::format(&disk, &options).await.expect("the disk is sound");
         let store = Store::open(disk).await.expect("it was just formatted");
         let server = ReplicaServer::new(store, &Directory::new());
-        for volume in self.volumes.iter().filter(|volume| volume.plan.replicas.contains(&self.index)) {
+        for volume in &self.volumes {
+            volume.clones.borrow_mut().retain(|clone| clone.node != self.index);
+            let Some(replica) = self.registry.replica_on(volume.id, self.index) else { continue };
             let spec = ReplicaSpec {
-                replica: volume.replica_on(self.index),
+                replica,
                 volume: volume.id,
                 name: format!("v{}", volume.plan.number),
                 size: volume.plan.size,
@@ -107,8 +109,12 @@ impl Node {
     pub(super) async fn run(self: Rc<Self>) {
         let process = self.process.get() + 1;
         self.process.set(process);
+        if self.distrusted.get() {
+            self.observer.log(format!("n{}: made anew after its disk had lied", self.index));
+            Rc::clone(&self).install().await;
+            self.distrusted.set(false);
+        }
         let store = self.open_store().await;
-        self.distrusted.set(false);
         let directory = Directory::new();
         let server = ReplicaServer::new(store.clone(), &directory);
         for info in server.list() {
@@ -133,18 +139,9 @@ impl Node {
     async fn open_store(self: &Rc<Self>) -> Store {
         loop {
             match Store::open(open_disk()).await {
-                Ok(store) if !self.distrusted.get() || self.has_all_replicas(&store) => return store,
-                Ok(store) => {
-                    drop(store);
-                    self.observer.log(format!("n{}: made anew after its disk had lied: replicas are gone", self.index));
-                    Rc::clone(self).install().await;
-                }
+                Ok(store) => return store,
                 Err(error @ (StoreError::Io { .. } | StoreError::Stopped { .. })) => {
                     self.observer.log(format!("n{}: {error}", self.index))
-                }
-                Err(error) if self.distrusted.get() => {
-                    self.observer.log(format!("n{}: made anew after its disk had lied: {error}", self.index));
-                    Rc::clone(self).install().await;
                 }
                 Err(error) => panic!("I27 broken: the store of n{} does not open: {error}", self.index),
             }
@@ -152,15 +149,8 @@ impl Node {
         }
     }
 
-    fn has_all_replicas(&self, store: &Store) -> bool {
-        let found: Vec<Uuid> =
-            ReplicaServer::new(store.clone(), &Directory::new()).list().iter().map(|info| info.spec.replica).collect();
-        let mut wanted = self.volumes.iter().filter(|volume| volume.plan.replicas.contains(&self.index));
-        wanted.all(|volume| found.contains(&volume.replica_on(self.index)))
-    }
-
     /// The replicas, once the process has opened its store.
-    async fn server(&self) -> ReplicaServer {
+    pub(super) async fn server(&self) -> ReplicaServer {
         loop {
             if let Some(server) = &*self.server.borrow() {
                 return server.clone();
@@ -186,11 +176,11 @@ impl Node {
         let config = EngineConfig {
             replica_deadline: self.timing.deadline,
             open_wait: self.timing.open_wait,
+            noted_regions: volume.plan.noted,
             remote: remote.clone(),
             ..EngineConfig::new(volume.id)
         };
-        let local = volume.plan.replicas.contains(&self.index).then(|| (volume.replica_on(self.index), server));
-        let connector = Rc::new(Watched { node: Rc::clone(&self), local, remote });
+        let connector = Rc::new(Watched { node: Rc::clone(&self), local: server, remote });
         let engine = loop {
             if !volume.is_on(path) {
                 return;
@@ -231,7 +221,7 @@ impl Drop for Guard {
 /// Opens replicas as an engine does by itself, and looks at what is granted.
 struct Watched {
     node: Rc<Node>,
-    local: Option<(Uuid, ReplicaServer)>,
+    local: ReplicaServer,
     remote: RemoteOptions,
 }
 
@@ -240,9 +230,9 @@ impl Connector for Watched {
         let address = record.address;
         Box::pin(async move {
             let known = self.node.grants.borrow().get(&open.replica).copied().unwrap_or(0);
-            let replica = match &self.local {
-                Some((local, server)) if *local == open.replica => server.open_local(open).await? as Rc<dyn Replica>,
-                _ => RemoteReplica::connect(address, &open, &self.remote).await? as Rc<dyn Replica>,
+            let replica = match address == self.node.address {
+                true => self.local.open_local(open).await? as Rc<dyn Replica>,
+                false => RemoteReplica::connect(address, &open, &self.remote).await? as Rc<dyn Replica>,
             };
             let epoch = open.epoch;
             let replica_id = open.replica;
@@ -270,22 +260,20 @@ pub(super) struct Content {
 }
 
 impl Node {
-    /// Reads all that a replica holds, at a new epoch.
-    pub(super) async fn content(self: Rc<Self>, volume: Rc<Volume>, epoch: u64) -> Content {
+    /// Reads all that a replica of this size holds, at a new epoch.
+    pub(super) async fn content(self: Rc<Self>, replica: Uuid, volume: Uuid, size: u64, epoch: u64) -> Content {
         let server = self.server().await;
-        let open = OpenReplica {
-            replica: volume.replica_on(self.index),
-            volume: volume.id,
-            epoch,
-            instance: Uuid::from_bytes([0xee; 16]),
-        };
+        let open = OpenReplica { replica, volume, epoch, instance: Uuid::from_bytes([0xee; 16]) };
         let replica = server.open_local(open).await.expect("nothing is wrong any more, and the epoch is higher");
+        let found = replica.granted().geometry.size();
+        assert!(found >= size, "I39 broken: a replica in sync has {found} bytes, the volume {size}");
         let chain = replica.chain().await.expect("nothing is wrong any more");
         let mut content = Content { head: Vec::new(), snapshots: Vec::new() };
         for entry in chain {
             let mut bytes = Vec::new();
-            for offset in (0..volume.plan.size).step_by(1 << 20) {
-                let range = block_device::Range { offset, length: (1 << 20).min(volume.plan.size - offset) };
+            let size = size.min(entry.size);
+            for offset in (0..size).step_by(1 << 20) {
+                let range = block_device::Range { offset, length: (1 << 20).min(size - offset) };
                 let data = replica.read_lvol(entry.id, range).await.expect("nothing is wrong any more");
                 bytes.extend(data.to_vec());
             }

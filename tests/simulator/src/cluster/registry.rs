@@ -28,7 +28,7 @@ pub(super) struct SharedRegistry {
     /// Its answers are lost now and then.
     pub(super) mute: Cell<bool>,
     /// By volume: members recorded in sync whose machine lost power since, with what was not flushed.
-    lost_power: RefCell<BTreeMap<Uuid, BTreeSet<usize>>>,
+    lost_power: RefCell<BTreeMap<Uuid, BTreeSet<Uuid>>>,
     /// Told of volumes that lost what was not flushed, because their record names nobody any more who kept its power.
     on_loss: RefCell<Option<OnLoss>>,
 }
@@ -57,6 +57,26 @@ impl SharedRegistry {
         self.records.borrow()[&volume].clone()
     }
 
+    /// The replicas that belong to a volume now, by node.
+    pub(super) fn replicas(&self, volume: Uuid) -> Vec<(usize, Uuid)> {
+        let node = |name: &str| name.trim_start_matches('n').parse().unwrap_or_default();
+        self.record(volume).replicas.iter().map(|replica| (node(&replica.node), replica.replica)).collect()
+    }
+
+    /// The replica of a volume on a node, if one belongs to it.
+    pub(super) fn replica_on(&self, volume: Uuid, node: usize) -> Option<Uuid> {
+        self.replicas(volume).into_iter().find(|(other, _)| *other == node).map(|(_, replica)| replica)
+    }
+
+    pub(super) fn is_in_sync(&self, volume: Uuid, replica: Uuid) -> bool {
+        in_sync(&self.record(volume)).contains(&replica)
+    }
+
+    /// Whether all replicas of a volume are in sync.
+    pub(super) fn is_whole(&self, volume: Uuid) -> bool {
+        self.record(volume).replicas.iter().all(|replica| replica.state == MemberState::InSync)
+    }
+
     pub(super) fn set_away(&self, node: usize, away: bool) {
         match away {
             true => self.away.borrow_mut().insert(node),
@@ -71,9 +91,9 @@ impl SharedRegistry {
 
     /// A member's machine lost its power. What is not flushed is on all replicas in sync: as long as one of them kept its power
     /// nothing is lost.
-    pub(super) fn lost_power(&self, volume: Uuid, member: usize) {
+    pub(super) fn lost_power(&self, volume: Uuid, replica: Uuid) {
         let record = self.record(volume);
-        self.lost_power.borrow_mut().entry(volume).or_default().insert(member);
+        self.lost_power.borrow_mut().entry(volume).or_default().insert(replica);
         self.look_for_loss(&record);
     }
 
@@ -82,7 +102,7 @@ impl SharedRegistry {
             let mut lost = self.lost_power.borrow_mut();
             let lost = lost.entry(record.volume).or_default();
             // Whoever is not in sync is made so again from another one.
-            lost.retain(|member| in_sync(record).contains(member));
+            lost.retain(|replica| in_sync(record).contains(replica));
             let all = in_sync(record).is_subset(lost);
             if all {
                 lost.clear();
@@ -113,9 +133,9 @@ impl SharedRegistry {
     }
 }
 
-fn in_sync(record: &VolumeRecord) -> BTreeSet<usize> {
-    let members = record.replicas.iter().enumerate();
-    members.filter(|(_, replica)| replica.state == MemberState::InSync).map(|(member, _)| member).collect()
+fn in_sync(record: &VolumeRecord) -> BTreeSet<Uuid> {
+    let members = record.replicas.iter();
+    members.filter(|replica| replica.state == MemberState::InSync).map(|replica| replica.replica).collect()
 }
 
 fn check_change(before: &VolumeRecord, after: &VolumeRecord) {
@@ -123,8 +143,10 @@ fn check_change(before: &VolumeRecord, after: &VolumeRecord) {
     assert!(after.epoch >= before.epoch, "I12 broken: epoch {} after {}", after.epoch, before.epoch);
     let taken_over = after.instance != before.instance;
     assert!(!taken_over || after.epoch > before.epoch, "I14 broken: two engines with epoch {}", after.epoch);
-    for (old, new) in before.replicas.iter().zip(&after.replicas) {
-        let stale = matches!(old.state, MemberState::OutOfSync { .. });
+    assert!(after.size >= before.size, "I39 broken: {} bytes after {}", after.size, before.size);
+    for new in &after.replicas {
+        let old = before.replicas.iter().find(|old| old.replica == new.replica);
+        let stale = old.is_none_or(|old| matches!(old.state, MemberState::OutOfSync { .. }));
         let jumps = stale && new.state == MemberState::InSync;
         assert!(!jumps, "I5 broken: replica {} was out of sync and is in sync without a rebuild", new.replica);
     }

@@ -25,8 +25,10 @@ pub(super) struct Volume {
     pub(super) id: Uuid,
     observer: Observer,
     /// Bytes that a power cut leaves whole.
-    unit: u64,
-    model: RefCell<Model>,
+    pub(super) unit: u64,
+    /// Bytes that the host knows of.
+    pub(super) size: Cell<u64>,
+    pub(super) model: RefCell<Model>,
     history: RefCell<History>,
     /// Counts the paths to the volume. What comes back on an older one counts for nothing.
     path: Cell<u64>,
@@ -40,6 +42,24 @@ pub(super) struct Volume {
     work: Cell<u32>,
     drawn: Cell<u64>,
     pub(super) snapshots: RefCell<BTreeMap<Uuid, Snapshot>>,
+    /// Counts snapshots that are known to be there.
+    pub(super) taken: Cell<u64>,
+    /// Counts how often it was to go back.
+    pub(super) reverts: Cell<u64>,
+    pub(super) clones: RefCell<Vec<CloneOf>>,
+    /// How much is being done to it.
+    pub(super) acts: Cell<u32>,
+}
+
+/// A replica of a clone.
+#[derive(Clone)]
+pub(super) struct CloneOf {
+    pub(super) node: usize,
+    pub(super) replica: Uuid,
+    pub(super) volume: Uuid,
+    pub(super) snapshot: Uuid,
+    /// What that held.
+    pub(super) held: Snapshot,
 }
 
 /// What a snapshot holds, as far as the host knows.
@@ -47,8 +67,10 @@ pub(super) struct Volume {
 pub(super) enum Snapshot {
     /// It was asked for, and nobody knows whether it is there.
     Unknown,
-    /// By unit.
-    Taken(Rc<Vec<BTreeSet<Value>>>),
+    /// Which one it is of those that are known to be there, and what it holds by unit.
+    Taken { order: u64, possible: Rc<Vec<BTreeSet<Value>>> },
+    /// It was deleted.
+    Deleted,
 }
 
 /// One request of a host.
@@ -69,6 +91,7 @@ impl Volume {
         Rc::new(Self {
             id: Uuid::from_bytes([0xa0 + plan.number as u8; 16]),
             place: Cell::new(Some(plan.engine)),
+            size: Cell::new(plan.size),
             plan,
             observer,
             unit,
@@ -80,13 +103,17 @@ impl Volume {
             work: Cell::new(0),
             drawn: Cell::new(0),
             snapshots: RefCell::default(),
+            taken: Cell::new(0),
+            reverts: Cell::new(0),
+            clones: RefCell::default(),
+            acts: Cell::new(0),
         })
     }
 
-    /// The replica on a node.
-    pub(super) fn replica_on(&self, node: usize) -> Uuid {
+    /// The name of a replica on a node: the first, or one that was added later.
+    pub(super) fn replica_name(&self, node: usize, later: u8) -> Uuid {
         let mut bytes = [0x10 + self.plan.number as u8; 16];
-        bytes[15] = node as u8;
+        (bytes[14], bytes[15]) = (bytes[14] + (later << 4), node as u8);
         Uuid::from_bytes(bytes)
     }
 
@@ -170,14 +197,14 @@ impl Volume {
 
     /// One request. Says whether it went well.
     async fn request(&self, engine: &Engine, path: u64, random: &mut Random) -> bool {
-        let blocks = self.plan.size / self.block();
+        let blocks = self.size.get() / self.block();
         let count = match random.below(64) {
             0 => random.below((1 << 20) / self.block()),
             1..8 => random.below((64 << 10) / self.block()),
             _ => random.below(4),
         };
-        let among = if random.one_in(5) { blocks } else { self.plan.hot };
-        let block = random.below(among);
+        let block =
+            if random.one_in(5) { random.below(blocks) } else { random.below(self.plan.hot) * self.plan.stride };
         let count = (1 + count).min(blocks - block);
         let kind = match random.below(32) {
             0..9 => Kind::Read,
@@ -295,32 +322,10 @@ impl Volume {
         false
     }
 
-    /// Snapshots the volume.
-    pub(super) async fn snapshot(&self, engine: &Engine, id: Uuid) {
-        let path = self.path();
-        self.snapshots.borrow_mut().insert(id, Snapshot::Unknown);
-        let reading = self.model.borrow_mut().start_read();
-        self.note(format!("snapshot {} is asked for", short(id)));
-        let result = engine.snapshot(id, "simulated").await;
-        if !self.is_on(path) {
-            return;
-        }
-        if result.is_ok() {
-            let possible = self.model.borrow().possible_since(reading);
-            self.snapshots.borrow_mut().insert(id, Snapshot::Taken(Rc::new(possible)));
-        }
-        self.note(format!(
-            "snapshot {}: {}",
-            short(id),
-            result.map_or_else(|error| error.to_string(), |()| "taken".to_owned())
-        ));
-        self.model.borrow_mut().fail_read(reading);
-    }
-
     /// Reads everything from an engine that serves: nothing may fail, nothing may be wrong.
     pub(super) async fn read_all(&self, engine: &Engine) {
         let path = self.path();
-        let (blocks, stretch) = (self.plan.size / self.block(), STRETCH / self.block());
+        let (blocks, stretch) = (self.size.get() / self.block(), STRETCH / self.block());
         for block in (0..blocks).step_by(stretch as usize) {
             let good = self.read(engine, path, block, stretch.min(blocks - block)).await;
             assert!(good, "liveness broken: v{}: a read fails although nothing is wrong any more", self.plan.number);
@@ -352,19 +357,25 @@ impl Volume {
     }
 
     /// Compares what replicas hold of a snapshot.
-    pub(super) fn check_snapshot(&self, id: Uuid, contents: &[(usize, Vec<u8>)]) {
+    pub(super) fn check_snapshot<'a>(&self, id: Uuid, known: Option<Snapshot>, contents: &'a [(usize, Vec<u8>)]) {
         let Some(((first_node, first), others)) = contents.split_first() else { return };
-        let known = self.snapshots.borrow().get(&id).cloned();
         for (node, content) in others {
-            let same = first == content;
+            let length = first.len().min(content.len());
+            let units = |content: &'a [u8]| content[..length].chunks(self.unit as usize);
+            let differs = || units(first).zip(units(content)).position(|(one, other)| one != other);
+            // A copy that was made after the volume grew is as large as that, and has zeroes there.
+            let empty = first[length..].iter().chain(&content[length..]).all(|&byte| byte == 0);
             assert!(
-                same,
-                "I24 broken: v{}: snapshot {} differs on n{first_node} and n{node}",
+                first[..length] == content[..length] && empty,
+                "I24 broken: v{}: snapshot {} differs on n{first_node} and n{node} in unit {:?}: {} and {} bytes",
                 self.plan.number,
-                short(id)
+                short(id),
+                differs(),
+                first.len(),
+                content.len()
             );
         }
-        let Some(Snapshot::Taken(possible)) = known else { return };
+        let Some(Snapshot::Taken { possible, .. }) = known else { return };
         for (unit, (value, possible)) in self.decode(first, 0).into_iter().zip(&*possible).enumerate() {
             assert!(
                 possible.contains(&value),

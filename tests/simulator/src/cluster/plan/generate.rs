@@ -39,9 +39,17 @@ fn volume(number: usize, nodes: usize, random: &mut Random) -> VolumePlan {
     let replicas: Vec<usize> = (0..count).map(|_| all.swap_remove(random.index(all.len()))).collect();
     let engine = if random.one_in(4) { random.index(nodes) } else { replicas[0] };
     let block = if random.one_in(3) { 512 } else { 4096 };
-    let size = if block == 512 { 768 << 10 } else { [1 << 20, 2 << 20, 5 << 19][random.index(3)] };
     let most = [4, 32][random.index(2)];
     let hot = 1 + random.below(most);
+    // A wide one has more regions than are noted at a time.
+    let is_wide = random.one_in(2);
+    let size = match (is_wide, block) {
+        (true, _) => (5 + random.below(4)) << 20,
+        (false, 512) => 768 << 10,
+        (false, _) => [1 << 20, 2 << 20, 5 << 19][random.index(3)],
+    };
+    let stride = if is_wide { size / u64::from(block) / hot } else { 1 };
+    let noted = [4, 4, 8, 1000][random.index(4)];
     VolumePlan {
         number,
         replicas,
@@ -50,6 +58,8 @@ fn volume(number: usize, nodes: usize, random: &mut Random) -> VolumePlan {
         size,
         workers: 1 + random.below(6) as u32,
         hot,
+        stride,
+        noted,
         seed: random.next_u64(),
     }
 }
@@ -79,7 +89,7 @@ struct Course {
 impl Course {
     /// One fault, or several that belong together.
     fn story(&mut self) {
-        match self.random.below(22) {
+        match self.random.below(34) {
             0..5 => self.anything(),
             5 | 6 => self.replica_then_engine(),
             7..10 => self.second_engine(),
@@ -92,7 +102,13 @@ impl Course {
             17 => self.liar(),
             18 => self.crash_and_fail_over(),
             19 => self.unmap_under_a_snapshot(),
-            _ => self.late_writes(),
+            20 | 21 => self.late_writes(),
+            22 | 23 => self.whole_and_blackout(),
+            24 => self.moved_and_blackout(),
+            25..28 => self.outages(),
+            28..30 => self.administration(),
+            30 | 31 => self.back_to_a_snapshot(),
+            _ => self.replacement(),
         }
     }
 
@@ -168,7 +184,7 @@ impl Course {
         let (node, lasts) = (self.node(), self.between(1, 3000));
         let other = self.other(node);
         let volume = self.random.index(self.volumes.len());
-        let act = match self.random.below(14) {
+        let act = match self.random.below(16) {
             0 => Act::Kill { node, down: lasts },
             1 => Act::PowerCut { node, down: lasts },
             2 => Act::Pause { node, lasts },
@@ -181,7 +197,8 @@ impl Course {
             9 | 10 => Act::Disk { node, trouble: self.trouble(), lasts },
             11 => Act::ClockJump { node, seconds: self.random.below(200_000) as i64 - 100_000 },
             12 => Act::Move { volume, to: other, off: self.between(1, 300) },
-            _ => Act::Snapshot { volume, count: 1 },
+            13 => Act::Snapshot { volume, count: 1 },
+            _ => self.administrative(volume),
         };
         self.push(work, after, act);
     }
@@ -398,5 +415,136 @@ impl Course {
         self.push(40, after, act);
         let after = self.between(300, 1500);
         self.push(8, after, Act::Nothing);
+    }
+
+    /// I21: all replicas are in sync since a moment when the power fails, and little was written meanwhile. The last to come back
+    /// becomes the source.
+    fn whole_and_blackout(&mut self) {
+        let volume = self.replicated();
+        let node = self.replica(volume);
+        let (work, after) = (self.work() + 24, self.pause());
+        let act = self.end(node, 1, 20);
+        self.push(work, after, act);
+        let (work, after, limit) = (self.work(), self.between(1, 100), Duration::from_secs(8));
+        self.push(work, after, Act::Whole { volume, limit });
+        let (work, after, down) = (self.random.below(4), self.moment(), self.between(1, 100));
+        self.push(work, after, Act::Blackout { down });
+        let after = self.moment();
+        self.push(2, after, Act::TakeOver { volume, to: node });
+        self.push(16, Duration::from_millis(400), Act::Nothing);
+    }
+
+    /// I23: an engine stopped in order, and the next one has written little when the power fails.
+    fn moved_and_blackout(&mut self) {
+        let volume = self.replicated();
+        let (to, work, after) = (self.replica(volume), self.work() + 8, self.pause());
+        self.push(work, after, Act::Move { volume, to, off: Duration::from_millis(30) });
+        let (work, after, down) = (1 + self.random.below(6), self.between(50, 250), self.between(1, 100));
+        self.push(work, after, Act::Blackout { down });
+        let (after, to) = (self.moment(), self.replica(volume));
+        self.push(2, after, Act::TakeOver { volume, to });
+        self.push(8, Duration::from_millis(700), Act::Nothing);
+    }
+
+    /// I23: replicas go and come back, one after the other, and only what they lack is copied.
+    fn outages(&mut self) {
+        let volume = self.replicated();
+        for _ in 0..1 + self.random.below(3) {
+            let (node, work, after) = (self.replica(volume), self.work() + 8, self.pause());
+            let lasts = self.between(5, 900);
+            let act = match self.random.below(6) {
+                0 => Act::Pause { node, lasts },
+                1 => self.isolation(node, lasts),
+                2 => Act::Reset { one: self.engines[volume], other: node },
+                3 => Act::Kill { node, down: lasts },
+                _ => Act::PowerCut { node, down: lasts },
+            };
+            self.push(work, after, act);
+            let work = self.work() + 8;
+            let after = self.between(1, 1500);
+            let engine = self.engines[volume];
+            let act = match self.random.below(8) {
+                0 => Act::Snapshot { volume, count: 1 },
+                1 => self.end(engine, 1, 200),
+                2 => Act::TakeOver { volume, to: self.replica(volume) },
+                3 => self.administrative(volume),
+                _ => Act::Nothing,
+            };
+            self.push(work, after, act);
+            let work = self.work();
+            let limit = self.between(500, 5000);
+            self.push(work, Duration::from_millis(1), Act::Whole { volume, limit });
+        }
+    }
+
+    /// I24 to I26, I39: what people do to volumes, beside writes and crashes.
+    fn administration(&mut self) {
+        let volume = self.replicated();
+        let (work, after) = (self.work() + 8, self.moment());
+        self.push(work, after, Act::Snapshot { volume, count: 1 });
+        for _ in 0..2 + self.random.below(4) {
+            let (work, after) = (self.work() + 4, self.pause());
+            let act = match self.random.below(5) {
+                0 => Act::Snapshot { volume, count: 1 },
+                _ => self.administrative(volume),
+            };
+            self.push(work, after, act);
+            if self.random.one_in(3) {
+                let node = if self.random.one_in(2) { self.engines[volume] } else { self.replica(volume) };
+                let (after, act) = (self.moment(), self.end(node, 1, 800));
+                self.push(4, after, act);
+            }
+        }
+    }
+
+    /// I7, I23: a volume goes back to a snapshot while a replica is away, or its engine ends.
+    fn back_to_a_snapshot(&mut self) {
+        let volume = self.replicated();
+        let (work, after) = (self.work() + 8, self.moment());
+        self.push(work, after, Act::Snapshot { volume, count: 1 });
+        let (away, work, after) = (self.replica(volume), self.work() + 16, self.between(20, 200));
+        let act = if self.random.one_in(3) { Act::Nothing } else { self.end(away, 200, 1500) };
+        self.push(work, after, act);
+        let (work, after, pick) = (self.work(), self.pause(), self.random.index(8));
+        self.push(work, after, Act::Revert { volume, pick });
+        let engine = self.engines[volume];
+        let (after, act) = match self.random.below(3) {
+            0 => (self.moment(), self.end(engine, 1, 400)),
+            1 => (self.moment(), Act::TakeOver { volume, to: self.replica(volume) }),
+            _ => (self.between(1, 100), Act::Nothing),
+        };
+        self.push(8, after, act);
+        let limit = self.between(500, 5000);
+        self.push(8, Duration::from_millis(20), Act::Whole { volume, limit });
+    }
+
+    /// A replica takes the place of another one, which goes before or after it is there.
+    fn replacement(&mut self) {
+        let volume = self.replicated();
+        let (node, work, after) = (self.node(), self.work(), self.pause());
+        self.push(work, after, Act::Add { volume, node });
+        if self.random.one_in(2) {
+            let (work, limit) = (self.work(), self.between(100, 5000));
+            self.push(work, Duration::from_millis(30), Act::Whole { volume, limit });
+        }
+        let (work, after, pick) = (self.work(), self.pause(), self.random.index(8));
+        self.push(work, after, Act::Remove { volume, pick });
+        if self.random.one_in(2) {
+            let node = if self.random.one_in(2) { self.engines[volume] } else { self.replica(volume) };
+            let (after, act) = (self.moment(), self.end(node, 1, 400));
+            self.push(8, after, act);
+        }
+    }
+
+    fn administrative(&mut self, volume: usize) -> Act {
+        let (node, pick) = (self.node(), self.random.index(8));
+        match self.random.below(6) {
+            0 => Act::Delete { volume, pick },
+            1 => Act::Revert { volume, pick },
+            2 => Act::CloneOf { volume, pick },
+            3 => Act::Grow { volume, eighths: 8 + self.random.below(6) },
+            4 => Act::Add { volume, node },
+            _ => Act::Remove { volume, pick },
+        }
     }
 }

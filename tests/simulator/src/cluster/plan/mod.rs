@@ -34,8 +34,12 @@ pub(crate) struct VolumePlan {
     pub(crate) size: u64,
     /// Requests in flight at once.
     pub(crate) workers: u32,
-    /// Most requests go to this many blocks from its first on.
+    /// Most requests go to this many blocks.
     pub(crate) hot: u64,
+    /// From one of these to the next, in blocks: those of a wide volume are all over it.
+    pub(crate) stride: u64,
+    /// Regions that its engine notes at most.
+    pub(crate) noted: usize,
     /// What its requests follow from.
     pub(crate) seed: u64,
 }
@@ -91,6 +95,20 @@ pub(crate) enum Act {
     ClockJump { node: usize, seconds: i64 },
     /// This many snapshots of a volume at once.
     Snapshot { volume: usize, count: u32 },
+    /// A snapshot of a volume is deleted, chosen by this number.
+    Delete { volume: usize, pick: usize },
+    /// A volume goes back to a snapshot.
+    Revert { volume: usize, pick: usize },
+    /// A snapshot is cloned, on every node with a replica in sync.
+    CloneOf { volume: usize, pick: usize },
+    /// A volume becomes larger, to so many times its first size in eighths.
+    Grow { volume: usize, eighths: u64 },
+    /// A volume gets a replica on a node more.
+    Add { volume: usize, node: usize },
+    /// A volume lets go of a replica, chosen by this number.
+    Remove { volume: usize, pick: usize },
+    /// Nothing, until all replicas of a volume are in sync, or for so long.
+    Whole { volume: usize, limit: Duration },
     /// A volume's engine is stopped in order; later one is started on another node.
     Move { volume: usize, to: usize, off: Duration },
     /// An engine is started on a node, whatever there was before: a fail-over, or a second engine.
@@ -146,7 +164,16 @@ impl Plan {
 impl Act {
     fn volume(&self) -> Option<usize> {
         match self {
-            Self::Snapshot { volume, .. } | Self::Move { volume, .. } | Self::TakeOver { volume, .. } => Some(*volume),
+            Self::Snapshot { volume, .. }
+            | Self::Delete { volume, .. }
+            | Self::Revert { volume, .. }
+            | Self::CloneOf { volume, .. }
+            | Self::Grow { volume, .. }
+            | Self::Add { volume, .. }
+            | Self::Remove { volume, .. }
+            | Self::Whole { volume, .. }
+            | Self::Move { volume, .. }
+            | Self::TakeOver { volume, .. } => Some(*volume),
             _ => None,
         }
     }
@@ -159,12 +186,22 @@ impl Act {
             | Self::Isolate { node, .. }
             | Self::RegistryAway { node, .. }
             | Self::Disk { node, .. }
+            | Self::Add { node, .. }
             | Self::ClockJump { node, .. } => vec![node],
             Self::Partition { from: one, to: other, .. }
             | Self::Reset { one, other }
             | Self::Delay { one, other, .. } => vec![one, other],
             Self::Move { to, .. } | Self::TakeOver { to, .. } => vec![to],
-            Self::Nothing | Self::Blackout { .. } | Self::RegistryMute { .. } | Self::Snapshot { .. } => Vec::new(),
+            Self::Nothing
+            | Self::Blackout { .. }
+            | Self::RegistryMute { .. }
+            | Self::Snapshot { .. }
+            | Self::Delete { .. }
+            | Self::Revert { .. }
+            | Self::CloneOf { .. }
+            | Self::Grow { .. }
+            | Self::Remove { .. }
+            | Self::Whole { .. } => Vec::new(),
         }
     }
 }
@@ -178,14 +215,16 @@ impl fmt::Display for Plan {
             let replicas: Vec<_> = volume.replicas.iter().map(|node| format!("n{node}")).collect();
             writeln!(
                 f,
-                "volume v{}: replicas on {}, engine on n{}, {} KiB in blocks of {}, {} workers, {} hot blocks",
+                "volume v{}: replicas on {}, engine on n{}, {} KiB in blocks of {}, {} workers, {} hot blocks with stride {}, {} regions",
                 volume.number,
                 replicas.join(" "),
                 volume.engine,
                 volume.size >> 10,
                 volume.block,
                 volume.workers,
-                volume.hot
+                volume.hot,
+                volume.stride,
+                volume.noted
             )?;
         }
         let Timing { deadline, open_wait, silence, .. } = self.timing;
@@ -226,6 +265,13 @@ impl fmt::Display for Act {
             Self::Disk { node, trouble, lasts } => write!(f, "disk of n{node}: {trouble:?} for {lasts:.3?}"),
             Self::ClockJump { node, seconds } => write!(f, "the wall clock of n{node} jumps by {seconds} s"),
             Self::Snapshot { volume, count } => write!(f, "{count} snapshot(s) of v{volume}"),
+            Self::Delete { volume, pick } => write!(f, "snapshot {pick} of v{volume} is deleted"),
+            Self::Revert { volume, pick } => write!(f, "v{volume} goes back to its snapshot {pick}"),
+            Self::CloneOf { volume, pick } => write!(f, "a clone of snapshot {pick} of v{volume}"),
+            Self::Grow { volume, eighths } => write!(f, "v{volume} grows to {eighths}/8"),
+            Self::Add { volume, node } => write!(f, "v{volume} gets a replica on n{node}"),
+            Self::Remove { volume, pick } => write!(f, "v{volume} loses its replica {pick}"),
+            Self::Whole { volume, limit } => write!(f, "until v{volume} is whole, at most {limit:.3?}"),
             Self::Move { volume, to, off } => {
                 write!(f, "engine of v{volume} is stopped in order, and started on n{to} after {off:.3?}")
             }
