@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -79,6 +79,40 @@ pub(crate) fn run_quietly(command: &mut Command, log: &Path, limit: Duration) ->
     })?;
     ensure!(status.success(), "{}\n({status}, all of it in {})", told.join("\n"), log.display());
     Ok(())
+}
+
+/// A command that runs beside others with the lowest priority, its output in a log.
+pub(crate) struct Beside {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Beside {
+    /// Starts it.
+    pub(crate) fn start(command: &Command, log: PathBuf) -> Result<Self> {
+        let file = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        let mut nice = Command::new("nice");
+        nice.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());
+        nice.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = nice.spawn().with_context(|| format!("cannot run {nice:?}"))?;
+        Ok(Self { child, log })
+    }
+
+    /// Waits for its end; what it said is handed on line by line.
+    pub(crate) fn end(mut self, each_line: impl FnMut(&str)) -> Result<()> {
+        let status = self.child.wait()?;
+        let said = std::fs::read_to_string(&self.log)?;
+        said.lines().for_each(each_line);
+        ensure!(status.success(), "{status}: {}", self.log.display());
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Nothing to be done when it has ended, or cannot be.
+        let _ = self.child.kill();
+    }
 }
 
 /// Kills `child` and whatever it started, by their process ids, and waits for it.

@@ -75,11 +75,9 @@ pub(crate) fn simulate(workspace: &Workspace, arguments: &[OsString]) -> Result<
     become_program(simulator(workspace).args(arguments))
 }
 
-/// Builds the simulator for a check, and gives it.
-pub(crate) fn built_simulator(workspace: &Workspace, with_bugs: bool) -> Result<Command> {
-    let log = workspace.log("simulator-build")?;
-    process::run_quietly(&mut build_simulator(workspace, with_bugs), &log, BUILD_LIMIT)?;
-    Ok(simulator(workspace))
+/// Builds the simulator with the deliberate bugs, for checks.
+pub(crate) fn build_simulator_with_bugs(workspace: &Workspace) -> Result<()> {
+    process::run_quietly(&mut build_simulator(workspace, true), &workspace.log("simulator")?, BUILD_LIMIT)
 }
 
 /// Deliberate bugs are in no other build than this one.
@@ -94,7 +92,8 @@ fn build_simulator(workspace: &Workspace, with_bugs: bool) -> Command {
     command
 }
 
-fn simulator(workspace: &Workspace) -> Command {
+/// The simulator as it was built last.
+pub(crate) fn simulator(workspace: &Workspace) -> Command {
     Command::new(workspace.target.join("simulator/simulator"))
 }
 

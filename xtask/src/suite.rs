@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::debian::{self, Missing, Tool};
 use crate::libtest::Tell;
+use crate::process::Beside;
 use crate::programs::{self, cargo, test_programs};
 use crate::report::Report;
 use crate::workspace::Workspace;
@@ -18,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(25 * 60);
 /// The same for long tests.
 const LONG_LIMIT: Duration = Duration::from_secs(12 * 3600);
 
-/// How long fresh seeds run on all cores, in seconds: as long as a run of everything can spare, and shorter with `--fast`.
+/// How long fresh seeds of the simulator run on all cores, in seconds, beside tests that wait more than they work; shorter with `--fast`.
 const SIMULATED: u64 = 300;
 const SIMULATED_FAST: u64 = 60;
 
@@ -39,6 +40,7 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
     check_with(workspace, "doc", &["--workspace", "--no-deps", "--keep-going"], &mut report);
     if report.check("build", || programs::build_with_tests(workspace)).is_some() {
         provide_for_scenarios(&mut report);
+        let seeds = simulate(workspace, if fast { SIMULATED_FAST } else { SIMULATED }, &mut report);
         let mut tests = cargo(workspace);
         tests.args(["test", "--workspace", "--no-fail-fast"]).env("ASHLAR_BIN_DIR", test_programs(workspace));
         if long {
@@ -47,11 +49,13 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
         let limit = if long { LONG_LIMIT } else { LIMIT };
         libtest::run(&mut tests, "cargo test", &workspace.log("tests")?, limit, Tell::Sums, &mut report);
         miri::run(workspace, &mut report);
-        simulate(workspace, if fast { SIMULATED_FAST } else { SIMULATED }, &mut report);
         if fast {
             report.skip("e2e", "left out by --fast");
         } else {
             e2e::run(workspace, &mut report);
+        }
+        if let Some(seeds) = seeds {
+            report.check("fresh seeds", || seeds.end(|line| println!("\n    {line}")));
         }
     }
     Ok(report.close())
@@ -102,21 +106,27 @@ fn check_with(workspace: &Workspace, command: &str, arguments: &[&str], report: 
     });
 }
 
-/// Fresh seeds of whole clusters for a while, and the deliberate bugs, each of which has to be found.
-fn simulate(workspace: &Workspace, seconds: u64, report: &mut Report) {
-    let seconds = seconds.to_string();
-    let runs: [(&str, bool, &[&str]); 2] =
-        [("fresh seeds", false, &["--seconds", &seconds]), ("deliberate bugs", true, &["--bugs"])];
-    for (name, with_bugs, arguments) in runs {
-        report.check(name, || {
-            let mut simulator = programs::built_simulator(workspace, with_bugs)?;
-            let log = workspace.log(&name.replace(' ', "-"))?;
-            let status = process::run_logged(simulator.args(arguments), &log, LIMIT, |line| println!("\n    {line}"))?;
-            match status.success() {
-                true => Ok(()),
-                false => bail!("the simulator found something: {}", workspace.display(&log)),
-            }
-        });
+/// Looks for each deliberate bug in the simulator, and starts fresh seeds of whole clusters: they take what time the rest leaves
+/// them. One build does for both: switched off, a deliberate bug is a comparison.
+fn simulate(workspace: &Workspace, seconds: u64, report: &mut Report) -> Option<Beside> {
+    report.check("simulator", || programs::build_simulator_with_bugs(workspace))?;
+    report.check("deliberate bugs", || {
+        let log = workspace.log("deliberate-bugs")?;
+        let mut simulator = programs::simulator(workspace);
+        let status = process::run_logged(simulator.arg("--bugs"), &log, LIMIT, |line| println!("\n    {line}"))?;
+        match status.success() {
+            true => Ok(()),
+            false => bail!("a deliberate bug was not found: {}", workspace.display(&log)),
+        }
+    });
+    let mut seeds = programs::simulator(workspace);
+    seeds.args(["--seconds", &seconds.to_string()]);
+    match workspace.log("fresh-seeds").and_then(|log| Beside::start(&seeds, log)) {
+        Ok(seeds) => Some(seeds),
+        Err(error) => {
+            report.fail("fresh seeds", &error);
+            None
+        }
     }
 }
 
