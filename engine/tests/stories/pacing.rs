@@ -246,8 +246,9 @@ fn one_that_comes_and_goes_is_left_alone_for_longer_each_time_until_it_stays() {
     });
 }
 
+/// Deadlines and copies cost nothing while there is nothing to watch; what is left is the look for damage, every two seconds.
 #[test]
-fn an_idle_volume_does_not_wake() {
+fn an_idle_volume_wakes_only_to_look_for_damage() {
     let world = World::new(1);
     let node = world.add_node([10, 0, 0, 1].into());
     let engine = world.block_on(node, async {
@@ -258,7 +259,8 @@ fn an_idle_volume_does_not_wake() {
     world.run_for(Duration::from_secs(60));
     let before = world.events();
     world.run_for(Duration::from_secs(3600));
-    assert_eq!(world.events(), before);
+    let looks = 3600 / 2;
+    assert!(world.events() - before <= looks + 1, "{} events", world.events() - before);
     drop(engine);
 }
 
