@@ -105,6 +105,14 @@ impl Core {
         }
     }
 
+    /// Waits for a turn to change what lvols there are. None comes once the store has stopped: what is in memory may not be durable
+    /// then, so that not even "it is there already" can be said (I30).
+    pub(crate) async fn control_turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, StoreError> {
+        let turn = self.control.lock().await;
+        self.check_running()?;
+        Ok(turn)
+    }
+
     /// Whether the store was closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.get()

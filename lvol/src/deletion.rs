@@ -79,13 +79,12 @@ impl Store {
     }
 
     async fn remove(&self, id: Uuid) -> Result<(), StoreError> {
-        let _one = self.core.control.lock().await;
+        let _one = self.core.control_turn().await?;
         let record = {
             let catalog = self.core.catalog.borrow();
             let Some(node) = catalog.users_lvol(id) else { return Ok(()) };
             node.record.clone()
         };
-        self.core.check_running()?;
         if self.core.catalog.borrow().child(id).is_none() {
             self.core.drop_lvol(id).await?;
             self.core.merges.wake();
@@ -111,7 +110,7 @@ impl Store {
     }
 
     async fn keep(&self, id: Uuid) -> Result<(), StoreError> {
-        let _one = self.core.control.lock().await;
+        let _one = self.core.control_turn().await?;
         let node = self.core.catalog.borrow().users_lvol(id).map(|node| node.record.clone());
         let record = node.ok_or(StoreError::NotFound { uuid: id })?;
         match record.deletion {

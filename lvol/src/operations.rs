@@ -116,7 +116,7 @@ impl Store {
     ) -> Result<LvolInfo, StoreError> {
         check_spec(&spec.name, &spec.attributes, spec.uuid)?;
         check_size(spec.size, spec.block_size, self.core.layout().cluster_size)?;
-        let _one = self.core.control.lock().await;
+        let _one = self.core.control_turn().await?;
         self.check_not_internal(spec.uuid)?;
         if let Some(found) = self.lvol_info(spec.uuid) {
             let of_parent = parent.is_none_or(|parent| self.descends(spec.uuid, parent));
@@ -171,7 +171,7 @@ impl Store {
 
     async fn take_snapshot(&self, head: Uuid, spec: &SnapshotSpec) -> Result<LvolInfo, StoreError> {
         check_spec(&spec.name, &spec.attributes, spec.uuid)?;
-        let _one = self.core.control.lock().await;
+        let _one = self.core.control_turn().await?;
         self.check_not_internal(spec.uuid)?;
         if let Some(found) = self.lvol_info(spec.uuid) {
             let differences = [
@@ -204,7 +204,7 @@ impl Store {
     }
 
     async fn revert_to(&self, head: Uuid, snapshot: Uuid) -> Result<LvolInfo, StoreError> {
-        let _one = self.core.control.lock().await;
+        let _one = self.core.control_turn().await?;
         if !self.descends(head, snapshot) {
             return Err(StoreError::invalid(format!("{head} does not read through {snapshot}")));
         }
@@ -224,7 +224,7 @@ impl Store {
     }
 
     async fn grow_to(&self, id: Uuid, size: u64) -> Result<LvolInfo, StoreError> {
-        let _one = self.core.control.lock().await;
+        let _one = self.core.control_turn().await?;
         let lvol = self.open_head(id).await?;
         let old = self.record(id)?;
         check_size(size, old.block_size, self.core.layout().cluster_size)?;
@@ -245,7 +245,7 @@ impl Store {
         id: Uuid,
         change: impl FnOnce(&mut LvolRecord) -> Result<(), StoreError>,
     ) -> Result<LvolInfo, StoreError> {
-        let _one = self.core.control.lock().await;
+        let _one = self.core.control_turn().await?;
         let mut record = self.record(id)?;
         change(&mut record)?;
         self.core.commit(vec![Record::LvolPut(Box::new(record))]).await?;

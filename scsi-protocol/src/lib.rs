@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - [`command`]: CDBs parsed into a type that cannot be wrong; [`opcodes`]: the one table of what is supported.
-//! - [`unit`]: the logical unit with its I_T nexuses, unit attentions, mode pages and reservations.
+//! - [`mod@unit`]: the logical unit with its I_T nexuses, unit attentions, mode pages and reservations.
 //! - [`sense`]: statuses and sense data under the standards' names.
 //! - [`reservation`]: persistent reservations, and RESERVE(6) beside them.
 //!

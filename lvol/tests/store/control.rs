@@ -220,3 +220,29 @@ fn a_chain_at_its_longest_gets_no_snapshot_and_no_clone() {
         assert!(read(&head, 0, 4096).await.expect("read") == stamped(7, 4096)[..]);
     });
 }
+
+/// I30: what a failed sync left in memory may not be durable, so that the next try is not told that it is there already.
+#[test]
+fn a_store_that_has_stopped_says_of_nothing_that_it_is_there_already() {
+    let rig = Rig::formatted(19);
+    let store = rig.run(async {
+        let store = open().await;
+        store.create(&lvol(1, 1 << 20)).await.expect("created");
+        store
+    });
+    rig.world.add_disk_fault(rig.node, DISK, DiskFault::new(DiskFaultKind::FailSyncs));
+    let failing = store.clone();
+    rig.run(async move { failing.create(&lvol(2, 1 << 20)).await.expect_err("its sync failed") });
+    rig.world.clear_disk_faults(rig.node, DISK);
+    rig.run(async move {
+        for refused in [
+            store.create(&lvol(2, 1 << 20)).await.map(drop),
+            store.snapshot(id(1), &snapshot(3)).await.map(drop),
+            store.delete(id(9)).await,
+            store.rename(id(1), "other").await.map(drop),
+            store.set_attributes(id(1), &[]).await,
+        ] {
+            assert!(matches!(refused, Err(StoreError::Stopped { .. })), "{refused:?}");
+        }
+    });
+}

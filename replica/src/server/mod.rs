@@ -315,7 +315,10 @@ impl Inner {
         if stale && !bug!("grant-any-epoch") {
             return Err(OpenError::Fenced { stored: attribute.epoch });
         }
-        if (open.epoch, open.instance) != (attribute.epoch, attribute.instance) && !bug!("forget-the-epoch") {
+        if (open.epoch, open.instance) == (attribute.epoch, attribute.instance) {
+            // An attempt that failed may have left it in memory only.
+            self.store.flush().await.map_err(failed)?;
+        } else if !bug!("forget-the-epoch") {
             (attribute.epoch, attribute.instance) = (open.epoch, open.instance);
             self.store_attribute(head.uuid, &attribute).await.map_err(failed)?;
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use block_device::ErrorKind;
-use reactor::simulated::{DiskLatency, World};
+use reactor::simulated::{DiskFault, DiskFaultKind, DiskLatency, World};
 use replica::{Directory, LvolKind, OpenError, Replica, ReplicaError, ReplicaServer, ReplicaSpec, ReplicaState};
 use uuid::Uuid;
 
@@ -67,6 +67,27 @@ fn an_epoch_is_durable_before_it_is_granted_and_never_goes_back() {
         second.open_local(open(5, 1)).await.expect("the same engine reconnects");
         second.open_local(open(6, 2)).await.expect("a higher one");
         assert!(matches!(second.open_local(open(5, 1)).await, Err(OpenError::Fenced { stored: 6 })));
+    });
+}
+
+/// I12: a grant that failed may have left its epoch in memory; the engine that tries again must not be told that it is durable.
+#[test]
+fn an_epoch_that_could_not_be_made_durable_is_not_granted_to_the_next_try() {
+    let (world, node, _) = world(3);
+    let first = server(&boot(&world, node));
+    let shared = first.clone();
+    world.block_on(node, async move { first.create(&spec()).await.expect("created") });
+    world.add_disk_fault(node, DISK, DiskFault::new(DiskFaultKind::FailSyncs));
+    let tried = shared.clone();
+    world.block_on(node, async move { assert!(tried.open_local(open(5, 1)).await.is_err(), "its sync failed") });
+    world.clear_disk_faults(node, DISK);
+    world.block_on(node, async move {
+        assert!(shared.open_local(open(5, 1)).await.is_err(), "nobody knows what the disk has")
+    });
+    world.power_cut(node);
+    let second = server(&boot(&world, node));
+    world.block_on(node, async move {
+        second.open_local(open(5, 2)).await.expect("no epoch was granted");
     });
 }
 
