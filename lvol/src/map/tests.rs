@@ -147,6 +147,7 @@ fn scattered(cluster_size: u32, stride: u32) -> u64 {
 
 /// The figures of docs/on-disk-format.md.
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes there")]
 fn a_map_takes_the_more_memory_the_thinner_it_is_scattered() {
     let found = [1, 2, 4, 8, 16, 64, 4096].map(|stride| scattered(64 << 10, stride));
     assert_eq!(found, [106, 116, 136, 176, 289, 900, 25_344]);
