@@ -203,7 +203,9 @@ impl Connection {
 
     fn pong(&self) {
         let age = self.replica.oldest().map_or(0, |since| (reactor::now() - since).as_millis());
-        let pong = self.session.borrow().pong(u64::try_from(age).unwrap_or(u64::MAX), self.replica.findings());
+        let fenced = self.replica.failure().is_some_and(|error| error.kind() == ErrorKind::Fenced);
+        let age = u64::try_from(age).unwrap_or(u64::MAX);
+        let pong = self.session.borrow().pong(age, self.replica.findings(), fenced);
         self.stream.push_copy(&pong);
         self.send_soon();
     }
@@ -282,6 +284,8 @@ impl Connection {
             }
             Command::SetNote { place, durable, content } => replica.set_note(place, &content, durable).await.map(none),
             Command::Notes => Ok(Control::Message(notes_to_wire(replica.notes().await?).encode())),
+            Command::SetMembership { content } => replica.set_membership(&content).await.map(none),
+            Command::Membership => Ok(Control::Message(replica.membership().await?.encode())),
             Command::Reset => replica.reset().await.map(none),
             Command::SetState(state) => replica.set_state(state.into()).await.map(none),
             Command::DeleteSnapshot { id } => replica.delete_snapshot(Uuid::from_bytes(id)).await.map(none),

@@ -8,7 +8,7 @@ use block_device::{BlockDevice, Error, Geometry, Outcome, Range};
 use reactor::Instant;
 use uuid::Uuid;
 
-pub use replica_protocol::{MAX_NOTE, NOTES};
+pub use replica_protocol::{MAX_MEMBERSHIP, MAX_NOTE, Membership, NOTES};
 
 /// A future of control code: boxed, and of this thread.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -97,6 +97,16 @@ pub trait Replica: BlockDevice {
     /// All notes, in the order of their places.
     fn notes(&self) -> LocalFuture<'_, Result<Vec<Note>, Error>>;
 
+    /// Keeps a copy of the membership record for the engine, durably, in place of the one before: 1 to [`MAX_MEMBERSHIP`]
+    /// bytes.
+    fn set_membership(&self, content: &[u8]) -> LocalFuture<'_, Result<(), Error>>;
+
+    /// That copy. The only thing that a replica opened at epoch zero tells.
+    fn membership(&self) -> LocalFuture<'_, Result<Membership, Error>>;
+
+    /// A time at which no newer epoch had been granted, as late as is known; it stays what it was once the replica has failed.
+    fn confirmed(&self) -> Instant;
+
     /// Lets go of it: requests in flight still end, new ones are refused.
     fn close(&self);
 }
@@ -131,7 +141,8 @@ pub struct OpenReplica {
     pub replica: Uuid,
     /// The volume it must belong to.
     pub volume: Uuid,
-    /// The epoch asked for.
+    /// The epoch asked for. Zero to look at it only: nothing changes, no other grant ends, and all that can be asked is
+    /// [`Replica::membership`].
     pub epoch: u64,
     /// The engine that asks: the same epoch is granted again only to the same instance.
     pub instance: Uuid,

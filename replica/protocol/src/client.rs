@@ -42,7 +42,7 @@ pub struct Answer<'c, T> {
     pub request: T,
     /// What became of it. With [`Status::Good`] all data of a read has been handed out.
     pub status: Status,
-    /// The message in the answer (Chain, Extents, Hashes, Notes); empty for others.
+    /// The message in the answer (Chain, Extents, Hashes, Notes, Membership); empty for others.
     pub control: &'c [u8],
     /// The words of an error.
     pub text: Option<String>,
@@ -245,9 +245,10 @@ impl<T> Client<T> {
         let pending = pending.filter(|pending| pending.id == frame.request);
         let pending = pending.ok_or(ProtocolError::UnknownRequest(frame.request))?;
         let fits = match (frame.status, pending.kind) {
-            (Status::Good, Kind::Chain | Kind::Extents | Kind::Hashes | Kind::Notes | Kind::Damage) => {
-                frame.payload_length <= MAX_CONTROL
-            }
+            (
+                Status::Good,
+                Kind::Chain | Kind::Extents | Kind::Hashes | Kind::Notes | Kind::Damage | Kind::Membership,
+            ) => frame.payload_length <= MAX_CONTROL,
             (Status::Good, _) => frame.payload_length == pending.length,
             _ => frame.payload_length as usize <= MAX_TEXT,
         };
@@ -267,7 +268,7 @@ impl<T> Client<T> {
                 self.state = State::Ended;
                 ClientEvent::Refused(Refusal::parse(&frame, &self.control)?)
             }
-            Kind::Pong => ClientEvent::Pong(Pong::parse(&self.control)?),
+            Kind::Pong => ClientEvent::Pong(Pong::parse(&frame, &self.control)?),
             _ => ClientEvent::Answer(self.answered(&frame)?),
         })
     }

@@ -1,6 +1,6 @@
 //! The header of a frame, and what each kind allows in it.
 
-use crate::{MAX_CONTROL, MAX_NOTE, MAX_RANGES, MAX_REPAIR, MAX_TRANSFER, ProtocolError, Status};
+use crate::{MAX_CONTROL, MAX_MEMBERSHIP, MAX_NOTE, MAX_RANGES, MAX_REPAIR, MAX_TRANSFER, ProtocolError, Status};
 
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 64;
@@ -39,6 +39,8 @@ pub enum Kind {
     Hashes = 38,
     SetNote = 39,
     Notes = 40,
+    SetMembership = 41,
+    Membership = 42,
     DeleteSnapshot = 48,
     Revert = 49,
     Grow = 50,
@@ -49,7 +51,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Hello,
         Self::Welcome,
         Self::Open,
@@ -72,6 +74,8 @@ impl Kind {
         Self::Hashes,
         Self::SetNote,
         Self::Notes,
+        Self::SetMembership,
+        Self::Membership,
         Self::DeleteSnapshot,
         Self::Revert,
         Self::Grow,
@@ -113,9 +117,11 @@ impl Kind {
             Self::Extents | Self::ReadLvol | Self::DeleteSnapshot | Self::Revert => 16,
             Self::Hashes => 24,
             Self::SetNote => MAX_NOTE,
+            Self::SetMembership => MAX_MEMBERSHIP,
             Self::Repair => 16 + MAX_REPAIR,
             Self::Close | Self::Ping | Self::Read | Self::Flush | Self::WriteZeroes => 0,
-            Self::Chain | Self::Reset | Self::SetState | Self::Grow | Self::Notes | Self::Damage => 0,
+            Self::Chain | Self::Reset | Self::SetState | Self::Grow => 0,
+            Self::Notes | Self::Membership | Self::Damage => 0,
         }
     }
 }
@@ -234,7 +240,7 @@ impl Frame {
     }
 
     fn check(&self, reserved: &[u8]) -> Result<(), ProtocolError> {
-        let has_status = matches!(self.kind, Kind::Answer | Kind::Refuse);
+        let has_status = matches!(self.kind, Kind::Answer | Kind::Refuse | Kind::Pong);
         let has_id = self.kind.is_request() || self.kind == Kind::Answer;
         if reserved.iter().any(|&byte| byte != 0)
             || (!has_status && self.status != Status::Good)

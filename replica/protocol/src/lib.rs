@@ -25,7 +25,7 @@ pub use crate::frame::{Flags, Frame, HEADER_SIZE, Kind, checksum};
 pub use crate::lists::{
     Chain, ChainEntry, Damage, DamagedRegion, Extent, ExtentKind, Extents, Hashes, LvolKind, Note, Notes,
 };
-pub use crate::message::{Command, Grant, Hello, Id, Open, Pong, Refusal, State, Welcome};
+pub use crate::message::{Command, Grant, Hello, Id, Membership, Open, Pong, Refusal, State, Welcome};
 pub use crate::server::{Server, ServerEvent};
 pub use crate::status::Status;
 
@@ -52,6 +52,9 @@ pub const MAX_REPAIR: u32 = 64 << 10;
 
 /// How many notes a replica keeps.
 pub const NOTES: u8 = 17;
+
+/// The longest copy of a membership record, in bytes.
+pub const MAX_MEMBERSHIP: u32 = 3900;
 
 /// The sizes of pieces that hashes are asked for, in bytes: powers of two.
 pub const GRANULES: core::ops::RangeInclusive<u32> = 4096..=1 << 20;

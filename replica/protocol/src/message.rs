@@ -4,8 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::{
-    Flags, Frame, GRANULES, Kind, MAX_CONTROL, MAX_EXTENTS, MAX_NOTE, MAX_RANGES, MAX_REPAIR, MAX_TEXT, MAX_TRANSFER,
-    NOTES, ProtocolError, Status, checksum,
+    Flags, Frame, GRANULES, Kind, MAX_CONTROL, MAX_EXTENTS, MAX_MEMBERSHIP, MAX_NOTE, MAX_RANGES, MAX_REPAIR, MAX_TEXT,
+    MAX_TRANSFER, NOTES, ProtocolError, Status, checksum,
 };
 
 /// A UUID's bytes.
@@ -46,7 +46,7 @@ pub struct Open {
     pub volume: Id,
     /// The engine's instance.
     pub instance: Id,
-    /// The epoch asked for.
+    /// The epoch asked for; zero to look at it only.
     pub epoch: u64,
 }
 
@@ -107,6 +107,17 @@ pub struct Pong {
     pub in_flight: u32,
     /// Changes whenever damage of a snapshot was found in the replica's store.
     pub findings: u32,
+    /// A newer epoch was granted: this engine has lost the replica.
+    pub fenced: bool,
+}
+
+/// What a replica knows of its volume's membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The highest epoch granted; zero before the first.
+    pub epoch: u64,
+    /// The engine's bytes; none if no engine has left any.
+    pub content: Option<Vec<u8>>,
 }
 
 /// A request.
@@ -198,6 +209,13 @@ pub enum Command {
     },
     /// List the notes.
     Notes,
+    /// Keep a copy of the membership record, durably, in place of what was there.
+    SetMembership {
+        /// 1 to [`MAX_MEMBERSHIP`] bytes.
+        content: Vec<u8>,
+    },
+    /// Tell the copy of the membership record.
+    Membership,
     /// Delete a snapshot of the chain; none there is no error.
     DeleteSnapshot {
         /// Which.
@@ -244,6 +262,8 @@ impl Command {
             Self::Hashes { .. } => Kind::Hashes,
             Self::SetNote { .. } => Kind::SetNote,
             Self::Notes => Kind::Notes,
+            Self::SetMembership { .. } => Kind::SetMembership,
+            Self::Membership => Kind::Membership,
             Self::DeleteSnapshot { .. } => Kind::DeleteSnapshot,
             Self::Revert { .. } => Kind::Revert,
             Self::Grow { .. } => Kind::Grow,
@@ -257,7 +277,7 @@ impl Command {
         let mut frame = Frame { request, epoch, ..Frame::new(self.kind()) };
         let mut payload = Vec::new();
         match self {
-            Self::Flush | Self::Chain | Self::Reset | Self::Notes | Self::Damage => {}
+            Self::Flush | Self::Chain | Self::Reset | Self::Notes | Self::Damage | Self::Membership => {}
             Self::Read { offset, length } => (frame.offset, frame.length) = (*offset, u64::from(*length)),
             Self::Write { offset, length, fua, checksum } => {
                 (frame.offset, frame.length, frame.flags.fua) = (*offset, u64::from(*length), *fua);
@@ -295,6 +315,10 @@ impl Command {
             Self::SetNote { place, durable, content } => {
                 debug_assert!(content.len() <= MAX_NOTE as usize);
                 (frame.offset, frame.flags.fua) = (u64::from(*place), *durable);
+                payload.extend_from_slice(content);
+            }
+            Self::SetMembership { content } => {
+                debug_assert!(content.len() <= MAX_MEMBERSHIP as usize);
                 payload.extend_from_slice(content);
             }
             Self::DeleteSnapshot { id } | Self::Revert { id } => payload.extend_from_slice(id),
@@ -342,6 +366,11 @@ impl Command {
                 Self::SetNote { place, durable: frame.flags.fua, content: fields.rest().to_vec() }
             }
             Kind::Notes => Self::Notes,
+            Kind::SetMembership => match fields.rest() {
+                [] => return Err(ProtocolError::Malformed),
+                content => Self::SetMembership { content: content.to_vec() },
+            },
+            Kind::Membership => Self::Membership,
             Kind::DeleteSnapshot => Self::DeleteSnapshot { id: fields.array()? },
             Kind::Revert => Self::Revert { id: fields.array()? },
             Kind::Grow => Self::Grow { size: length },
@@ -462,14 +491,38 @@ impl Pong {
         payload.extend_from_slice(&self.oldest_ms.to_le_bytes());
         payload.extend_from_slice(&self.in_flight.to_le_bytes());
         payload.extend_from_slice(&self.findings.to_le_bytes());
-        message(Frame::new(Kind::Pong), &payload)
+        let status = if self.fenced { Status::Fenced } else { Status::Good };
+        message(Frame { status, ..Frame::new(Kind::Pong) }, &payload)
     }
 
-    pub(crate) fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
+    pub(crate) fn parse(frame: &Frame, payload: &[u8]) -> Result<Self, ProtocolError> {
+        let fenced = match frame.status {
+            Status::Good => false,
+            Status::Fenced => true,
+            _ => return Err(ProtocolError::Malformed),
+        };
         let mut fields = Fields(payload);
-        let pong = Self { oldest_ms: fields.u64()?, in_flight: fields.u32()?, findings: fields.u32()? };
+        let pong = Self { oldest_ms: fields.u64()?, in_flight: fields.u32()?, findings: fields.u32()?, fenced };
         fields.end()?;
         Ok(pong)
+    }
+}
+
+impl Membership {
+    /// The payload of an answer.
+    pub fn encode(&self) -> Vec<u8> {
+        let content = self.content.as_deref().unwrap_or_default();
+        [&self.epoch.to_le_bytes()[..], content].concat()
+    }
+
+    /// The message in an answer.
+    pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields(payload);
+        let (epoch, content) = (fields.u64()?, fields.rest());
+        match content.len() <= MAX_MEMBERSHIP as usize {
+            true => Ok(Self { epoch, content: (!content.is_empty()).then(|| content.to_vec()) }),
+            false => Err(ProtocolError::Malformed),
+        }
     }
 }
 

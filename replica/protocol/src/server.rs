@@ -263,9 +263,10 @@ impl Server {
         Some(())
     }
 
-    /// The answer to a Ping: `oldest_ms` is the age of the oldest request in flight, `findings` changes when damage was found.
-    pub fn pong(&self, oldest_ms: u64, findings: u32) -> Vec<u8> {
-        Pong { oldest_ms, in_flight: self.in_flight, findings }.encode()
+    /// The answer to a Ping: `oldest_ms` is the age of the oldest request in flight, `findings` changes when damage was found, `fenced`
+    /// says that a newer epoch was granted.
+    pub fn pong(&self, oldest_ms: u64, findings: u32, fenced: bool) -> Vec<u8> {
+        Pong { oldest_ms, in_flight: self.in_flight, findings, fenced }.encode()
     }
 
     /// How many requests are in flight.

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use replica_protocol::{
-    Chain, Client, ClientEvent, Command, Extents, Flags, Frame, Grant, Hashes, Kind, MAX_NOTE, MAX_TRANSFER, Notes,
-    Open, ProtocolError, Server, ServerEvent, State, Status, checksum,
+    Chain, Client, ClientEvent, Command, Extents, Flags, Frame, Grant, Hashes, Kind, MAX_MEMBERSHIP, MAX_NOTE,
+    MAX_TRANSFER, Membership, Notes, Open, ProtocolError, Server, ServerEvent, State, Status, checksum,
 };
 
 const OPEN: Open = Open { replica: [1; 16], volume: [2; 16], instance: [3; 16], epoch: 9 };
@@ -220,6 +220,36 @@ fn requests_for_hashes_and_notes_that_make_no_sense_are_malformed() {
     assert_eq!(note(16, MAX_NOTE), None);
     assert_eq!(note(17, 1), Some(ProtocolError::Malformed));
     assert_eq!(note(0, MAX_NOTE + 1), Some(ProtocolError::PayloadLength(MAX_NOTE + 1)));
+}
+
+#[test]
+fn a_copy_of_the_membership_is_neither_empty_nor_long() {
+    let set = |length: u32| {
+        let (mut server, _) = serving(4);
+        let frame = Frame { epoch: 9, ..Frame::new(Kind::SetMembership) };
+        let bytes = match length {
+            0 => frame.encode().to_vec(),
+            _ => with_payload(frame, &vec![1; length as usize]),
+        };
+        server_error(&mut server, &bytes)
+    };
+    assert_eq!(set(MAX_MEMBERSHIP), None);
+    assert_eq!(set(0), Some(ProtocolError::Malformed));
+    assert_eq!(set(MAX_MEMBERSHIP + 1), Some(ProtocolError::PayloadLength(MAX_MEMBERSHIP + 1)));
+    for length in [0, 7, 9 + MAX_MEMBERSHIP as usize] {
+        assert_eq!(Membership::parse(&vec![1; length]), Err(ProtocolError::Malformed), "{length}");
+    }
+}
+
+#[test]
+fn a_pong_is_good_or_fenced_and_nothing_else() {
+    let pong = |status| {
+        let (_, mut client) = serving(4);
+        client_error(&mut client, &with_payload(Frame { status, ..Frame::new(Kind::Pong) }, &[0; 16]))
+    };
+    assert_eq!(pong(Status::Good), None);
+    assert_eq!(pong(Status::Fenced), None);
+    assert_eq!(pong(Status::Busy), Some(ProtocolError::Malformed));
 }
 
 #[test]

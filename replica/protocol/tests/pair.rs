@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 use replica_protocol::{
     Chain, ChainEntry, Client, ClientEvent, Command, Damage, DamagedRegion, Extent, ExtentKind, Extents, Grant, Hashes,
-    LvolKind, MAX_TRANSFER, Note, Notes, Open, ProtocolError, Refusal, Server, ServerEvent, State, Status, checksum,
+    LvolKind, MAX_TRANSFER, Membership, Note, Notes, Open, ProtocolError, Refusal, Server, ServerEvent, State, Status,
+    checksum,
 };
 
 const OPEN: Open = Open { replica: [1; 16], volume: [2; 16], instance: [3; 16], epoch: 9 };
@@ -25,13 +26,14 @@ struct Replica {
     write: Option<(u64, u64, Vec<u8>)>,
     /// Requests that wait to be answered, so that answers can come in any order.
     waiting: Vec<(u64, Command)>,
+    fenced: bool,
     out: Vec<u8>,
 }
 
 impl Replica {
     fn new(requests: u32) -> Self {
         let server = Server::new(requests, u64::from(MAX_TRANSFER));
-        Self { server, memory: vec![0; 1 << 20], write: None, waiting: Vec::new(), out: Vec::new() }
+        Self { server, memory: vec![0; 1 << 20], write: None, waiting: Vec::new(), fenced: false, out: Vec::new() }
     }
 
     fn receive(&mut self, mut input: &[u8]) -> Result<(), ProtocolError> {
@@ -51,7 +53,7 @@ impl Replica {
                     let header = self.server.answer(id, Status::Good, std::iter::empty()).expect("in flight");
                     self.out.extend(header);
                 }
-                ServerEvent::Ping => self.out.extend(self.server.pong(1500, 3)),
+                ServerEvent::Ping => self.out.extend(self.server.pong(1500, 3, self.fenced)),
                 ServerEvent::Close => {}
             }
         }
@@ -80,6 +82,9 @@ impl Replica {
             }
             Command::Notes => self.out.extend(self.server.answer_control(id, &notes().encode()).expect("in flight")),
             Command::Damage => self.out.extend(self.server.answer_control(id, &damage().encode()).expect("in flight")),
+            Command::Membership => {
+                self.out.extend(self.server.answer_control(id, &membership().encode()).expect("in flight"));
+            }
             Command::Snapshot { .. } => {
                 self.out.extend(self.server.answer_error(id, Status::NoSpace, "full").expect("in flight"));
             }
@@ -118,6 +123,10 @@ fn notes() -> Notes {
     Notes(vec![note(0, true, b"where"), note(16, false, b"")])
 }
 
+fn membership() -> Membership {
+    Membership { epoch: 9, content: Some(b"who".to_vec()) }
+}
+
 /// What a request waits for on the engine's side.
 #[derive(Debug, PartialEq, Eq)]
 struct Waiting {
@@ -132,7 +141,7 @@ struct Engine {
     client: Client<Waiting>,
     out: Vec<u8>,
     granted: bool,
-    pongs: Vec<u64>,
+    pongs: Vec<(u64, bool)>,
     seen: VecDeque<Seen>,
 }
 
@@ -165,7 +174,7 @@ impl Engine {
                     data.extend_from_slice(answer.control);
                     self.seen.push_back((answer.request.name, answer.status, data, answer.text));
                 }
-                Some(ClientEvent::Pong(pong)) => self.pongs.push(pong.oldest_ms),
+                Some(ClientEvent::Pong(pong)) => self.pongs.push((pong.oldest_ms, pong.fenced)),
             }
         }
     }
@@ -240,6 +249,8 @@ fn messages_and_errors_arrive_whole() {
         Command::Notes,
         Command::Damage,
         Command::Repair { id: [5; 16], offset: 65536, data: vec![7; 65536] },
+        Command::SetMembership { content: b"who".to_vec() },
+        Command::Membership,
     ];
     for (name, command) in (0..).zip(&commands) {
         assert!(engine.start(name, command));
@@ -264,6 +275,11 @@ fn messages_and_errors_arrive_whole() {
     let (_, _, data, _) = engine.seen.pop_front().expect("answered");
     assert_eq!(Damage::parse(&data), Ok(damage()));
     assert_eq!(engine.seen.pop_front(), Some((11, Status::Good, vec![], None)));
+    assert_eq!(engine.seen.pop_front(), Some((12, Status::Good, vec![], None)));
+    let (_, _, data, _) = engine.seen.pop_front().expect("answered");
+    assert_eq!(data, [9, 0, 0, 0, 0, 0, 0, 0, b'w', b'h', b'o']);
+    assert_eq!(Membership::parse(&data), Ok(membership()));
+    assert_eq!(Membership::parse(&data[..8]), Ok(Membership { epoch: 9, content: None }), "none was left");
 }
 
 #[test]
@@ -288,8 +304,12 @@ fn a_ping_is_answered_past_everything_else() {
     assert!(engine.start(1, &Command::Flush));
     engine.out.extend(engine.client.ping());
     exchange(&mut engine, &mut replica, 64);
-    assert_eq!(engine.pongs, [1500]);
     assert!(engine.seen.is_empty());
+    // I14: an engine without anything to do hears of its end too.
+    replica.fenced = true;
+    engine.out.extend(engine.client.ping());
+    exchange(&mut engine, &mut replica, 64);
+    assert_eq!(engine.pongs, [(1500, false), (1500, true)]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ impl RemoteReplica {
         open: &OpenReplica,
         options: &RemoteOptions,
     ) -> Result<Rc<Self>, OpenError> {
+        let asked = reactor::now();
         let opening = connect(address, open, options);
         let (stream, client, grant) = timeout(options.open_limit, opening)
             .await
@@ -31,6 +32,8 @@ impl RemoteReplica {
             failure: None,
             closing: false,
             last_heard: reactor::now(),
+            pinged: VecDeque::new(),
+            confirmed: asked,
             reported_age: None,
             findings: 0,
         };

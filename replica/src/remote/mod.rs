@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use crate::status::{chain_from_wire, damage_from_wire, error_of, extents_from_wire, notes_from_wire};
-use crate::{ChainEntry, DamagedRegion, Extents, Granted, LocalFuture, Note, Replica, ReplicaState};
+use crate::{ChainEntry, DamagedRegion, Extents, Granted, LocalFuture, Membership, Note, Replica, ReplicaState};
 
 /// Requests that may wait for credits; one more is answered with Busy (I33).
 const BACKLOG: usize = 4096;
@@ -67,6 +67,10 @@ struct State {
     failure: Option<Error>,
     closing: bool,
     last_heard: Instant,
+    /// When the Pings were sent that were not answered yet; the watch ends a connection before there are many.
+    pinged: VecDeque<Instant>,
+    /// When the last Ping was sent that was answered, or the Open.
+    confirmed: Instant,
     /// The age of the oldest request at the replica, as its last Pong said.
     reported_age: Option<Duration>,
     /// What it said last of damage that was found.
@@ -180,10 +184,10 @@ impl RemoteReplica {
         }
     }
 
-    /// Takes in what the replica sent.
-    fn receive(&self, mut input: &[u8], ended: &mut Vec<Ended>) -> Result<(), wire::ProtocolError> {
+    /// Takes in what the replica sent. Says whether it has granted a newer epoch.
+    fn receive(&self, mut input: &[u8], ended: &mut Vec<Ended>) -> Result<bool, wire::ProtocolError> {
         let mut state = self.state.borrow_mut();
-        let state = &mut *state;
+        let (state, mut fenced) = (&mut *state, false);
         state.last_heard = reactor::now();
         while let Some(event) = state.client.handle(&mut input)? {
             match event {
@@ -195,8 +199,15 @@ impl RemoteReplica {
                 }
                 ClientEvent::Answer(answer) => ended.push(ended_by(answer)),
                 ClientEvent::Pong(pong) => {
+                    let sent =
+                        state.pinged.pop_front().ok_or(wire::ProtocolError::Unexpected(wire::Kind::Pong as u8))?;
                     state.reported_age = Some(Duration::from_millis(pong.oldest_ms));
                     state.findings = pong.findings;
+                    match pong.fenced {
+                        true => fenced = true,
+                        // The replica may have granted a newer epoch since it answered, but not when it was asked.
+                        false => state.confirmed = sent,
+                    }
                 }
                 // The session allows none of these after the grant.
                 ClientEvent::Welcome(_) | ClientEvent::Granted(_) | ClientEvent::Refused(_) => {
@@ -205,7 +216,7 @@ impl RemoteReplica {
             }
         }
         self.send_backlog(state);
-        Ok(())
+        Ok(fenced)
     }
 
     /// Ends everything in flight and everything to come. The first failure counts.
@@ -457,6 +468,27 @@ impl Replica for RemoteReplica {
             let message = self.message(Command::Notes).await?;
             wire::Notes::parse(&message).map(notes_from_wire).map_err(malformed)
         })
+    }
+
+    fn set_membership(&self, content: &[u8]) -> LocalFuture<'_, Result<(), Error>> {
+        let content = content.to_vec();
+        Box::pin(async move {
+            if content.is_empty() || content.len() > wire::MAX_MEMBERSHIP as usize {
+                return Err(ErrorKind::InvalidField.into());
+            }
+            self.done(Command::SetMembership { content }).await
+        })
+    }
+
+    fn membership(&self) -> LocalFuture<'_, Result<Membership, Error>> {
+        Box::pin(async move {
+            let message = self.message(Command::Membership).await?;
+            Membership::parse(&message).map_err(malformed)
+        })
+    }
+
+    fn confirmed(&self) -> Instant {
+        self.state.borrow().confirmed
     }
 
     fn close(&self) {

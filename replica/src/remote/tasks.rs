@@ -32,8 +32,13 @@ async fn receive(replica: Weak<RemoteReplica>, stream: TcpStream) {
         });
         ended.drain(..).for_each(super::Ended::tell);
         replica.send_soon(false);
-        if let Err(text) = result {
-            return replica.end(&Error::with_detail(ErrorKind::Unavailable, text));
+        match result {
+            Ok(false) => {}
+            Ok(true) => {
+                let text = "the replica has granted a newer epoch";
+                return replica.end(&Error::with_detail(ErrorKind::Fenced, text));
+            }
+            Err(text) => return replica.end(&Error::with_detail(ErrorKind::Unavailable, text)),
         }
     }
 }
@@ -78,10 +83,11 @@ impl RemoteReplica {
 
     fn ping(&self) {
         let ping = {
-            let state = self.state.borrow();
+            let mut state = self.state.borrow_mut();
             if state.closing {
                 return;
             }
+            state.pinged.push_back(reactor::now());
             state.client.ping()
         };
         self.stream.push_copy(&ping);

@@ -7,6 +7,9 @@ use crate::ReplicaState;
 /// The attribute of a head.
 pub(crate) const REPLICA: &str = "replica";
 
+/// The attribute of a head: the engine's copy of the membership record, its bytes.
+pub(crate) const MEMBERSHIP: &str = "membership";
+
 /// The attribute of a snapshot: the uuid of the replica whose it is.
 pub(crate) const SNAPSHOT_OF: &str = "snapshot-of";
 

@@ -1,5 +1,6 @@
 //! A replica on the reactor of whoever uses it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use super::hashing::hash_range;
 use super::{Inner, view};
 use crate::gate::Gate;
 use crate::{
-    ChainEntry, DamagedRegion, Extent, ExtentKind, Extents, Granted, LocalFuture, Note, OpenReplica, Replica,
-    ReplicaState,
+    ChainEntry, DamagedRegion, Extent, ExtentKind, Extents, Granted, LocalFuture, Membership, Note, OpenReplica,
+    Replica, ReplicaState,
 };
 
 /// A replica that was granted to an engine on this reactor, or to a connection.
@@ -22,11 +23,12 @@ pub struct LocalReplica {
     open: OpenReplica,
     gate: Rc<Gate>,
     state: ReplicaState,
+    confirmed: Cell<Instant>,
 }
 
 impl LocalReplica {
     pub(super) fn new(server: Rc<Inner>, open: OpenReplica, gate: Rc<Gate>, state: ReplicaState) -> Rc<Self> {
-        Rc::new(Self { server, open, gate, state })
+        Rc::new(Self { server, open, gate, state, confirmed: Cell::new(reactor::now()) })
     }
 
     /// Refuses a control call of a grant that has ended.
@@ -188,6 +190,23 @@ impl Replica for LocalReplica {
 
     fn notes(&self) -> LocalFuture<'_, Result<Vec<Note>, Error>> {
         Box::pin(self.server.list_notes(self.open.replica, &self.gate))
+    }
+
+    fn set_membership(&self, content: &[u8]) -> LocalFuture<'_, Result<(), Error>> {
+        let content = content.to_vec();
+        Box::pin(async move { self.server.set_membership(self.open.replica, &self.gate, content).await })
+    }
+
+    fn membership(&self) -> LocalFuture<'_, Result<Membership, Error>> {
+        Box::pin(async move { self.server.membership(self.open.replica) })
+    }
+
+    fn confirmed(&self) -> Instant {
+        // A newer grant ends this one's gate first, on this reactor.
+        if self.gate.ended().is_none() {
+            self.confirmed.set(reactor::now());
+        }
+        self.confirmed.get()
     }
 
     fn close(&self) {

@@ -17,14 +17,14 @@ use reactor::bug;
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
-use self::attribute::{Attribute, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
+use self::attribute::{Attribute, MEMBERSHIP, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
 pub use self::local::LocalReplica;
 use self::notes::Notes;
 pub use self::owner::{Owner, owners};
 use crate::directory::{Directory, Incoming};
 use crate::gate::{Gate, superseded};
 use crate::listener::{ReplicaHost, serve_incoming};
-use crate::{ChainEntry, LocalFuture, Note, OpenError, OpenReplica, Replica, ReplicaState};
+use crate::{ChainEntry, LocalFuture, MAX_MEMBERSHIP, Membership, Note, OpenError, OpenReplica, Replica, ReplicaState};
 
 /// A replica to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,13 +230,18 @@ impl Inner {
 
     async fn create_head(
         &self,
-        old: Option<Uuid>,
+        old: Option<&LvolInfo>,
         attribute: &Attribute,
         spec: &ReplicaSpec,
     ) -> Result<LvolInfo, StoreError> {
-        let lvol = head_lvol(attribute, spec);
+        let mut lvol = head_lvol(attribute, spec);
         match old {
-            Some(old) => self.store.create_in_place_of(old, &lvol).await,
+            Some(old) => {
+                // What it knows of the membership does not depend on what it holds.
+                let known = old.attributes.get(MEMBERSHIP).map(|content| (MEMBERSHIP.to_owned(), content.clone()));
+                lvol.attributes.extend(known);
+                self.store.create_in_place_of(old.uuid, &lvol).await
+            }
             None => self.store.create(&lvol).await,
         }
     }
@@ -307,6 +312,9 @@ impl Inner {
         if attribute.volume != open.volume {
             return Err(OpenError::Mismatch(format!("it is a replica of volume {}", attribute.volume)));
         }
+        if open.epoch == 0 {
+            return self.look(open, &head, &attribute).await;
+        }
         if let Some(reason) = view::lost(&lvols, head.uuid) {
             return Err(failed(StoreError::LvolDamaged { uuid: head.uuid, reason }));
         }
@@ -332,6 +340,19 @@ impl Inner {
         Ok(LocalReplica::new(Rc::clone(self), open, gate, attribute.state))
     }
 
+    /// Epoch zero, which is nobody's: a handle that has ended already. It tells what the replica knows and does nothing.
+    async fn look(
+        self: &Rc<Self>,
+        open: OpenReplica,
+        head: &LvolInfo,
+        attribute: &Attribute,
+    ) -> Result<Rc<LocalReplica>, OpenError> {
+        let device = self.store.open_lvol(head.uuid).await.map_err(failed)?;
+        let gate = Gate::new(device as Rc<dyn BlockDevice>);
+        gate.end(Error::with_detail(ErrorKind::InvalidField, "the replica was opened to be looked at only"));
+        Ok(LocalReplica::new(Rc::clone(self), open, gate, attribute.state))
+    }
+
     async fn store_attribute(&self, head: Uuid, attribute: &Attribute) -> Result<(), StoreError> {
         self.store.set_attributes(head, &[(REPLICA.to_owned(), Some(attribute.encode()))]).await
     }
@@ -346,11 +367,11 @@ impl Inner {
         let spec = ReplicaSpec {
             replica,
             volume: attribute.volume,
-            name: old.name,
+            name: old.name.clone(),
             size: old.size,
             block_size: old.block_size,
         };
-        let head = self.create_head(Some(old.uuid), &new, &spec).await?;
+        let head = self.create_head(Some(&old), &new, &spec).await?;
         gate.replace(self.store.open_lvol(head.uuid).await? as Rc<dyn BlockDevice>);
         self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?;
         Ok(())
@@ -471,6 +492,23 @@ impl Inner {
         let opened = Rc::new(Notes::open(&self.store, head.uuid).await?);
         *entry.notes.borrow_mut() = Some(Rc::clone(&opened));
         Ok(opened)
+    }
+
+    async fn set_membership(&self, replica: Uuid, gate: &Gate, content: Vec<u8>) -> Result<(), Error> {
+        if content.is_empty() || content.len() > MAX_MEMBERSHIP as usize {
+            return Err(ErrorKind::InvalidField.into());
+        }
+        let entry = self.entry(replica);
+        // As with notes: a newer grant waits for it.
+        let _changing = entry.changing.lock().await;
+        let (head, _) = self.still_granted(replica, gate)?;
+        Ok(self.store.set_attributes(head.uuid, &[(MEMBERSHIP.to_owned(), Some(content))]).await?)
+    }
+
+    fn membership(&self, replica: Uuid) -> Result<Membership, Error> {
+        let gone = || Error::with_detail(ErrorKind::Unavailable, "the replica was deleted");
+        let (head, attribute) = view::head(&self.store.lvols(), replica).ok_or_else(gone)?;
+        Ok(Membership { epoch: attribute.epoch, content: head.attributes.get(MEMBERSHIP).cloned() })
     }
 
     /// Under the lock that a newer grant needs too: whether this one still counts (I12), and the head.

@@ -3,6 +3,7 @@
 mod clones;
 mod damage;
 mod hashes;
+mod membership;
 mod node;
 mod notes;
 mod remote;
