@@ -32,9 +32,11 @@ mod recording;
 mod regions;
 mod registry;
 mod resize;
+mod restoring;
 mod revert;
 mod session;
 mod snapshot;
+mod spreading;
 mod together;
 
 pub use crate::config::{
@@ -47,3 +49,4 @@ pub use crate::registry::{
     FileRegistry, MAX_REPLICAS, MemberState, NewReplica, PendingChange, Registry, RegistryError, ReplicaRecord,
     VolumeRecord,
 };
+pub use crate::restoring::{Survey, restore, survey, survey_with};

@@ -27,14 +27,8 @@ impl Core {
             }
         }
         let since = wall_clock().as_secs();
-        let added = ReplicaRecord {
-            replica: new.replica,
-            node: new.node,
-            address: new.address,
-            state: MemberState::OutOfSync { since, reason: "it was added and has nothing yet".to_owned() },
-            token: None,
-            changes: None,
-        };
+        let nothing = MemberState::OutOfSync { since, reason: "it was added and has nothing yet".to_owned() };
+        let added = ReplicaRecord::new(new, nothing);
         let recorded = self.change_record(|record| {
             record.replicas.push(added.clone());
             true

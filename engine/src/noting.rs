@@ -120,28 +120,12 @@ impl Core {
     /// Puts a note with every member that has notes. One that fails is failed.
     async fn note_with_all(&self, place: u8, content: Vec<u8>, durable: bool) {
         let content: Rc<[u8]> = content.into();
-        let mut asked = self.members.borrow().noted();
-        while asked != 0 {
+        let members = self.members.borrow().noted();
+        let set = move |replica: Rc<dyn Replica>| {
             let content = Rc::clone(&content);
-            let set = move |replica: Rc<dyn Replica>| {
-                let content = Rc::clone(&content);
-                async move { set_note(&*replica, place, &content, durable).await }
-            };
-            let answers = self.ask("a note", asked, set).await;
-            asked = 0;
-            for (member, answer) in answers {
-                match answer {
-                    Ok(()) => {}
-                    // The last one is left to stall (I3).
-                    Err(error) if error.kind() == ErrorKind::TimedOut && self.may_stall(member) => asked |= bit(member),
-                    Err(error) => self.member_failed(member, &error),
-                }
-            }
-        }
-    }
-
-    fn may_stall(&self, member: usize) -> bool {
-        self.is_running() && self.members.borrow().is_last(member)
+            async move { set_note(&*replica, place, &content, durable).await }
+        };
+        self.tell_members("a note", members, set).await;
     }
 
     /// Notes what absent members lack, as far as it changed since it was noted last.

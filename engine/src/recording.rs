@@ -1,4 +1,5 @@
-//! Changing the record: one change at a time, durable before anything depends on it (I2).
+//! Changing the record: one change at a time, durable before anything depends on it (I2), in the registry and then as the
+//! replicas' copies.
 
 use std::time::Duration;
 
@@ -55,6 +56,7 @@ impl Core {
                 Ok(version) => {
                     record.version = version;
                     *self.record.borrow_mut() = record;
+                    self.spread_record().await;
                     return Ok(());
                 }
                 Err(RegistryError::Conflict { .. }) => self.adopt_record().await,

@@ -15,13 +15,14 @@ use crate::intent::{Intents, Unflushed};
 use crate::members::{Member, Members, Role};
 use crate::recording::NotRecorded;
 use crate::registry::{MemberState, RegistryError, ReplicaRecord, VolumeRecord};
+use crate::spreading::is_newer;
 
 /// Pauses between attempts to open a replica, at first and at most. Each is varied by up to a half.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Between attempts while the volume waits for a replica in sync: hosts wait too.
-const URGENT_PAUSE: Duration = Duration::from_millis(200);
+pub(crate) const URGENT_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often the last member in sync is looked at while it is late: another one may have joined.
 const LAST_PAUSE: Duration = Duration::from_millis(100);
@@ -77,11 +78,13 @@ impl Core {
 
     /// One session: until the last replica in sync is lost, or the engine stops.
     async fn session(self: &Rc<Self>) -> Result<(), SessionError> {
-        let was_clean = self.raise_epoch().await?;
+        let copies = self.look().await?;
+        let was_clean = self.raise_epoch(&copies).await?;
         let opened = self.open_in_sync().await?;
         let mut opened = self.end_pending_change(opened).await?;
         let admission = self.judge(&mut opened, was_clean).await?;
         self.admit(&opened, &admission).await?;
+        self.spread_among(&opened, &admission).await?;
         self.open_notes(&opened, &admission).await?;
         if let Some(error) = self.stopped() {
             return Err(SessionError::Stopped(error));
@@ -94,19 +97,23 @@ impl Core {
         Ok(())
     }
 
-    fn wait_for(&self, reason: String) {
+    pub(crate) fn wait_for(&self, reason: String) {
         if self.stopped().is_none() {
             self.set_phase(Phase::Waiting(reason));
         }
     }
 
     /// Takes the volume over: from the swap on no older engine can change the record. Says whether the last engine ended in order.
-    async fn raise_epoch(&self) -> Result<bool, SessionError> {
+    async fn raise_epoch(&self, copies: &[VolumeRecord]) -> Result<bool, SessionError> {
         let _recording = self.recording.lock().await;
         let loaded = self.registry.load(self.config.volume).await?.ok_or(SessionError::NoVolume)?;
         let ours = self.record.borrow().instance == self.instance;
         if ours && loaded.instance != self.instance {
             self.stop_fenced("another engine has taken the volume");
+            return Err(SessionError::Fenced);
+        }
+        if let Some(copy) = copies.iter().find(|copy| is_newer(copy, &loaded)) {
+            self.stop_fenced(&format!("the registry's record is out of date: replicas know of epoch {}", copy.epoch));
             return Err(SessionError::Fenced);
         }
         let was_clean = loaded.clean;
@@ -163,7 +170,7 @@ impl Core {
     async fn open_until_open(&self, record: &ReplicaRecord) -> Rc<dyn Replica> {
         loop {
             match self.open(record).await {
-                Ok(replica) => match self.unfit(&*replica, true) {
+                Ok(replica) => match self.unfit_in_sync(&*replica).await {
                     None => return replica,
                     Some(reason) => {
                         tracing::error!(replica = %record.replica, reason, "a replica in sync cannot be used")
@@ -173,6 +180,18 @@ impl Core {
             }
             sleep(URGENT_PAUSE).await;
         }
+    }
+
+    /// Why a replica that counts as in sync cannot be used. The only one may be too small when it was made that by force: then it has missed
+    /// a grow with all the rest.
+    async fn unfit_in_sync(&self, replica: &dyn Replica) -> Option<String> {
+        let in_sync = |member: &&ReplicaRecord| member.state == MemberState::InSync;
+        if self.record.borrow().replicas.iter().filter(in_sync).count() == 1
+            && let Err(error) = self.catch_up_size(replica).await
+        {
+            return Some(format!("it cannot grow: {error}"));
+        }
+        self.unfit(replica, true)
     }
 
     /// Opens a replica at the epoch, within the time that opening may take.
@@ -363,7 +382,7 @@ impl Core {
     }
 }
 
-fn waiting_for(record: &VolumeRecord) -> String {
+pub(crate) fn waiting_for(record: &VolumeRecord) -> String {
     let in_sync = record.replicas.iter().filter(|replica| replica.state == MemberState::InSync);
     let names: Vec<_> = in_sync.map(|replica| format!("{} on {}", replica.replica, replica.node)).collect();
     // I5, I6: the others are not asked, however reachable they are.
@@ -383,6 +402,8 @@ pub(crate) enum SessionError {
     Change(Error),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error("no replica keeps a copy of the record: {0}")]
+    Copies(Error),
     #[error("the notes of the replicas failed: {0}")]
     Notes(Error),
     #[error("{0}")]

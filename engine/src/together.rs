@@ -8,7 +8,7 @@ use replica::Replica;
 
 use crate::config::EngineError;
 use crate::core::Core;
-use crate::members::Mask;
+use crate::members::{Mask, bit};
 
 /// What each member said.
 pub(crate) type Answers = Vec<(usize, Result<(), Error>)>;
@@ -58,6 +58,19 @@ impl Core {
     {
         let replicas: Vec<(usize, Rc<dyn Replica>)> =
             self.members.borrow().replicas(members).map(|(member, replica)| (member, Rc::clone(replica))).collect();
+        self.ask_each(what, replicas, ask).await
+    }
+
+    /// The same for replicas that are not members yet.
+    pub(crate) async fn ask_each<F>(
+        &self,
+        what: &'static str,
+        replicas: Vec<(usize, Rc<dyn Replica>)>,
+        ask: impl Fn(Rc<dyn Replica>) -> F,
+    ) -> Answers
+    where
+        F: Future<Output = Result<(), Error>> + 'static,
+    {
         let limit = self.config.replica_deadline;
         let asking = replicas.into_iter().map(|(member, replica)| {
             let asked = ask(replica);
@@ -73,6 +86,36 @@ impl Core {
             answers.push((member, task.await.map_err(ended).and_then(|answer| answer)));
         }
         answers
+    }
+
+    /// Tells members something that all have to know, and says who does then. One that fails is failed; the last one that is slow is
+    /// asked again (I3).
+    pub(crate) async fn tell_members<F>(
+        &self,
+        what: &'static str,
+        members: Mask,
+        tell: impl Fn(Rc<dyn Replica>) -> F,
+    ) -> Mask
+    where
+        F: Future<Output = Result<(), Error>> + 'static,
+    {
+        let (mut asked, mut know) = (members, 0);
+        while asked != 0 {
+            let answers = self.ask(what, asked, &tell).await;
+            asked = 0;
+            for (member, answer) in answers {
+                match answer {
+                    Ok(()) => know |= bit(member),
+                    Err(error) if error.kind() == ErrorKind::TimedOut && self.may_stall(member) => asked |= bit(member),
+                    Err(error) => self.member_failed(member, &error),
+                }
+            }
+        }
+        know
+    }
+
+    fn may_stall(&self, member: usize) -> bool {
+        self.is_running() && self.members.borrow().is_last(member)
     }
 
     /// Nobody said that it has the change. One that said clearly that it has not is as before; of the others nobody

@@ -95,6 +95,22 @@ impl Registry for FileRegistry {
         Box::pin(self.swap(expected, record.clone()))
     }
 
+    fn set_aside(&self, volume: Uuid) -> LocalFuture<'_, Result<(), RegistryError>> {
+        Box::pin(async move {
+            let _swapping = self.swapping.lock().await;
+            match self.read(volume).await {
+                Err(RegistryError::Damaged { .. }) => {}
+                Ok(None) => return Ok(()),
+                Ok(Some(record)) => return Err(RegistryError::Conflict { volume, found: Some(record.version) }),
+                Err(error) => return Err(error),
+            }
+            let path = self.path(volume);
+            let bytes = files::read(&path).await?;
+            files::replace(&path.with_extension("damaged"), bytes).await?;
+            Ok(files::remove(&path).await?)
+        })
+    }
+
     fn remove(&self, volume: Uuid) -> LocalFuture<'_, Result<(), RegistryError>> {
         Box::pin(async move {
             let _swapping = self.swapping.lock().await;
@@ -185,6 +201,23 @@ mod tests {
         world.fail_files(node, 1.0);
         let loaded = world.block_on(node, async { FileRegistry::new("/state").load(VOLUME).await });
         assert!(matches!(loaded, Err(RegistryError::Unreachable(_))), "{loaded:?}");
+    }
+
+    #[test]
+    fn a_damaged_record_makes_room_and_is_kept() {
+        let (world, node) = world();
+        world.block_on(node, async {
+            let registry = FileRegistry::new("/state");
+            registry.set_aside(VOLUME).await.expect("nothing to do");
+            files::replace(&registry.path(VOLUME), b"{".to_vec()).await.expect("written");
+            registry.set_aside(VOLUME).await.expect("taken out of the way");
+            assert_eq!(registry.store(None, &record()).await.expect("stored"), 1);
+            let kept = files::read(&registry.folder.join(format!("{VOLUME}.damaged"))).await.expect("kept");
+            assert_eq!(kept, b"{");
+            assert_eq!(registry.list().await.expect("readable"), [VOLUME]);
+            let whole = registry.set_aside(VOLUME).await;
+            assert!(matches!(whole, Err(RegistryError::Conflict { found: Some(1), .. })), "{whole:?}");
+        });
     }
 
     #[test]

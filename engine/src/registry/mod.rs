@@ -1,5 +1,6 @@
 //! Where a volume's membership is kept.
 
+pub(crate) mod compact;
 mod file;
 mod record;
 
@@ -19,6 +20,10 @@ pub trait Registry {
     /// Replaces a record if its version is `expected`, or makes it if `None` is expected and there is none. Returns the new
     /// version; then the record is durable.
     fn store(&self, expected: Option<u64>, record: &VolumeRecord) -> LocalFuture<'_, Result<u64, RegistryError>>;
+
+    /// Takes a damaged record out of the way, so that one made anew can be stored; what was there is kept for people. One that
+    /// is whole stays, and that is an error.
+    fn set_aside(&self, volume: Uuid) -> LocalFuture<'_, Result<(), RegistryError>>;
 
     /// Forgets a volume; no error if there is none.
     fn remove(&self, volume: Uuid) -> LocalFuture<'_, Result<(), RegistryError>>;

@@ -88,14 +88,6 @@ pub enum MemberState {
 impl VolumeRecord {
     /// The record of a new volume, whose replicas were all just created and so are equal.
     pub fn new(volume: Uuid, size: u64, block_size: u32, replicas: impl IntoIterator<Item = NewReplica>) -> Self {
-        let replica = |new: NewReplica| ReplicaRecord {
-            replica: new.replica,
-            node: new.node,
-            address: new.address,
-            state: MemberState::InSync,
-            token: None,
-            changes: None,
-        };
         Self {
             volume,
             version: 0,
@@ -104,7 +96,7 @@ impl VolumeRecord {
             clean: true,
             size,
             block_size,
-            replicas: replicas.into_iter().map(replica).collect(),
+            replicas: replicas.into_iter().map(|new| ReplicaRecord::new(new, MemberState::InSync)).collect(),
             pending: None,
         }
     }
@@ -121,8 +113,16 @@ impl VolumeRecord {
     }
 }
 
+impl ReplicaRecord {
+    /// One of which nothing else is known.
+    pub(crate) fn new(new: NewReplica, state: MemberState) -> Self {
+        let NewReplica { replica, node, address } = new;
+        Self { replica, node, address, state, token: None, changes: None }
+    }
+}
+
 /// A replica of a new volume.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewReplica {
     /// Which replica.
     pub replica: Uuid,

@@ -1,7 +1,8 @@
 //! Engines in a simulated world, and once on the kernel's.
 //!
 //! `fakes` are replicas and a registry of memory with faults to inject; `model` knows what each block may read as;
-//! `writing`, `reading`, `rebuilding`, `pacing`, `lacking`, `changes` and `membership` are stories about them. `cluster` has real replicas on simulated
+//! `writing`, `reading`, `rebuilding`, `pacing`, `lacking`, `changes`, `membership` and `registry_lost` are stories about them. `cluster` has
+//! real replicas on simulated
 //! nodes, `loopback` on reactors of the kernel.
 
 mod changes;
@@ -15,6 +16,7 @@ mod model;
 mod pacing;
 mod reading;
 mod rebuilding;
+mod registry_lost;
 mod writing;
 
 /// The seeds of a story that chance has a part in: `count` of them, or as many as `ASHLAR_SEEDS` says.

@@ -111,7 +111,7 @@ fn answer(server: &mut Server, bytes: &[u8]) -> bool {
                         server.answer(id, Status::Good, std::iter::empty());
                     }
                 }
-                ServerEvent::Ping => drop(server.pong(0, 0)),
+                ServerEvent::Ping => drop(server.pong(0, 0, false)),
                 _ => {}
             },
         }

@@ -21,6 +21,8 @@ pub(crate) struct FakeDisk {
     pub(crate) epoch: u64,
     pub(crate) instance: Uuid,
     pub(crate) resets: u32,
+    /// The engine's copy of the record.
+    pub(crate) membership: Option<Vec<u8>>,
     size: u64,
     snapshots: Vec<(Uuid, String, Own)>,
     head: Own,
@@ -42,6 +44,7 @@ impl FakeDisk {
             epoch: 0,
             instance: Uuid::nil(),
             resets: 0,
+            membership: None,
             size,
             snapshots: Vec::new(),
             head: Own::new(),

@@ -9,10 +9,11 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use block_device::{BlockDevice, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request};
-use engine::{Connector, EngineConfig, NewReplica, ReplicaRecord, VolumeRecord};
+use engine::{Connector, EngineConfig, NewReplica, ReplicaRecord, Survey, VolumeRecord};
 use reactor::{Instant, sleep, spawn};
 use replica::{
-    ChainEntry, DamagedRegion, Extents, Granted, LocalFuture, Note, OpenError, OpenReplica, Replica, ReplicaState,
+    ChainEntry, DamagedRegion, Extents, Granted, LocalFuture, Membership, Note, OpenError, OpenReplica, Replica,
+    ReplicaState,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -37,6 +38,8 @@ pub(crate) struct FakeNode {
     pub(crate) read_error: Cell<Option<ErrorKind>>,
     /// What snapshots fail with.
     pub(crate) snapshot_error: Cell<Option<ErrorKind>>,
+    /// What copies of the membership fail with.
+    pub(crate) copy_error: Cell<Option<ErrorKind>>,
     /// What notes fail with.
     pub(crate) note_error: Cell<Option<ErrorKind>>,
     /// How many requests are answered with Busy first.
@@ -61,6 +64,7 @@ impl FakeNode {
             write_error: Cell::new(None),
             read_error: Cell::new(None),
             snapshot_error: Cell::new(None),
+            copy_error: Cell::new(None),
             note_error: Cell::new(None),
             busy: Cell::new(0),
             writes_seen: Cell::new(0),
@@ -112,9 +116,17 @@ impl FakeNode {
         }
     }
 
+    /// Whether it can be heard of.
+    fn answers(&self) -> bool {
+        self.reachable.get()
+    }
+
     fn open(self: &Rc<Self>, open: OpenReplica) -> Result<Rc<dyn Replica>, OpenError> {
         if !self.reachable.get() {
             return Err(OpenError::Unreachable("the fake node is down".to_owned()));
+        }
+        if open.epoch == 0 {
+            return Ok(self.connection(open));
         }
         // What older connections have in flight ends first: it lands or is dropped (I13, I15).
         let older: Vec<_> = self.connections.borrow_mut().drain(..).filter_map(|old| old.upgrade()).collect();
@@ -122,8 +134,14 @@ impl FakeNode {
         for old in older {
             old.supersede(open.instance);
         }
+        let replica = self.connection(open);
+        self.connections.borrow_mut().push(Rc::downgrade(&replica));
+        Ok(replica)
+    }
+
+    fn connection(self: &Rc<Self>, open: OpenReplica) -> Rc<FakeReplica> {
         let granted = self.disk.borrow().granted(open.epoch);
-        let replica = Rc::new_cyclic(|me| FakeReplica {
+        Rc::new_cyclic(|me| FakeReplica {
             me: Weak::clone(me),
             node: Rc::clone(self),
             open,
@@ -131,11 +149,10 @@ impl FakeNode {
             flight: RefCell::default(),
             next: Cell::new(0),
             failure: RefCell::new(None),
-            over: Cell::new(false),
+            over: Cell::new(open.epoch == 0),
+            confirmed: Cell::new(reactor::now()),
             failed: Notify::new(),
-        });
-        self.connections.borrow_mut().push(Rc::downgrade(&replica));
-        Ok(replica)
+        })
     }
 }
 
@@ -150,6 +167,7 @@ struct FakeReplica {
     failure: RefCell<Option<Error>>,
     /// A newer grant came: nothing of this one has an effect any more.
     over: Cell<bool>,
+    confirmed: Cell<Instant>,
     failed: Notify,
 }
 
@@ -378,6 +396,31 @@ impl Replica for FakeReplica {
         })
     }
 
+    fn set_membership(&self, content: &[u8]) -> LocalFuture<'_, Result<(), Error>> {
+        let content = content.to_vec();
+        self.control(move |node| match node.copy_error.get() {
+            Some(kind) => Err(kind.into()),
+            None => {
+                node.disk.borrow_mut().membership = Some(content);
+                Ok(())
+            }
+        })
+    }
+
+    fn membership(&self) -> LocalFuture<'_, Result<Membership, Error>> {
+        self.control(|node| {
+            let disk = node.disk.borrow();
+            Ok(Membership { epoch: disk.epoch, content: disk.membership.clone() })
+        })
+    }
+
+    fn confirmed(&self) -> Instant {
+        if self.failure().is_none() && self.node.answers() {
+            self.confirmed.set(reactor::now());
+        }
+        self.confirmed.get()
+    }
+
     fn reset(&self) -> LocalFuture<'_, Result<(), Error>> {
         self.control(|node| {
             node.disk.borrow_mut().reset();
@@ -426,6 +469,12 @@ impl Cluster {
     async fn start_with(self: &Rc<Self>, config: EngineConfig) -> Rc<engine::Engine> {
         let connector = Rc::new(FakeConnector(Rc::clone(self)));
         engine::Engine::start_with(config, Rc::clone(&self.registry) as Rc<_>, connector).await.expect("it starts")
+    }
+
+    /// Asks the replicas of these nodes, and those that they name, what they know.
+    pub(crate) async fn survey(self: &Rc<Self>, nodes: &[usize]) -> Survey {
+        let members: Vec<_> = nodes.iter().map(|node| new_replica(*node)).collect();
+        engine::survey_with(&config(), &members, Rc::new(FakeConnector(Rc::clone(self)))).await
     }
 
     /// Starts an engine and waits until it serves.

@@ -40,6 +40,16 @@ impl FakeRegistry {
         self.state(index) == MemberState::InSync
     }
 
+    /// The record is gone, as if its file had been deleted.
+    pub(crate) fn lose(&self) {
+        self.records.borrow_mut().clear();
+    }
+
+    /// The record is that one again, as if a backup had been put back.
+    pub(crate) fn put_back(&self, record: VolumeRecord) {
+        self.records.borrow_mut().insert(record.volume, record);
+    }
+
     async fn pass_time(&self) -> Result<(), RegistryError> {
         sleep(Duration::from_millis(2)).await;
         match self.refuses.get() {
@@ -77,6 +87,10 @@ impl Registry for FakeRegistry {
             }
             Ok(version)
         })
+    }
+
+    fn set_aside(&self, _volume: Uuid) -> LocalFuture<'_, Result<(), RegistryError>> {
+        Box::pin(async move { self.pass_time().await })
     }
 
     fn remove(&self, volume: Uuid) -> LocalFuture<'_, Result<(), RegistryError>> {

@@ -235,6 +235,10 @@ impl Connector for Watched {
                 false => RemoteReplica::connect(address, &open, &self.remote).await? as Rc<dyn Replica>,
             };
             let epoch = open.epoch;
+            if epoch == 0 {
+                // It is looked at only.
+                return Ok(replica);
+            }
             let replica_id = open.replica;
             assert!(
                 epoch >= known,
