@@ -129,11 +129,16 @@ impl Engines {
     /// Records, exports and starts an engine, or returns the one that is there (I30).
     pub(crate) async fn create(self: &Arc<Self>, request: v1::CreateEngineRequest) -> Result<v1::Engine, ControlError> {
         let record = self.parse(&request).await?;
-        self.create_record(record).await
+        // Of replicas that somebody names nobody knows who is in sync: their copies of the membership are asked at the start.
+        self.create_record(record, false).await
     }
 
-    /// The same for a record that has been checked.
-    pub(crate) async fn create_record(self: &Arc<Self>, record: EngineRecord) -> Result<v1::Engine, ControlError> {
+    /// The same for a record that has been checked. `fresh`: its replicas were just made, and so are equal.
+    pub(crate) async fn create_record(
+        self: &Arc<Self>,
+        record: EngineRecord,
+        fresh: bool,
+    ) -> Result<v1::Engine, ControlError> {
         let volume = record.volume;
         let _lock = self.locks.lock(volume).await;
         let existing = self.entries().get(&volume).map(|entry| entry.record.clone());
@@ -141,7 +146,9 @@ impl Engines {
             Some(existing) => compare(&existing, &record)?,
             None => {
                 // First who is in sync, then that there is an engine: a start without the former would have to guess (I5).
-                self.here.data.record_membership(self.home(&record), self.spec(&record)).await?;
+                if fresh {
+                    self.here.data.record_membership(self.home(&record), self.spec(&record)).await?;
+                }
                 self.records.store(volume, &record).await?;
                 self.bring_up(record).await?;
             }
@@ -371,6 +378,24 @@ impl Engines {
             return Err(ControlError::unavailable("ENGINE_STARTING", text));
         }
         Ok((lock, record, home))
+    }
+
+    /// What it means, where there is no record of the membership that counts, to make one replica the one that does; with `force` it is done,
+    /// and the engine starts anew if it had stopped over it. None where the record counts.
+    pub(super) async fn recover_lost(
+        self: &Arc<Self>,
+        volume: Uuid,
+        replica: Uuid,
+        force: bool,
+    ) -> Result<Option<String>, ControlError> {
+        let _lock = self.locks.lock(volume).await;
+        let (record, home, phase) = self.entry(volume).ok_or_else(|| ControlError::not_found("engine", volume))?;
+        let consequence = self.here.data.recover_lost(home, self.spec(&record), replica, force).await?;
+        if consequence.is_some() && force && phase == Phase::Running {
+            self.stop_one(volume).await?;
+            self.bring_up(record).await?;
+        }
+        Ok(consequence)
     }
 
     /// Notes the size that a volume has grown to.

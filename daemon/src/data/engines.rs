@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_device::{BlockDevice, Geometry};
+use block_device::{BlockDevice, ErrorKind, Geometry};
 use engine::{
     Engine, EngineConfig, EngineState, EngineStatus, MemberState, NewReplica, RebuildSettings, Registry, RegistryError,
     ReplicaStatus, VolumeRecord,
@@ -49,20 +49,81 @@ pub(super) fn export(inner: &Inner, spec: &EngineSpec) -> Result<(), ControlErro
 pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
     let export = find(spec.volume).ok_or_else(|| ControlError::not_found("export", spec.volume))?;
     let registry = room().registry(&inner);
+    let config = config(&inner, &spec);
+    restore_lost(&*registry, &config, &spec).await?;
     update_addresses(&*registry, &spec).await?;
-    let config = EngineConfig {
+    let engine = Engine::start(config, registry).await.map_err(|error| engine_error(&spec.name, error))?;
+    *export.engine.borrow_mut() = Some(Rc::clone(&engine));
+    reactor::spawn(serve_until_lost(export, engine));
+    Ok(())
+}
+
+fn config(inner: &Inner, spec: &EngineSpec) -> EngineConfig {
+    EngineConfig {
         replica_deadline: inner.replica_deadline,
-        local: local_replicas(&spec),
+        local: local_replicas(spec),
         remote: RemoteOptions { node: inner.node.clone(), ..RemoteOptions::default() },
         rebuilds: Arc::clone(&inner.rebuilds),
         rebuild: spec.rebuild,
         rebuild_guard: inner.rebuild_guard,
         ..EngineConfig::new(spec.volume)
+    }
+}
+
+/// Makes the membership's record anew where the registry has lost it, or has never had it because the engine was another node's:
+/// from the copies of the replicas, if these are enough. Replicas that no engine has had yet are equal.
+async fn restore_lost(registry: &dyn Registry, config: &EngineConfig, spec: &EngineSpec) -> Result<(), ControlError> {
+    if recorded(registry, spec.volume).await?.is_some() {
+        return Ok(());
+    }
+    let survey = engine::survey(config, &new_replicas(spec)).await;
+    let record = match survey.is_untouched() {
+        true => VolumeRecord::new(spec.volume, spec.size, spec.block_size, new_replicas(spec)),
+        false => survey.record().map_err(|error| engine_error(&spec.name, error))?,
     };
-    let engine = Engine::start(config, registry).await.map_err(|error| engine_error(&spec.name, error))?;
-    *export.engine.borrow_mut() = Some(Rc::clone(&engine));
-    reactor::spawn(serve_when_ready(export, engine));
-    Ok(())
+    engine::restore(registry, &record).await.map_err(|error| engine_error(&spec.name, error))
+}
+
+/// The record, if there is one that can be read as such.
+async fn recorded(registry: &dyn Registry, volume: Uuid) -> Result<Option<VolumeRecord>, ControlError> {
+    match registry.load(volume).await {
+        Ok(record) => Ok(record),
+        Err(error @ RegistryError::Damaged { .. }) => {
+            tracing::error!(%volume, %error, "the replicas' copies are asked");
+            Ok(None)
+        }
+        Err(error) => Err(registry_error(error)),
+    }
+}
+
+fn new_replicas(spec: &EngineSpec) -> Vec<NewReplica> {
+    let replica = |member: &MemberSpec| NewReplica {
+        replica: member.replica,
+        node: member.node.clone(),
+        address: member.address,
+    };
+    spec.members.iter().map(replica).collect()
+}
+
+/// What it would mean to make `replica` the one that counts where the registry's record is lost or out of date; with `force` it
+/// is done. None where the record counts.
+pub(super) async fn recover_lost(
+    inner: Arc<Inner>,
+    spec: EngineSpec,
+    replica: Uuid,
+    force: bool,
+) -> Result<Option<String>, ControlError> {
+    let registry = room().registry(&inner);
+    let record = recorded(&*registry, spec.volume).await?;
+    let survey = engine::survey(&config(&inner, &spec), &new_replicas(&spec)).await;
+    if record.is_some_and(|record| !survey.knows_more_than(&record)) {
+        return Ok(None);
+    }
+    let forced = survey.forced(replica).map_err(|error| engine_error(&spec.name, error))?;
+    if force {
+        engine::restore(&*registry, &forced).await.map_err(|error| engine_error(&spec.name, error))?;
+    }
+    Ok(Some(survey.consequence(replica)))
 }
 
 /// The replicas of the spec that are in stores of this reactor.
@@ -73,10 +134,16 @@ fn local_replicas(spec: &EngineSpec) -> Vec<(Uuid, replica::ReplicaServer)> {
     local.collect()
 }
 
-async fn serve_when_ready(export: Rc<Export>, engine: Rc<Engine>) {
+async fn serve_until_lost(export: Rc<Export>, engine: Rc<Engine>) {
     // An error means that it was stopped: its status says so.
     if engine.ready().await.is_ok() {
-        export.device.serve(engine);
+        export.device.serve(Rc::clone(&engine) as Rc<dyn BlockDevice>);
+    }
+    if engine.stopped().await.kind() == ErrorKind::Fenced {
+        // Another engine has the volume (I14): this path leads nowhere any more, and hosts that have another one take that. What they
+        // had sent is answered so too, not with an error of the data.
+        export.subsystem.set_ana_state(nvmf_target::identity::NAMESPACE_ID, AnaState::Inaccessible);
+        export.device.end_waiting();
     }
 }
 
@@ -102,14 +169,9 @@ pub(super) async fn stop(volume: Uuid) {
     export.device.end();
 }
 
-/// Notes that the replicas of a new volume are all in sync. One that is noted already stays as it is.
+/// Notes that the replicas of a volume are all in sync, since they were just made. One that is noted already stays as it is.
 pub(super) async fn record_membership(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
-    let replicas = spec.members.iter().map(|member| NewReplica {
-        replica: member.replica,
-        node: member.node.clone(),
-        address: member.address,
-    });
-    let record = VolumeRecord::new(spec.volume, spec.size, spec.block_size, replicas);
+    let record = VolumeRecord::new(spec.volume, spec.size, spec.block_size, new_replicas(&spec));
     match room().registry(&inner).store(None, &record).await {
         Ok(_) | Err(RegistryError::Conflict { .. }) => Ok(()),
         Err(error) => Err(registry_error(error)),

@@ -294,6 +294,18 @@ impl DataPath {
         self.on(home, move |_| async move { engines::set_rebuild(volume, settings) }).await
     }
 
+    /// What it means, where the registry has no record of a volume that counts, to make one replica the one that does; with `force` it
+    /// is done. None where the record counts.
+    pub(crate) async fn recover_lost(
+        &self,
+        home: usize,
+        spec: EngineSpec,
+        replica: Uuid,
+        force: bool,
+    ) -> Result<Option<String>, ControlError> {
+        self.on(home, move |inner| engines::recover_lost(inner, spec, replica, force)).await?
+    }
+
     /// The snapshots of a volume, oldest first.
     pub(crate) async fn snapshots(
         &self,

@@ -97,10 +97,21 @@ impl Volumes {
         let replica = record.on(&request.node).map(|replica| replica.uuid);
         let replica = replica.ok_or_else(|| ControlError::not_found("replica on node", &request.node))?;
         let engine = self.here.engines.get(record.uuid).await?;
-        let consequence = consequence(&engine, replica)?;
-        if request.force {
-            self.here.engines.force(record.uuid, replica).await?;
-        }
+        let waits = matches!(engine.state(), EngineState::Starting | EngineState::Failed);
+        let lost = match waits {
+            true => self.here.engines.recover_lost(record.uuid, replica, request.force).await?,
+            false => None,
+        };
+        let consequence = match lost {
+            Some(consequence) => consequence,
+            None => {
+                let consequence = consequence(&engine, replica)?;
+                if request.force {
+                    self.here.engines.force(record.uuid, replica).await?;
+                }
+                consequence
+            }
+        };
         let volume = Some(self.describe(record.uuid).await?);
         Ok(v1::RecoverVolumeResponse { consequence, volume })
     }

@@ -261,7 +261,7 @@ impl Volumes {
             members,
             rebuild: RebuildRecord::default(),
         };
-        self.here.engines.create_record(engine).await?;
+        self.here.engines.create_record(engine, true).await?;
         record.phase = Phase::Created;
         self.keep(&record).await?;
         Ok(())
