@@ -94,6 +94,10 @@ pub(crate) struct Core {
     pub(crate) watched: Cell<bool>,
     /// One for each member while a session lasts: [`Core::look_after`].
     pub(crate) watchers: RefCell<Tasks>,
+    /// Until when reads may be answered, as was found out last.
+    pub(crate) leased: Cell<reactor::Instant>,
+    /// This engine has served: older ones are over.
+    pub(crate) has_served: Cell<bool>,
     /// Counts the sessions.
     pub(crate) session: Cell<u64>,
     pub(crate) intents: RefCell<Intents>,
@@ -114,6 +118,8 @@ pub(crate) struct Signals {
     pub(crate) busy: Notify,
     /// A read was sent, and nobody looks whether it takes too long.
     pub(crate) reading: Notify,
+    /// A read waits for the lease.
+    pub(crate) lease: Notify,
     /// A write waits until its regions are noted, or one that might give its place has ended.
     pub(crate) intent: Notify,
     /// A replica could not read something.
@@ -169,6 +175,8 @@ impl Core {
             guard: RefCell::new(Guard::new()),
             watched: Cell::new(false),
             watchers: RefCell::default(),
+            leased: Cell::new(reactor::Instant::default()),
+            has_served: Cell::new(false),
             session: Cell::new(0),
             unflushed: RefCell::default(),
             noting: Mutex::new(()),

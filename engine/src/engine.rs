@@ -11,6 +11,7 @@ use crate::config::{EngineConfig, EngineError, EngineStatus, MIN_DEADLINE, Repli
 use crate::connector::{Connector, NodeConnector};
 use crate::copy::perform;
 use crate::core::{Core, Phase};
+use crate::lease::LEASE;
 use crate::rebuilds::RebuildSettings;
 use crate::recording::NotRecorded;
 use crate::regions::REGION;
@@ -43,6 +44,13 @@ impl Engine {
     ) -> Result<Rc<Self>, EngineError> {
         if config.replica_deadline < MIN_DEADLINE {
             let text = format!("a replica deadline of {:?} is below {MIN_DEADLINE:?}", config.replica_deadline);
+            return Err(EngineError::Config(text));
+        }
+        let silent = config.remote.silence_limit + config.remote.ping_interval;
+        if silent >= LEASE {
+            // I35: reads would stop whenever a replica does.
+            let text =
+                format!("a silent replica is found out after up to {silent:?}, which has to be less than {LEASE:?}");
             return Err(EngineError::Config(text));
         }
         let record = registry.load(config.volume).await?.ok_or(EngineError::NoVolume(config.volume))?;

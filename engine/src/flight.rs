@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use block_device::{Error, Range, Reply, Request};
+use block_device::{Error, Outcome, Range, Reply, Request};
 use reactor::{Instant, bug};
 use smallvec::SmallVec;
 
@@ -28,6 +28,8 @@ pub(crate) enum Stage {
     Noting,
     /// At replicas.
     Active,
+    /// A read that has its data, but not the certainty that it is the newest.
+    Leasing,
     /// All replicas have answered; the membership has to be recorded before the host is.
     Recording,
     /// Failed everywhere; what it may have changed is being settled.
@@ -56,6 +58,8 @@ pub(crate) struct Slot {
     pub(crate) asked: (Mask, Instant),
     /// Members that have it.
     pub(crate) done: Mask,
+    /// What a read will be answered with once that is certain to be the newest.
+    pub(crate) held: Option<Outcome>,
     /// What the others said.
     pub(crate) errors: SmallVec<[(usize, Error); 2]>,
 }
@@ -110,6 +114,7 @@ impl Flight {
             pending: 0,
             asked: (0, now),
             done: 0,
+            held: None,
             errors: SmallVec::new(),
         };
         let free = !self.must_wait(&slot);

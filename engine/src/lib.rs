@@ -21,6 +21,7 @@ mod flight;
 mod guard;
 mod intent;
 mod latency;
+mod lease;
 mod members;
 mod membership;
 mod mending;

@@ -163,6 +163,12 @@ impl Members {
         self.mask(|member| readable(member.role) && member.working().is_some())
     }
 
+    /// When the last of those that the record may list in sync confirmed that no newer epoch had been granted; none without any.
+    pub(crate) fn confirmed(&self) -> Option<Instant> {
+        let confirmed = self.replicas(self.recorded()).map(|(_, replica)| replica.confirmed());
+        confirmed.min()
+    }
+
     /// Whether this is the only one left that can be read from: it is never failed for being slow (I3).
     pub(crate) fn is_last(&self, member: usize) -> bool {
         self.readable() == bit(member)

@@ -111,10 +111,11 @@ impl Core {
         self.start(index);
     }
 
-    /// Ends writes that were not sent when the session ended.
+    /// Ends what was at no replica when the session ended: writes that were not sent, reads whose answer was kept.
     pub(crate) fn end_unsent(&self, error: &Error) {
         let unsent = self.flight.borrow().at(Stage::Noting);
         unsent.into_iter().for_each(|index| self.finish(index, Err(error.clone())));
+        self.answer_held(Some(error));
     }
 
     /// Puts a note with every member that has notes. One that fails is failed.

@@ -93,6 +93,7 @@ impl Core {
                 self.again.borrow_mut().push(index);
                 self.signals.pump.notify_one();
             }
+            Next::Answer(outcome, _) if !self.may_answer_reads() => self.hold_answer(index, outcome),
             Next::Answer(outcome, false) => self.finish(index, outcome),
             Next::Answer(outcome, true) => self.answer_early(index, outcome),
             Next::Over => self.finish(index, Ok(Segments::none())),
@@ -100,7 +101,7 @@ impl Core {
     }
 
     /// Answers the host while others are still at the read.
-    fn answer_early(&self, index: usize, outcome: Outcome) {
+    pub(crate) fn answer_early(&self, index: usize, outcome: Outcome) {
         let reply = {
             let mut flight = self.flight.borrow_mut();
             let slot = flight.slot(index);
@@ -120,6 +121,9 @@ impl Core {
             let mut flight = self.flight.borrow_mut();
             let slot = flight.slot(index);
             slot.pending &= !AGAIN;
+            if slot.held.is_some() {
+                return;
+            }
             (slot.reply.is_none(), slot.pending == 0)
         };
         match (answered, over) {
@@ -193,8 +197,8 @@ fn choose(slot: &mut Slot, members: &Members, now: Instant) -> SmallVec<[(usize,
 
 /// Takes in what a member said.
 fn take(slot: &mut Slot, members: &Members, member: usize, outcome: Outcome) -> Next {
-    if slot.reply.is_none() {
-        return if slot.pending == 0 { Next::Over } else { Next::Wait };
+    if slot.reply.is_none() || slot.held.is_some() {
+        return if slot.pending == 0 && slot.held.is_none() { Next::Over } else { Next::Wait };
     }
     match outcome {
         Ok(segments) => Next::Answer(outcome_of(&slot.request, segments), slot.pending != 0),

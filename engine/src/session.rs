@@ -1,6 +1,6 @@
 //! From a record to a volume that serves, and back when every replica in sync is lost.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::admission::Admission;
 use crate::core::{Core, Phase};
 use crate::intent::{Intents, Unflushed};
+use crate::lease::TAKE_OVER;
 use crate::members::{Member, Members, Role};
 use crate::recording::NotRecorded;
 use crate::registry::{MemberState, RegistryError, ReplicaRecord, VolumeRecord};
@@ -80,7 +81,7 @@ impl Core {
     async fn session(self: &Rc<Self>) -> Result<(), SessionError> {
         let copies = self.look().await?;
         let was_clean = self.raise_epoch(&copies).await?;
-        let opened = self.open_in_sync().await?;
+        let opened = self.open_in_sync(was_clean).await?;
         let mut opened = self.end_pending_change(opened).await?;
         let admission = self.judge(&mut opened, was_clean).await?;
         self.admit(&opened, &admission).await?;
@@ -129,18 +130,22 @@ impl Core {
         Ok(was_clean)
     }
 
-    /// Opens the replicas in sync: all of them, or at least one and those that come within the waiting time.
-    async fn open_in_sync(self: &Rc<Self>) -> Result<Opened, SessionError> {
+    /// Opens the replicas in sync: all of them, or at least one and those that come within the waiting time. If one is missing an older
+    /// engine may go on reading there until its lease is over: nothing is recorded or served before.
+    async fn open_in_sync(self: &Rc<Self>, was_clean: bool) -> Result<Opened, SessionError> {
         let record = self.record.borrow().clone();
         let wanted = record.replicas.iter().filter(|replica| replica.state == MemberState::InSync).count();
         let opened: Rc<RefCell<Opened>> = Rc::new(RefCell::new(record.replicas.iter().map(|_| None).collect()));
         let came = Rc::new(Notify::new());
+        let first = Rc::new(Cell::new(None));
         let mut tasks = Tasks::default();
         for (index, replica) in record.replicas.iter().enumerate() {
             if replica.state == MemberState::InSync {
                 let (core, opened, came, replica) = (Rc::clone(self), opened.clone(), came.clone(), replica.clone());
+                let first = Rc::clone(&first);
                 tasks.spawn(async move {
                     let replica = core.open_until_open(&replica).await;
+                    first.set(first.get().or(Some(now())));
                     opened.borrow_mut()[index] = Some(replica);
                     came.notify_one();
                 });
@@ -155,10 +160,12 @@ impl Core {
             if self.record.borrow().version != record.version {
                 return Err(SessionError::Recovered);
             }
-            if here == wanted || (here > 0 && now() >= patience) {
+            let alone = was_clean || self.has_served.get();
+            let over = first.get().is_some_and(|first: Instant| alone || now() >= first + TAKE_OVER);
+            if here == wanted || (here > 0 && now() >= patience && over) {
                 return Ok(opened.take());
             }
-            if now() >= patience {
+            if here == 0 && now() >= patience {
                 self.wait_for(waiting_for(&record));
             }
             // Also without news there is something to look at: whether patience is over.
@@ -296,6 +303,7 @@ impl Core {
         self.session.set(self.session.get() + 1);
         *self.intents.borrow_mut() = Intents::new(self.config.noted_regions);
         *self.unflushed.borrow_mut() = Unflushed::new(!admission.was_clean);
+        self.has_served.set(true);
         self.set_phase(Phase::Serving);
         self.watch_members();
         if !admission.was_clean {
@@ -306,6 +314,8 @@ impl Core {
         tasks.spawn(async move { core.record_failures().await });
         let core = Rc::clone(self);
         tasks.spawn(async move { core.keep_noting().await });
+        let core = Rc::clone(self);
+        tasks.spawn(async move { core.keep_lease().await });
         let core = Rc::clone(self);
         tasks.spawn(async move { core.enforce_deadline().await });
         tasks.spawn(Rc::clone(self).keep_mending());

@@ -19,18 +19,18 @@ use uuid::Uuid;
 use crate::fakes::{BLOCK, VOLUME};
 use crate::model::{Model, write};
 
-const SIZE: u64 = 4 << 20;
+pub(crate) const SIZE: u64 = 4 << 20;
 const BLOCKS: u64 = SIZE / BLOCK;
-const DISK: &str = "/disk";
+pub(crate) const DISK: &str = "/disk";
 
 /// What a node's process has, once it runs.
 type Shared<T> = Rc<RefCell<Option<T>>>;
 
-fn replica_id(node: usize) -> Uuid {
+pub(crate) fn replica_id(node: usize) -> Uuid {
     Uuid::from_bytes([node as u8 + 1; 16])
 }
 
-fn address(node: usize) -> SocketAddr {
+pub(crate) fn address(node: usize) -> SocketAddr {
     ([10, 0, 0, node as u8 + 1], 9601).into()
 }
 
@@ -47,7 +47,7 @@ async fn open_store() -> Store {
 }
 
 /// What every node does when it starts.
-async fn start_replicas(node: usize) -> (ReplicaServer, ReplicaListener) {
+pub(crate) async fn start_replicas(node: usize) -> (ReplicaServer, ReplicaListener) {
     let directory = Directory::new();
     let server = ReplicaServer::new(open_store().await, &directory);
     let spec = ReplicaSpec {

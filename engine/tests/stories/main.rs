@@ -1,14 +1,14 @@
 //! Engines in a simulated world, and once on the kernel's.
 //!
 //! `fakes` are replicas and a registry of memory with faults to inject; `model` knows what each block may read as;
-//! `writing`, `reading`, `rebuilding`, `pacing`, `lacking`, `changes`, `membership` and `registry_lost` are stories about them. `cluster` has
-//! real replicas on simulated
-//! nodes, `loopback` on reactors of the kernel.
+//! `writing`, `reading`, `rebuilding`, `pacing`, `lacking`, `changes`, `membership` and `registry_lost` are stories about them. `cluster` and
+//! `leases` have real replicas on simulated nodes, `loopback` on reactors of the kernel.
 
 mod changes;
 mod cluster;
 mod fakes;
 mod lacking;
+mod leases;
 mod loopback;
 mod membership;
 mod mending;

@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use block_device::{Error, ErrorKind};
-use reactor::{TcpStream, sleep, spawn};
+use reactor::{Instant, TcpStream, now, sleep_until, spawn};
 
 use super::{RemoteOptions, RemoteReplica};
 
@@ -61,24 +61,34 @@ async fn send(replica: Weak<RemoteReplica>, stream: TcpStream) {
 
 /// Pings, and fails the replica when nothing comes from it any more.
 async fn watch(replica: Weak<RemoteReplica>, options: RemoteOptions) {
+    let mut next = now() + options.ping_interval;
     loop {
-        sleep(options.ping_interval).await;
+        // At the limit itself: reads wait for what is found out then.
+        let Some(limit) = replica.upgrade().map(|replica| replica.silent_at(&options)) else { return };
+        sleep_until(next.min(limit)).await;
         let Some(replica) = replica.upgrade() else { return };
         if replica.failure_is_set() {
             return;
         }
-        let silent = reactor::now() - replica.state.borrow().last_heard;
-        if silent >= options.silence_limit {
-            let text = format!("the replica's node has been silent for {silent:?}");
+        if now() >= replica.silent_at(&options) {
+            let text = format!("the replica's node has been silent for {:?}", options.silence_limit);
             return replica.end(&Error::with_detail(ErrorKind::TimedOut, text));
         }
-        replica.ping();
+        if now() >= next {
+            next = now() + options.ping_interval;
+            replica.ping();
+        }
     }
 }
 
 impl RemoteReplica {
     fn failure_is_set(&self) -> bool {
         self.state.borrow().failure.is_some()
+    }
+
+    /// When it will have been silent for too long.
+    fn silent_at(&self, options: &RemoteOptions) -> Instant {
+        self.state.borrow().last_heard + options.silence_limit
     }
 
     fn ping(&self) {

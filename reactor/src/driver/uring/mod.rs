@@ -416,11 +416,12 @@ impl Drop for UringDriver {
     }
 }
 
-/// The kernel's monotonic clock, the same for all threads.
+/// The kernel's clock that never goes back, the same for all threads. It counts the time that the machine was suspended: a lease does not
+/// outlive it.
 fn monotonic_now() -> Instant {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call fills the structure it is given; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
     // Time since boot is positive and far below 584 years.
     Instant::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }

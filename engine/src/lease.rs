@@ -1,0 +1,81 @@
+//! Reads of an engine that may have been replaced: they are answered only while it is certain that no newer engine has
+//! acknowledged anything.
+//!
+//! Each replica in sync confirms the epoch about once a second. An engine answers reads for [`LEASE`] after the oldest of the last
+//! confirmations was asked for; one that follows, and cannot open every replica in sync, waits that long and a little more. The
+//! reasons are in `docs/replication.md`.
+
+use std::time::Duration;
+
+use block_device::{Error, Outcome};
+
+use crate::core::Core;
+use crate::flight::Stage;
+
+/// How long after a confirmation was asked for reads may be answered. Longer than it takes to find out that a replica is silent.
+pub(crate) const LEASE: Duration = Duration::from_secs(6);
+
+/// How long the next engine waits: longer by more than two clocks differ in that time.
+pub(crate) const TAKE_OVER: Duration = Duration::from_millis(6_400);
+
+/// How often it is looked whether reads that wait can be answered.
+const PAUSE: Duration = Duration::from_millis(20);
+
+impl Core {
+    /// Whether a read that has its data may be answered (I9). It costs a look at the clock: time that passed while the process was
+    /// stopped counts too.
+    pub(crate) fn may_answer_reads(&self) -> bool {
+        let now = reactor::now();
+        now <= self.leased.get() || self.renew_lease(now)
+    }
+
+    fn renew_lease(&self, now: reactor::Instant) -> bool {
+        // Never longer than from now on: whoever comes in sync later has not confirmed anything yet.
+        let confirmed = self.members.borrow().confirmed();
+        let leased = confirmed.map(|confirmed| confirmed.min(now) + LEASE);
+        if let Some(leased) = leased {
+            self.leased.set(leased);
+        }
+        leased.is_some_and(|leased| now <= leased)
+    }
+
+    /// Keeps the answer of a read until the replicas in sync confirm the epoch again, or are fewer. What was read is new enough then too:
+    /// nobody else can have acknowledged anything before.
+    pub(crate) fn hold_answer(&self, index: usize, outcome: Outcome) {
+        let mut flight = self.flight.borrow_mut();
+        let slot = flight.slot(index);
+        (slot.stage, slot.held) = (Stage::Leasing, Some(outcome));
+        self.signals.lease.notify_one();
+    }
+
+    /// Gives reads the answers that were kept. Runs for a session.
+    pub(crate) async fn keep_lease(&self) {
+        loop {
+            self.signals.lease.notified().await;
+            while self.is_running() && !self.may_answer_reads() {
+                reactor::sleep(PAUSE).await;
+            }
+            if self.is_running() {
+                self.answer_held(None);
+            }
+        }
+    }
+
+    /// Answers what was held: with what was read, or with an error. Other replicas may still be at it.
+    pub(crate) fn answer_held(&self, error: Option<&Error>) {
+        let held = self.flight.borrow().at(Stage::Leasing);
+        for index in held {
+            let (outcome, others) = {
+                let mut flight = self.flight.borrow_mut();
+                let slot = flight.slot(index);
+                (slot.held.take(), slot.pending != 0)
+            };
+            let outcome = error.map_or(outcome, |error| Some(Err(error.clone())));
+            let Some(outcome) = outcome else { continue };
+            match others {
+                true => self.answer_early(index, outcome),
+                false => self.finish(index, outcome),
+            }
+        }
+    }
+}
