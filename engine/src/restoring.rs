@@ -5,6 +5,7 @@
 //! has the proof.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use block_device::{Error, ErrorKind};
 use reactor::{spawn, timeout, wall_clock};
@@ -36,15 +37,11 @@ struct Found {
 /// Asks the replicas `members`, and those that their copies name, what they know.
 pub async fn survey(config: &EngineConfig, members: &[NewReplica]) -> Survey {
     let connector = NodeConnector { local: config.local.clone(), remote: config.remote.clone() };
-    survey_with(config, members, std::rc::Rc::new(connector)).await
+    survey_with(config, members, Rc::new(connector)).await
 }
 
 /// The same with replicas from `connector`.
-pub async fn survey_with(
-    config: &EngineConfig,
-    members: &[NewReplica],
-    connector: std::rc::Rc<dyn Connector>,
-) -> Survey {
+pub async fn survey_with(config: &EngineConfig, members: &[NewReplica], connector: Rc<dyn Connector>) -> Survey {
     let mut survey = Survey { volume: config.volume, found: BTreeMap::new() };
     let mut next: Vec<NewReplica> = members.to_vec();
     while !next.is_empty() {
@@ -199,42 +196,48 @@ impl Survey {
 
     /// What may be lost by [`Survey::forced`], in words.
     pub fn consequence(&self, replica: Uuid) -> String {
-        let mut text =
-            "The registry has no record of the volume that counts, so nobody can say for certain who has everything. "
-                .to_owned();
-        let newest = self.newest();
-        match newest {
-            Some(newest) => {
-                let in_sync = newest.replicas.iter().filter(|replica| replica.state == MemberState::InSync);
-                let nodes: Vec<_> = in_sync.map(|replica| replica.node.as_str()).collect();
-                text += &format!(
-                    "The newest copy in reach (epoch {}) says in sync: on {}. ",
-                    newest.epoch,
-                    nodes.join(", ")
-                );
-            }
-            None => text += "No replica in reach keeps a copy of it. ",
-        }
-        let absent: Vec<_> = newest
-            .map(|newest| newest.replicas.iter().map(|replica| &replica.replica).collect())
-            .unwrap_or_else(|| self.found.keys().collect::<Vec<_>>())
-            .into_iter()
-            .filter(|id| !self.has_copy(id))
-            .collect();
-        if !absent.is_empty() {
-            text += &format!("Nobody knows what these know: {}. ", self.trouble(absent));
-        }
-        text += &match newest.and_then(|newest| newest.replicas.iter().find(|known| known.replica == replica)) {
-            Some(ReplicaRecord { state: MemberState::InSync, .. }) => {
-                "The chosen one was in sync then: what was acknowledged without it since is lost. ".to_owned()
-            }
-            Some(ReplicaRecord { state: MemberState::OutOfSync { reason, .. }, .. }) => {
-                format!("The chosen one had left before ({reason}): whatever was acknowledged since is lost. ")
-            }
-            Some(_) => "The chosen one was being brought back: what it had not got yet is lost. ".to_owned(),
-            None => "How old the chosen one is is not known. ".to_owned(),
+        format!(
+            "The registry has no record of the volume that counts, so nobody can say for certain who has everything. {} {}{} All others are \
+             overwritten from it when they come back. Make sure that no other engine of the volume runs any more.",
+            self.what_is_known(),
+            self.who_is_silent(),
+            self.what_it_lacks(replica)
+        )
+    }
+
+    fn what_is_known(&self) -> String {
+        let Some(newest) = self.newest() else { return "No replica in reach keeps a copy of it.".to_owned() };
+        let in_sync = newest.replicas.iter().filter(|replica| replica.state == MemberState::InSync);
+        let nodes: Vec<_> = in_sync.map(|replica| replica.node.as_str()).collect();
+        format!("The newest copy in reach (epoch {}) says in sync: on {}.", newest.epoch, nodes.join(", "))
+    }
+
+    fn who_is_silent(&self) -> String {
+        let named: Vec<&Uuid> = match self.newest() {
+            Some(newest) => newest.replicas.iter().map(|replica| &replica.replica).collect(),
+            None => self.found.keys().collect(),
         };
-        text + "All others are overwritten from it when they come back. Make sure that no other engine of the volume runs any more."
+        let silent: Vec<_> = named.into_iter().filter(|id| !self.has_copy(id)).collect();
+        match silent.is_empty() {
+            true => String::new(),
+            false => format!("Nobody knows what these know: {}. ", self.trouble(silent)),
+        }
+    }
+
+    fn what_it_lacks(&self, replica: Uuid) -> String {
+        let known = self.newest().and_then(|newest| newest.replicas.iter().find(|known| known.replica == replica));
+        match known.map(|known| &known.state) {
+            Some(MemberState::InSync) => {
+                "The chosen one was in sync then: what was acknowledged without it since is lost.".to_owned()
+            }
+            Some(MemberState::OutOfSync { reason, .. }) => {
+                format!("The chosen one had left before ({reason}): whatever was acknowledged since is lost.")
+            }
+            Some(MemberState::Settling | MemberState::Rebuilding) => {
+                "The chosen one was being brought back: what it had not got yet is lost.".to_owned()
+            }
+            None => "How old the chosen one is is not known.".to_owned(),
+        }
     }
 }
 

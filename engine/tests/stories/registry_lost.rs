@@ -286,7 +286,7 @@ async fn lost_at_any_moment(seed: u64) {
 #[test]
 fn whatever_the_moment_nothing_acknowledged_is_lost_with_the_registry() {
     // I1, I5, I7
-    for seed in crate::seeds(30) {
+    for seed in crate::seeds(10) {
         story(seed, lost_at_any_moment(seed));
     }
 }
