@@ -111,16 +111,18 @@ async fn delete(client: &Client, volume: &str, uuid: Option<&str>, output: Outpu
 }
 
 async fn recover(client: &Client, volume: &str, node: &str, force: bool, output: Output) -> anyhow::Result<()> {
-    let request = RecoverVolumeRequest { volume: volume.to_owned(), node: node.to_owned(), force };
-    let answered = answer(client.volumes().recover(request).await)?;
+    let request = |force| RecoverVolumeRequest { volume: volume.to_owned(), node: node.to_owned(), force };
     if output == Output::Json {
-        return print_json(&answered);
+        return print_json(&answer(client.volumes().recover(request(force)).await)?);
     }
-    println!("{}", answered.consequence);
-    match force {
-        true => println!("The volume goes on with the replica on node {node}."),
-        false => println!("Nothing was changed. Send it again with --force to go on all the same."),
+    // What may be lost is said before anything is done.
+    println!("{}", answer(client.volumes().recover(request(false)).await)?.consequence);
+    if !force {
+        println!("Nothing was changed. Send it again with --force to go on all the same.");
+        return Ok(());
     }
+    answer(client.volumes().recover(request(true)).await)?;
+    println!("The volume goes on with the replica on node {node}.");
     Ok(())
 }
 
