@@ -62,18 +62,25 @@ async fn a_damaged_record_fails_alone() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn without_its_membership_a_volume_does_not_start() -> anyhow::Result<()> {
-    // I5: guessing which replicas are in sync could serve stale data.
+async fn without_its_membership_and_its_replica_a_volume_does_not_start() -> anyhow::Result<()> {
+    // I5: guessing which replicas are in sync could serve stale data. The replica's copy says it.
     let mut house = House::open(&["a"], 512 * MIB).await?;
     let volume = house.create_volume("v", 64 * MIB, &[]).await?;
     house.cluster.node(0).stop().await?;
-    fs::remove_file(house.cluster.nodes()[0].folder().join("state/registry").join(format!("{}.json", volume.uuid)))?;
+    let folder = house.cluster.nodes()[0].folder();
+    let (store, away) = (folder.join("main.img"), folder.join("away.img"));
+    fs::rename(&store, &away)?;
+    fs::remove_file(folder.join("state/registry").join(format!("{}.json", volume.uuid)))?;
     house.cluster.node(0).start().await?;
-    let reason = "is not on record any more";
+    let reason = "no record of the volume";
     house.wait_for_engine("v", |engine| engine.reason.contains(reason)).await?;
     // Asking for it again does not make a record up.
     let request = CreateVolumeRequest { name: "v".to_owned(), size_bytes: 64 * MIB, ..CreateVolumeRequest::default() };
     answer(house.client(0).await?.volumes().create(request).await)?;
     house.wait_for_engine("v", |engine| engine.reason.contains(reason)).await?;
+    house.cluster.node(0).stop().await?;
+    fs::rename(&away, &store)?;
+    house.cluster.node(0).start().await?;
+    house.wait_until_healthy("v").await?;
     Ok(())
 }
