@@ -7,6 +7,7 @@ use block_device::ErrorKind;
 use replica::{RemoteOptions, ReplicaServer};
 use uuid::Uuid;
 
+use crate::lease::LEASE;
 use crate::notes::CAPACITY;
 use crate::rebuilds::{RebuildSettings, Rebuilds};
 use crate::registry::{MemberState, RegistryError};
@@ -24,6 +25,9 @@ pub struct EngineConfig {
     pub replica_deadline: Duration,
     /// How long a start waits for replicas that are in sync but do not answer, once another one is there.
     pub open_wait: Duration,
+    /// For how long after the replicas in sync confirmed the epoch reads are answered. The same for all engines of a volume, wherever they
+    /// run; longer than it takes to find out that a replica is silent (I35).
+    pub lease: Duration,
     /// Replicas on this reactor, by uuid: reached without a connection.
     pub local: Vec<(Uuid, ReplicaServer)>,
     /// How the others are reached.
@@ -49,6 +53,7 @@ impl EngineConfig {
             volume,
             replica_deadline: Duration::from_secs(4),
             open_wait: Duration::from_secs(5),
+            lease: LEASE,
             local: Vec::new(),
             remote: RemoteOptions::default(),
             rebuilds: Rebuilds::new(REBUILDS, 0),

@@ -11,7 +11,6 @@ use crate::config::{EngineConfig, EngineError, EngineStatus, MIN_DEADLINE, Repli
 use crate::connector::{Connector, NodeConnector};
 use crate::copy::perform;
 use crate::core::{Core, Phase};
-use crate::lease::LEASE;
 use crate::rebuilds::RebuildSettings;
 use crate::recording::NotRecorded;
 use crate::regions::REGION;
@@ -47,10 +46,11 @@ impl Engine {
             return Err(EngineError::Config(text));
         }
         let silent = config.remote.silence_limit + config.remote.ping_interval;
-        if silent >= LEASE {
+        if silent >= config.lease {
             // I35: reads would stop whenever a replica does.
+            let lease = config.lease;
             let text =
-                format!("a silent replica is found out after up to {silent:?}, which has to be less than {LEASE:?}");
+                format!("a silent replica is found out after up to {silent:?}, which has to be less than {lease:?}");
             return Err(EngineError::Config(text));
         }
         let record = registry.load(config.volume).await?.ok_or(EngineError::NoVolume(config.volume))?;

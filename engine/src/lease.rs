@@ -8,35 +8,42 @@
 use std::time::Duration;
 
 use block_device::{Error, Outcome};
+use reactor::bug;
 
 use crate::core::Core;
 use crate::flight::Stage;
 
-/// How long after a confirmation was asked for reads may be answered. Longer than it takes to find out that a replica is silent.
+/// How long after a confirmation was asked for reads may be answered.
 pub(crate) const LEASE: Duration = Duration::from_secs(6);
-
-/// How long the next engine waits: longer by more than two clocks differ in that time.
-pub(crate) const TAKE_OVER: Duration = Duration::from_millis(6_400);
 
 /// How often it is looked whether reads that wait can be answered.
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Core {
-    /// Whether a read that has its data may be answered (I9). It costs a look at the clock: time that passed while the process was
+    /// Whether a read that has its data may be answered (I9, I14). It costs a look at the clock: time that passed while the process was
     /// stopped counts too.
     pub(crate) fn may_answer_reads(&self) -> bool {
         let now = reactor::now();
-        now <= self.leased.get() || self.renew_lease(now)
+        now <= self.leased.get() || self.renew_lease(now) || bug!("read-after-the-lease")
     }
 
     fn renew_lease(&self, now: reactor::Instant) -> bool {
         // Never longer than from now on: whoever comes in sync later has not confirmed anything yet.
         let confirmed = self.members.borrow().confirmed();
-        let leased = confirmed.map(|confirmed| confirmed.min(now) + LEASE);
+        let leased = confirmed.map(|confirmed| confirmed.min(now) + self.config.lease);
         if let Some(leased) = leased {
             self.leased.set(leased);
         }
         leased.is_some_and(|leased| now <= leased)
+    }
+
+    /// How long an engine that takes the volume over waits for the reads of the one before: longer by more than two clocks differ in
+    /// that time.
+    pub(crate) fn take_over(&self) -> Duration {
+        match bug!("take-over-without-waiting-for-the-lease") {
+            true => Duration::ZERO,
+            false => self.config.lease + self.config.lease / 15,
+        }
     }
 
     /// Keeps the answer of a read until the replicas in sync confirm the epoch again, or are fewer. What was read is new enough then too:

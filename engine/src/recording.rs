@@ -56,7 +56,9 @@ impl Core {
                 Ok(version) => {
                     record.version = version;
                     *self.record.borrow_mut() = record;
-                    self.spread_record().await;
+                    if !bug!("change-the-record-without-the-copies") {
+                        self.spread_record().await;
+                    }
                     return Ok(());
                 }
                 Err(RegistryError::Conflict { .. }) => self.adopt_record().await,
@@ -75,7 +77,9 @@ impl Core {
             Ok(Some(record)) if record.instance == self.instance || bug!("go-on-with-the-record-of-another-engine") => {
                 *self.record.borrow_mut() = record
             }
-            Ok(_) => self.stop_fenced("another engine has changed the volume's record"),
+            Ok(Some(_)) => self.stop_fenced("another engine has changed the volume's record"),
+            // What others do by now is not known: whoever starts anew asks the replicas.
+            Ok(None) => self.stop_fenced("the registry has no record of the volume any more"),
             Err(error) => {
                 tracing::warn!(volume = %self.config.volume, %error, "loading the membership failed, trying again");
                 sleep(PAUSE).await;

@@ -10,9 +10,9 @@ use replica::{OpenError, OpenReplica, Replica, ReplicaState};
 use tokio::sync::Notify;
 
 use crate::admission::Admission;
+use crate::config::EngineError;
 use crate::core::{Core, Phase};
 use crate::intent::{Intents, Unflushed};
-use crate::lease::TAKE_OVER;
 use crate::members::{Member, Members, Role};
 use crate::recording::NotRecorded;
 use crate::registry::{MemberState, RegistryError, ReplicaRecord, VolumeRecord};
@@ -107,12 +107,13 @@ impl Core {
     /// Takes the volume over: from the swap on no older engine can change the record. Says whether the last engine ended in order.
     async fn raise_epoch(&self, copies: &[VolumeRecord]) -> Result<bool, SessionError> {
         let _recording = self.recording.lock().await;
-        let loaded = self.registry.load(self.config.volume).await?.ok_or(SessionError::NoVolume)?;
-        let ours = self.record.borrow().instance == self.instance;
-        if ours && loaded.instance != self.instance {
-            self.stop_fenced("another engine has taken the volume");
-            return Err(SessionError::Fenced);
-        }
+        let loaded = match self.registry.load(self.config.volume).await? {
+            Some(loaded) => {
+                self.check_taken_over(&loaded)?;
+                loaded
+            }
+            None => self.restored_record().await?,
+        };
         if let Some(copy) = copies.iter().find(|copy| is_newer(copy, &loaded)) {
             self.stop_fenced(&format!("the registry's record is out of date: replicas know of epoch {}", copy.epoch));
             return Err(SessionError::Fenced);
@@ -128,6 +129,16 @@ impl Core {
         }
         *self.record.borrow_mut() = record;
         Ok(was_clean)
+    }
+
+    /// Whether another engine has followed this one.
+    fn check_taken_over(&self, loaded: &VolumeRecord) -> Result<(), SessionError> {
+        let ours = self.record.borrow().instance == self.instance;
+        if ours && loaded.instance != self.instance {
+            self.stop_fenced("another engine has taken the volume");
+            return Err(SessionError::Fenced);
+        }
+        Ok(())
     }
 
     /// Opens the replicas in sync: all of them, or at least one and those that come within the waiting time. If one is missing an older
@@ -161,7 +172,7 @@ impl Core {
                 return Err(SessionError::Recovered);
             }
             let alone = was_clean || self.has_served.get();
-            let over = first.get().is_some_and(|first: Instant| alone || now() >= first + TAKE_OVER);
+            let over = first.get().is_some_and(|first: Instant| alone || now() >= first + self.take_over());
             if here == wanted || (here > 0 && now() >= patience && over) {
                 return Ok(opened.take());
             }
@@ -244,7 +255,8 @@ impl Core {
         disagrees.then(|| "it says that it is being rebuilt, although it is recorded in sync".to_owned())
     }
 
-    /// Records who is in sync in this session, before the first request is served (I1, I7).
+    /// Records who is in sync in this session, before the first request is served (I1, I7). Whoever may differ from the source settles, and is
+    /// not read from (I8).
     async fn admit(&self, opened: &Opened, admission: &Admission) -> Result<(), SessionError> {
         let since = wall_clock().as_secs();
         self.change_record(|record| {
@@ -402,8 +414,8 @@ pub(crate) fn waiting_for(record: &VolumeRecord) -> String {
 /// Why a session did not begin.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
-    #[error("the volume is not in the registry any more")]
-    NoVolume,
+    #[error("{0}")]
+    Lost(EngineError),
     #[error("another engine has the volume")]
     Fenced,
     #[error("the volume was recovered by force")]

@@ -81,7 +81,8 @@ async fn restore_lost(registry: &dyn Registry, config: &EngineConfig, spec: &Eng
         true => VolumeRecord::new(spec.volume, spec.size, spec.block_size, new_replicas(spec)),
         false => survey.record().map_err(|error| engine_error(&spec.name, error))?,
     };
-    engine::restore(registry, &record).await.map_err(|error| engine_error(&spec.name, error))
+    engine::restore(registry, &record).await.map_err(|error| engine_error(&spec.name, error))?;
+    Ok(())
 }
 
 /// The record, if there is one that can be read as such.

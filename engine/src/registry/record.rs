@@ -119,6 +119,11 @@ impl ReplicaRecord {
         let NewReplica { replica, node, address } = new;
         Self { replica, node, address, state, token: None, changes: None }
     }
+
+    /// Which one it is, and where.
+    pub(crate) fn named(&self) -> NewReplica {
+        NewReplica { replica: self.replica, node: self.node.clone(), address: self.address }
+    }
 }
 
 /// A replica of a new volume.

@@ -186,6 +186,36 @@ fn what_is_half_rebuilt_or_was_removed_cannot_be_forced() {
 }
 
 #[test]
+fn an_engine_that_waits_makes_the_record_anew_and_one_that_serves_stops_at_its_next_change() {
+    // I5, I14
+    story(8, async {
+        let cluster = Cluster::new(2, SIZE);
+        let engine = cluster.serve().await;
+        write(&*engine, 0, 5).await.expect("acknowledged");
+        cluster.nodes[1].kill();
+        write(&*engine, 0, 6).await.expect("acknowledged by n0 alone");
+        cluster.nodes[0].kill();
+        write(&*engine, 0, 7).await.expect_err("nobody is left");
+        cluster.registry.lose();
+        cluster.nodes[1].revive();
+        sleep(Duration::from_secs(60)).await;
+        assert!(matches!(engine.status().state, EngineState::Waiting { .. }), "n0 may know more");
+        cluster.nodes[0].revive();
+        engine.ready().await.expect("all are there");
+        assert!(matches!(read(&engine, 0).await, 6 | 7));
+        all_in_sync(&cluster).await;
+
+        write(&*engine, 1, 8).await.expect("acknowledged");
+        cluster.registry.lose();
+        assert_eq!(read(&engine, 1).await, 8, "it needs no change of the record");
+        cluster.nodes[1].kill();
+        let error = write(&*engine, 1, 9).await.expect_err("n1 lacks it, and nothing says so");
+        assert_eq!(error.kind(), ErrorKind::Fenced);
+        assert!(error.to_string().contains("no record of the volume"), "{error}");
+    });
+}
+
+#[test]
 fn an_old_record_that_was_put_back_is_noticed_before_anything_is_opened() {
     // I5, I14
     story(6, async {

@@ -345,11 +345,16 @@ fn compare_looks_at_the_volume() {
 }
 
 #[test]
-fn a_deadline_too_short_is_refused() {
+fn limits_that_do_not_fit_are_refused() {
     // I35
     story(15, async {
         let cluster = Cluster::new(1, SIZE);
         let config = engine::EngineConfig { replica_deadline: Duration::from_millis(499), ..crate::fakes::config() };
+        let refused = Engine::start(config, Rc::clone(&cluster.registry) as Rc<_>).await;
+        assert!(matches!(refused, Err(engine::EngineError::Config(_))));
+        // Reads would stop whenever a replica is silent.
+        let mut config = crate::fakes::config();
+        config.remote.silence_limit = config.lease - config.remote.ping_interval;
         let refused = Engine::start(config, Rc::clone(&cluster.registry) as Rc<_>).await;
         assert!(matches!(refused, Err(engine::EngineError::Config(_))));
         let other = engine::EngineConfig::new(uuid::Uuid::from_bytes([1; 16]));
