@@ -72,6 +72,17 @@ pub const ALL: &[Bug] = &[
     in_cluster("remove-the-last-replica", "the last replica in sync is let go (I3)").from(22),
     in_cluster("snapshot-without-a-hold", "replicas are cut while writes go on (I24)").from(16),
     in_cluster("snapshot-one-replica", "the others stay in sync without the snapshot (I25)").from(16),
+    in_cluster("change-the-record-without-the-copies", "replicas do not hear of who left (I1, I5)"),
+    in_cluster(
+        "open-without-a-replica-that-may-know-more",
+        "a lost record is made anew from some of the copies (I5, I6)",
+    ),
+    in_cluster("believe-an-old-copy", "a lost record is made anew from the oldest copy (I5)"),
+    in_cluster("read-after-the-lease", "an engine that was cut off goes on answering reads (I9, I14)"),
+    in_cluster(
+        "take-over-without-waiting-for-the-lease",
+        "an engine serves while the one before may still answer reads (I9, I14)",
+    ),
     in_faulty_store("ignore-failed-journal-writes", "a record whose write failed counts as written (I27)"),
     in_store("reuse-freed-clusters-at-once", "a freed cluster is used again before that is durable (I27)").from(460),
     in_store("trust-unflushed-blocks", "recovery takes blocks that were not flushed as they are (I27)"),

@@ -88,6 +88,7 @@ impl<'a> Course<'a> {
         self.pass(step.after);
         self.cluster.world.log(format!("step {}: {}", step.number, step.act));
         self.act(&step.act);
+        self.cluster.look_for_copies();
     }
 
     /// Lets time pass, and whatever is due in it happen.
@@ -181,6 +182,7 @@ impl<'a> Course<'a> {
                 cluster.registry.mute.set(true);
                 self.later(lasts, Due::RegistrySpeaks);
             }
+            Act::LoseRecord { volume } => self.lose_record(volume),
             Act::Disk { node, trouble, lasts } => {
                 self.trouble(node, trouble);
                 self.later(lasts, Due::Repair(node));
@@ -309,6 +311,7 @@ impl<'a> Course<'a> {
         let mut volumes = cluster.volumes.values();
         quiet
             && running
+            && cluster.volumes.values().all(|volume| !cluster.registry.has_lost(volume.id))
             && volumes.all(|volume| {
                 let replicas = cluster.registry.replicas(volume.id);
                 let concerned = replicas.iter().any(|(place, _)| *place == node);
@@ -319,6 +322,18 @@ impl<'a> Course<'a> {
                         && volume.place.get().is_some_and(|place| place != node)
                         && volume.engine.borrow().is_some())
             })
+    }
+
+    /// The fault atlas: with a replica that has no copy of the record nobody could ever know whether it went on alone.
+    fn lose_record(&self, volume: usize) {
+        let volume = &self.cluster.volumes[&volume];
+        let registry = &self.cluster.registry;
+        let trusted =
+            |(node, replica): &(usize, Uuid)| registry.has_copy(*replica) && !self.node(*node).distrusted.get();
+        if registry.replicas(volume.id).iter().all(trusted) {
+            volume.note("its record is lost".to_owned());
+            registry.lose(volume.id);
+        }
     }
 
     fn trouble(&mut self, node: usize, trouble: Trouble) {

@@ -37,6 +37,10 @@ pub(super) fn check(cluster: &Cluster, course: &mut Course) {
 /// manages the cluster would.
 fn come_back(cluster: &Cluster, course: &mut Course, volume: &Rc<Volume>) {
     let limit = cluster.world.now() + LIMIT;
+    if cluster.registry.has_lost(volume.id) {
+        // An engine that goes on without its record cannot change it any more.
+        cluster.start_engine(volume, volume.place.get().unwrap_or(volume.plan.engine));
+    }
     let all_there = Rc::new(Cell::new(false));
     let mut watched = 0;
     let mut status = None;

@@ -149,6 +149,13 @@ impl Cluster {
         }
     }
 
+    /// Sees which replicas keep a copy of their volume's record.
+    fn look_for_copies(&self) {
+        for node in self.nodes.values().filter(|node| self.world.is_running(node.id)) {
+            self.world.spawn(node.id, Rc::clone(node).look_for_copies());
+        }
+    }
+
     fn kill(&self, node: usize) {
         self.world.kill(self.nodes[&node].id);
         self.forget(node);

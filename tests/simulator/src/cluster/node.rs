@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::{Connector, Engine, EngineConfig, EngineError, ReplicaRecord};
+use engine::{Connector, Engine, EngineConfig, EngineError, NewReplica, ReplicaRecord};
 use lvol::{FormatOptions, Store, StoreError};
 use reactor::simulated::{NodeId, Observer, Random};
 use reactor::{Disk, DiskOptions, sleep, spawn};
@@ -101,6 +101,7 @@ impl Node {
                 block_size: volume.plan.block,
             };
             server.create(&spec).await.expect("the disk is sound");
+            self.registry.keeps_copy(replica, false);
         }
         server.store().flush().await.expect("the disk is sound");
     }
@@ -124,6 +125,7 @@ impl Node {
         }
         let _listener = ReplicaListener::bind(self.address, &directory, "n").expect("the port is free");
         *self.server.borrow_mut() = Some(server);
+        self.registry.set_up(self.index, true);
         let _guard = Guard { node: Rc::clone(&self), process };
         self.observer.log(format!("n{} is ready", self.index));
         while store.info().failure.is_none() {
@@ -176,6 +178,7 @@ impl Node {
         let config = EngineConfig {
             replica_deadline: self.timing.deadline,
             open_wait: self.timing.open_wait,
+            lease: self.timing.lease,
             noted_regions: volume.plan.noted,
             remote: remote.clone(),
             ..EngineConfig::new(volume.id)
@@ -188,6 +191,7 @@ impl Node {
             match Engine::start_with(config.clone(), registry.clone(), connector.clone()).await {
                 Ok(engine) => break engine,
                 Err(EngineError::Registry(_)) => sleep(Duration::from_millis(20)).await,
+                Err(EngineError::NoVolume(_)) => self.make_record_anew(&volume, &config, &registry, &connector).await,
                 Err(error) => panic!("an engine of v{} does not start: {error}", volume.plan.number),
             }
         };
@@ -204,6 +208,63 @@ impl Node {
     }
 }
 
+impl Node {
+    /// The registry has lost the record: what the replicas' copies say is put there, if that is certain.
+    async fn make_record_anew(
+        &self,
+        volume: &Volume,
+        config: &EngineConfig,
+        registry: &NodeRegistry,
+        connector: &Rc<Watched>,
+    ) {
+        let before = self.registry.record(volume.id);
+        let members = before.replicas.iter().map(|known| NewReplica {
+            replica: known.replica,
+            node: known.node.clone(),
+            address: known.address,
+        });
+        let away = self.registry.away_in_sync(volume.id);
+        let survey = engine::survey_with(config, &members.collect::<Vec<_>>(), Rc::clone(connector) as Rc<_>).await;
+        match survey.record() {
+            Ok(record) => {
+                let still_away = self.registry.away_in_sync(volume.id);
+                let missing: Vec<_> = away.iter().filter(|(node, since)| still_away.get(node) == Some(since)).collect();
+                // Whoever was in sync may be all there is of what was acknowledged.
+                assert!(
+                    missing.is_empty() || !self.registry.has_lost(volume.id),
+                    "I6 broken: v{}: its record was made anew without {missing:?}",
+                    volume.plan.number
+                );
+                let result = engine::restore(registry, &record).await;
+                volume.note(format!("its record was made anew: {:?}", result.err()));
+            }
+            Err(error) => {
+                volume.log(&error.to_string());
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    /// Sees which replicas of this node keep a copy of their volume's record: from then on they always will.
+    pub(super) async fn look_for_copies(self: Rc<Self>) {
+        let server = self.server().await;
+        for volume in &self.volumes {
+            let Some(replica) = self.registry.replica_on(volume.id, self.index) else { continue };
+            if self.registry.has_copy(replica) {
+                continue;
+            }
+            let open = OpenReplica { replica, volume: volume.id, epoch: 0, instance: Uuid::nil() };
+            let known = match server.open_local(open).await {
+                Ok(looked) => looked.membership().await,
+                Err(_) => continue,
+            };
+            if known.is_ok_and(|known| known.content.is_some()) {
+                self.registry.keeps_copy(replica, true);
+            }
+        }
+    }
+}
+
 /// Lets go of what the process had, with the process.
 struct Guard {
     node: Rc<Node>,
@@ -214,6 +275,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if self.node.process.get() == self.process {
             self.node.server.borrow_mut().take();
+            self.node.registry.set_up(self.node.index, false);
         }
     }
 }

@@ -19,10 +19,19 @@ const TRAVEL: u64 = 2_000;
 /// What is told of a volume that lost what was not flushed.
 type OnLoss = Box<dyn Fn(Uuid)>;
 
-/// The registry. It never loses anything; that is what etcd is for.
+/// The registry. It loses a record only when the plan says so.
 pub(super) struct SharedRegistry {
     observer: Observer,
+    /// Of a volume whose record is lost: what it was.
     records: RefCell<BTreeMap<Uuid, VolumeRecord>>,
+    /// Volumes whose record is lost.
+    lost: RefCell<BTreeSet<Uuid>>,
+    /// Counts all changes: the version of a record is the number of its last one.
+    revision: Cell<u64>,
+    /// Replicas that were seen to keep a copy of their volume's record.
+    copies: RefCell<BTreeSet<Uuid>>,
+    /// By node: how often its process was up and went away again, and whether it is away.
+    ups: RefCell<BTreeMap<usize, (u64, bool)>>,
     /// Nodes that do not reach it.
     away: RefCell<BTreeSet<usize>>,
     /// Its answers are lost now and then.
@@ -38,6 +47,10 @@ impl SharedRegistry {
         Rc::new(Self {
             observer,
             records: RefCell::default(),
+            lost: RefCell::default(),
+            revision: Cell::new(0),
+            copies: RefCell::default(),
+            ups: RefCell::default(),
             away: RefCell::default(),
             mute: Cell::new(false),
             lost_power: RefCell::default(),
@@ -50,9 +63,51 @@ impl SharedRegistry {
     }
 
     pub(super) fn insert(&self, record: VolumeRecord) {
-        self.records.borrow_mut().insert(record.volume, VolumeRecord { version: 1, ..record });
+        self.records.borrow_mut().insert(record.volume, VolumeRecord { version: self.next_revision(), ..record });
     }
 
+    fn next_revision(&self) -> u64 {
+        self.revision.set(self.revision.get() + 1);
+        self.revision.get()
+    }
+
+    /// Loses the record of a volume.
+    pub(super) fn lose(&self, volume: Uuid) {
+        self.lost.borrow_mut().insert(volume);
+    }
+
+    pub(super) fn has_lost(&self, volume: Uuid) -> bool {
+        self.lost.borrow().contains(&volume)
+    }
+
+    /// A replica keeps a copy, or it was made anew and keeps none.
+    pub(super) fn keeps_copy(&self, replica: Uuid, keeps: bool) {
+        match keeps {
+            true => self.copies.borrow_mut().insert(replica),
+            false => self.copies.borrow_mut().remove(&replica),
+        };
+    }
+
+    pub(super) fn has_copy(&self, replica: Uuid) -> bool {
+        self.copies.borrow().contains(&replica)
+    }
+
+    /// A node's process serves its replicas, or has ended.
+    pub(super) fn set_up(&self, node: usize, up: bool) {
+        let mut ups = self.ups.borrow_mut();
+        let (count, is_up) = ups.entry(node).or_default();
+        (*count, *is_up) = (*count + 1, up);
+    }
+
+    /// The nodes with a replica in sync that are away, each with a number that tells one absence from another.
+    pub(super) fn away_in_sync(&self, volume: Uuid) -> BTreeMap<usize, u64> {
+        let ups = self.ups.borrow();
+        let away = |node: usize| ups.get(&node).filter(|(_, up)| !up).map(|(count, _)| *count);
+        let members = self.replicas(volume).into_iter().filter(|(_, replica)| self.is_in_sync(volume, *replica));
+        members.filter_map(|(node, _)| Some((node, away(node)?))).collect()
+    }
+
+    /// The record of a volume; the last there was if it is lost.
     pub(super) fn record(&self, volume: Uuid) -> VolumeRecord {
         self.records.borrow()[&volume].clone()
     }
@@ -117,15 +172,18 @@ impl SharedRegistry {
     fn change(&self, expected: Option<u64>, mut record: VolumeRecord) -> Result<u64, RegistryError> {
         let volume = record.volume;
         let mut records = self.records.borrow_mut();
-        let found = records.get(&volume).map(|record| record.version);
+        let there = records.get(&volume).filter(|_| !self.has_lost(volume));
+        let found = there.map(|record| record.version);
         if found != expected {
             return Err(RegistryError::Conflict { volume, found });
         }
-        record.version = expected.unwrap_or(0) + 1;
-        if let Some(before) = records.get(&volume) {
-            self.observer.log(format!("record of {}: {}", &volume.to_string()[..8], summary(&record)));
-            check_change(before, &record);
+        record.version = self.next_revision();
+        self.observer.log(format!("record of {}: {}", &volume.to_string()[..8], summary(&record)));
+        match there {
+            Some(before) => check_change(before, &record),
+            None => assert!(!in_sync(&record).is_empty(), "I3 broken: a record made anew has nothing in sync"),
         }
+        self.lost.borrow_mut().remove(&volume);
         self.look_for_loss(&record);
         let version = record.version;
         records.insert(volume, record);
@@ -196,7 +254,7 @@ impl Registry for NodeRegistry {
         Box::pin(async move {
             self.travel().await?;
             let record = self.shared.records.borrow().get(&volume).cloned();
-            self.answer(Ok(record)).await
+            self.answer(Ok(record.filter(|_| !self.shared.has_lost(volume)))).await
         })
     }
 

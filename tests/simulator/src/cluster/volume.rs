@@ -16,6 +16,10 @@ use super::history::{EntryId, GHOSTS, History, Outcome};
 use super::plan::VolumePlan;
 use crate::model::{Crash, Model, Value, Writing};
 
+/// How long a path that was left is looked at for the next one's first acknowledgement, and how often.
+const MOMENT: Duration = Duration::from_millis(20);
+const HAUNTED: u32 = 500;
+
 /// Bytes read at once when everything is read.
 const STRETCH: u64 = 1 << 19;
 
@@ -170,21 +174,27 @@ impl Volume {
         self.haunt(&engine, path).await;
     }
 
-    /// I14: an engine that lost its volume acknowledges nothing that is submitted after the next one's first acknowledgement, and none of
-    /// it is ever read.
+    /// I14: an engine that lost its volume acknowledges nothing that is submitted after the next one's first acknowledgement, none of it is
+    /// ever read, and no read of it is answered.
     async fn haunt(&self, engine: &Engine, path: u64) {
+        for _ in 0..HAUNTED {
+            if self.acknowledged_on.get() > path {
+                break;
+            }
+            sleep(MOMENT).await;
+        }
         for number in 0..8 {
             if self.acknowledged_on.get() <= path {
-                sleep(Duration::from_millis(5)).await;
-                continue;
+                return;
             }
             let block = number % self.plan.hot;
             let value = GHOSTS | path << 8 | number;
-            let request =
-                Request::write(block * self.block(), Slice::from(&self.encode(value, self.units(block, 1))[..]));
-            let outcome = execute(engine, request).await;
-            self.log(&format!("a write to the engine of path {path}, which is lost: {:?}", outcome.as_ref().err()));
-            assert!(outcome.is_err(), "I14 broken: v{}: two engines acknowledge writes", self.plan.number);
+            let data = Slice::from(&self.encode(value, self.units(block, 1))[..]);
+            let write = execute(engine, Request::write(block * self.block(), data)).await;
+            self.log(&format!("a write to the engine of path {path}, which is lost: {:?}", write.as_ref().err()));
+            assert!(write.is_err(), "I14 broken: v{}: two engines acknowledge writes", self.plan.number);
+            let read = execute(engine, Request::read(block * self.block(), self.block())).await;
+            assert!(read.is_err(), "I14 broken: v{}: an engine that was replaced answers reads", self.plan.number);
         }
     }
 

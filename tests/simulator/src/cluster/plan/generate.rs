@@ -17,6 +17,9 @@ pub(crate) fn generate(seed: u64) -> Plan {
     let count = 1 + random.index(3);
     let volumes: Vec<_> = (0..count).map(|number| volume(number, nodes, &mut random)).collect();
     let timing = timing(&mut random);
+    // Chance of its own: the plans of all other seeds are what they were.
+    let mut loses = Random::new(seed ^ 0x0000_1057_4EC0_4D00);
+    let may_lose = loses.one_in(4);
     let mut course = Course {
         engines: volumes.iter().map(|volume| volume.engine).collect(),
         volumes,
@@ -26,7 +29,10 @@ pub(crate) fn generate(seed: u64) -> Plan {
     };
     let length = 3 + course.random.below(STEPS - 3);
     while (course.steps.len() as u64) < length {
-        course.story();
+        match may_lose && loses.one_in(3) {
+            true => course.lost_record(),
+            false => course.story(),
+        }
     }
     let Course { volumes, steps, .. } = course;
     Plan { sectors, volumes, timing, steps }
@@ -67,13 +73,16 @@ fn volume(number: usize, nodes: usize, random: &mut Random) -> VolumePlan {
 fn timing(random: &mut Random) -> Timing {
     let milliseconds = Duration::from_millis;
     let slow = random.one_in(8);
-    Timing {
+    let mut timing = Timing {
         deadline: milliseconds(if slow { 4000 } else { 500 + random.below(700) }),
         open_wait: milliseconds(if slow { 5000 } else { 100 + random.below(1000) }),
         open_limit: milliseconds(if slow { 3000 } else { 300 + random.below(700) }),
         ping: milliseconds(if slow { 1000 } else { 100 + random.below(200) }),
         silence: milliseconds(if slow { 4000 } else { 500 + random.below(500) }),
-    }
+        lease: Duration::ZERO,
+    };
+    timing.lease = timing.ping + timing.silence * 5 / 4;
+    timing
 }
 
 /// A course while it is made.
@@ -534,6 +543,38 @@ impl Course {
             let (after, act) = (self.moment(), self.end(node, 1, 400));
             self.push(8, after, act);
         }
+    }
+
+    /// I1, I5, I6: the registry has no record of a volume any more, and what the replicas' copies say counts: some of them are old, and
+    /// some are away. The engine that served goes on, dies with the record, or is replaced.
+    fn lost_record(&mut self) {
+        let volume = self.replicated();
+        let (node, work, after) = (self.replica(volume), self.work() + 8, self.pause());
+        let lasts = self.between(20, 2500);
+        let act = match self.random.below(6) {
+            0 => Act::Pause { node, lasts },
+            1 => self.isolation(node, lasts),
+            2 => Act::Nothing,
+            _ => self.end(node, 20, 2500),
+        };
+        self.push(work, after, act);
+        let engine = self.engines[volume];
+        let (work, after) = (self.work() + 12, self.between(1, 1500));
+        let act = match self.random.below(8) {
+            0 => Act::Blackout { down: self.between(1, 1500) },
+            1 => self.administrative(volume),
+            2 | 3 => Act::Nothing,
+            _ => self.end(engine, 1, 1500),
+        };
+        self.push(work, after, act);
+        let (work, after) = (self.work(), self.moment());
+        self.push(work, after, Act::LoseRecord { volume });
+        for _ in 0..1 + self.random.below(2) {
+            let (after, to) = (self.pause(), if self.random.one_in(2) { node } else { self.replica(volume) });
+            self.push(8, after, Act::TakeOver { volume, to });
+        }
+        let limit = self.between(500, 5000);
+        self.push(16, Duration::from_millis(20), Act::Whole { volume, limit });
     }
 
     fn administrative(&mut self, volume: usize) -> Act {

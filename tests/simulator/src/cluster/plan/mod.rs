@@ -52,6 +52,8 @@ pub(crate) struct Timing {
     pub(crate) open_limit: Duration,
     pub(crate) ping: Duration,
     pub(crate) silence: Duration,
+    /// For how long after a confirmation reads are answered.
+    pub(crate) lease: Duration,
 }
 
 /// One step of the course: hosts get work, time passes, then something happens.
@@ -89,6 +91,8 @@ pub(crate) enum Act {
     RegistryAway { node: usize, lasts: Duration },
     /// The registry does what it is asked, and its answers are lost now and then.
     RegistryMute { lasts: Duration },
+    /// The registry loses its record of a volume, unless a replica has no copy of it yet.
+    LoseRecord { volume: usize },
     /// Something is wrong with a node's disk.
     Disk { node: usize, trouble: Trouble, lasts: Duration },
     /// A node's wall clock jumps.
@@ -164,7 +168,8 @@ impl Plan {
 impl Act {
     fn volume(&self) -> Option<usize> {
         match self {
-            Self::Snapshot { volume, .. }
+            Self::LoseRecord { volume }
+            | Self::Snapshot { volume, .. }
             | Self::Delete { volume, .. }
             | Self::Revert { volume, .. }
             | Self::CloneOf { volume, .. }
@@ -195,6 +200,7 @@ impl Act {
             Self::Nothing
             | Self::Blackout { .. }
             | Self::RegistryMute { .. }
+            | Self::LoseRecord { .. }
             | Self::Snapshot { .. }
             | Self::Delete { .. }
             | Self::Revert { .. }
@@ -227,8 +233,8 @@ impl fmt::Display for Plan {
                 volume.noted
             )?;
         }
-        let Timing { deadline, open_wait, silence, .. } = self.timing;
-        writeln!(f, "limits: deadline {deadline:?}, open wait {open_wait:?}, silence {silence:?}")?;
+        let Timing { deadline, open_wait, silence, lease, .. } = self.timing;
+        writeln!(f, "limits: deadline {deadline:?}, open wait {open_wait:?}, silence {silence:?}, lease {lease:?}")?;
         for step in &self.steps {
             writeln!(f, "step {:>2}: {:>3} requests, {:>9.3?}, {}", step.number, step.work, step.after, step.act)?;
         }
@@ -262,6 +268,7 @@ impl fmt::Display for Act {
             }
             Self::RegistryAway { node, lasts } => write!(f, "n{node} does not reach the registry for {lasts:.3?}"),
             Self::RegistryMute { lasts } => write!(f, "the registry's answers are lost now and then for {lasts:.3?}"),
+            Self::LoseRecord { volume } => write!(f, "the registry loses its record of v{volume}"),
             Self::Disk { node, trouble, lasts } => write!(f, "disk of n{node}: {trouble:?} for {lasts:.3?}"),
             Self::ClockJump { node, seconds } => write!(f, "the wall clock of n{node} jumps by {seconds} s"),
             Self::Snapshot { volume, count } => write!(f, "{count} snapshot(s) of v{volume}"),
