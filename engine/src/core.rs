@@ -229,7 +229,7 @@ impl Core {
         }
     }
 
-    /// Sends a request to replicas: a read to one, anything else to all that receive writes.
+    /// Sends a request to replicas: a read to one, anything else to all that receive writes, flushes too (I4).
     pub(crate) fn start(&self, index: usize) {
         let (is_write, is_flush) = {
             let mut flight = self.flight.borrow_mut();

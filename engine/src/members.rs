@@ -157,7 +157,7 @@ impl Members {
         self.mask(|member| member.role != Role::Absent && member.working().is_some())
     }
 
-    /// Those that can be read from.
+    /// Those that can be read from: what is on its way may differ (I8).
     pub(crate) fn readable(&self) -> Mask {
         let readable = |role| role == Role::InSync || role != Role::Absent && bug!("read-from-replicas-on-their-way");
         self.mask(|member| readable(member.role) && member.working().is_some())

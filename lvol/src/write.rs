@@ -70,7 +70,7 @@ impl Lvol {
     }
 
     /// Blocks can be added to clusters by several at once; merging old bytes with new ones and turning zeroes into a
-    /// cluster cannot.
+    /// cluster cannot (I19).
     fn needed_mode(&self, offset: u64, length: u64, clusters: &Span<u64>) -> Mode {
         let map = self.volume().map();
         let partial = !offset.is_multiple_of(BLOCK) || !(offset + length).is_multiple_of(BLOCK);

@@ -311,6 +311,7 @@ mod tests {
 
     #[test]
     fn memory_comes_back_only_after_the_last_owner() {
+        // I11
         let buffer = Buffer::copy_of(&[7; 4096]);
         let address = buffer.as_ptr();
         let slice = buffer.freeze();

@@ -204,6 +204,7 @@ fn attributes_are_durable_and_bounded() {
 
 #[test]
 fn small_writes_into_one_block_at_once_all_land() {
+    // I19
     for alignment in [512, 4096] {
         let rig = Rig::with_disk(10, SIZE, alignment);
         rig.run(async {

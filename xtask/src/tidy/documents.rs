@@ -1,4 +1,4 @@
-//! Rules on what is written: links lead somewhere, and invariants that are cited exist.
+//! Rules on what is written: links lead somewhere, invariants that are cited exist, and files that a table names for one cite it.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +14,9 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
         violations.extend(check_links(path, text, tree));
     }
     violations.extend(check_invariants(tree));
+    for (path, text) in tree.files_ending(".md") {
+        violations.extend(check_table(path, text, tree));
+    }
     violations
 }
 
@@ -112,6 +115,24 @@ fn check_invariants(tree: &Tree) -> Vec<Violation> {
     violations
 }
 
+/// In a row `| I7 | `file`, … |` of a table each file is there and cites the number.
+fn check_table(path: &str, text: &str, tree: &Tree) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for (number, line) in prose_lines(text) {
+        let Some((first, rest)) = line.strip_prefix("| ").and_then(|row| row.split_once(" | ")) else { continue };
+        let Some(invariant) = first.strip_prefix('I').and_then(|number| number.parse::<u32>().ok()) else { continue };
+        for file in rest.split('`').skip(1).step_by(2) {
+            let cited = |text: &String| invariants(text).any(|cited| cited == invariant);
+            if !tree.texts.get(file).is_some_and(cited) {
+                let advice =
+                    format!("{file} does not cite {first}: cite it where it is kept, or name the file that does");
+                violations.push(Violation::new(path, number, "invariant", advice));
+            }
+        }
+    }
+    violations
+}
+
 /// The numbers of the invariants that `text` cites: words of an I and a number.
 fn invariants(text: &str) -> impl Iterator<Item = u32> {
     rust_text::words(text).filter_map(|word| word.strip_prefix('I')?.parse().ok())
@@ -156,6 +177,20 @@ mod tests {
         let expected = [
             "engine/src/lib.rs:1: invariant: docs/invariants.md has no I3: cite one that exists",
             "docs/engine.md:1: invariant: docs/invariants.md has no I7: cite one that exists",
+        ];
+        assert_eq!(found(&[invariants, source, page]), expected);
+    }
+
+    #[test]
+    fn a_file_that_a_table_names_for_an_invariant_cites_it() {
+        let invariants = (INVARIANTS, "- I1 Acknowledged is everywhere.\n- I2 The record first.\n");
+        let source = ("engine/src/lib.rs", "// I2\n");
+        let page =
+            ("docs/page.md", "| | in |\n| I1 | `engine/src/lib.rs` |\n| I2 | `engine/src/lib.rs`, `gone.rs` |\n");
+        let advice = "cite it where it is kept, or name the file that does";
+        let expected = [
+            format!("docs/page.md:2: invariant: engine/src/lib.rs does not cite I1: {advice}"),
+            format!("docs/page.md:3: invariant: gone.rs does not cite I2: {advice}"),
         ];
         assert_eq!(found(&[invariants, source, page]), expected);
     }

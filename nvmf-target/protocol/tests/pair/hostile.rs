@@ -203,6 +203,7 @@ fn data_that_was_not_asked_for() {
 
 #[test]
 fn data_after_the_last_of_it() {
+    // I11: what is complete cannot be changed by whoever sent it.
     let (mut io, mut world, header) = soliciting();
     io.target.receive(&[&header[..], &[1; 16 << 10]].concat(), &mut world).unwrap();
     let mut last = header.clone();
