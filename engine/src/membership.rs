@@ -30,7 +30,10 @@ impl Core {
         let nothing = MemberState::OutOfSync { since, reason: "it was added and has nothing yet".to_owned() };
         let added = ReplicaRecord::new(new, nothing);
         let recorded = self.change_record(|record| {
-            record.replicas.push(added.clone());
+            // An earlier attempt may have done it.
+            if !record.replicas.iter().any(|replica| replica.replica == added.replica) {
+                record.replicas.push(added.clone());
+            }
             true
         });
         recorded.await.map_err(not_recorded)?;

@@ -37,31 +37,38 @@ impl From<NotRecorded> for Error {
 impl Core {
     /// Changes the record. `change` is asked for each attempt and may withdraw; a registry that cannot be reached is
     /// asked until it can. An engine whose record was changed by another one stops (I14).
+    ///
+    /// The engine itself works with the old record until copies have the new one, and from then on the caller runs before anyone else: what it
+    /// changes with the record changes in the same moment.
     pub(crate) async fn change_record(
         &self,
         mut change: impl FnMut(&mut VolumeRecord) -> bool,
     ) -> Result<(), NotRecorded> {
         let _recording = self.recording.lock().await;
-        let mut pause = PAUSE;
+        let (mut pause, mut adopted) = (PAUSE, None);
         loop {
             if self.stopped().is_some() {
                 return Err(NotRecorded::Ended);
             }
-            let mut record = self.record.borrow().clone();
+            let mut record = adopted.clone().unwrap_or_else(|| self.record.borrow().clone());
             if !change(&mut record) {
+                if adopted.is_some() {
+                    // An earlier attempt is in the registry: whoever starts over finds it.
+                    self.lose();
+                }
                 return Err(NotRecorded::Withdrawn);
             }
             let expected = record.version;
             match self.registry.store(Some(expected), &record).await {
                 Ok(version) => {
                     record.version = version;
-                    *self.record.borrow_mut() = record;
                     if !bug!("change-the-record-without-the-copies") {
-                        self.spread_record().await;
+                        self.spread_record(&record).await;
                     }
+                    *self.record.borrow_mut() = record;
                     return Ok(());
                 }
-                Err(RegistryError::Conflict { .. }) => self.adopt_record().await,
+                Err(RegistryError::Conflict { .. }) => adopted = self.adopt_record().await.or(adopted),
                 Err(error) => {
                     tracing::warn!(volume = %self.config.volume, %error, "recording the membership failed, trying again");
                     sleep(pause).await;
@@ -72,10 +79,10 @@ impl Core {
     }
 
     /// After a conflict: an earlier attempt of ours that succeeded although it did not seem so, or another engine.
-    async fn adopt_record(&self) {
+    async fn adopt_record(&self) -> Option<VolumeRecord> {
         match self.registry.load(self.config.volume).await {
             Ok(Some(record)) if record.instance == self.instance || bug!("go-on-with-the-record-of-another-engine") => {
-                *self.record.borrow_mut() = record
+                return Some(record);
             }
             Ok(Some(_)) => self.stop_fenced("another engine has changed the volume's record"),
             // What others do by now is not known: whoever starts anew asks the replicas.
@@ -85,6 +92,7 @@ impl Core {
                 sleep(PAUSE).await;
             }
         }
+        None
     }
 
     /// Records members that failed, and lets go what waited for it. Runs for a session.

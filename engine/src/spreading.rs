@@ -23,15 +23,15 @@ use crate::session::{Opened, SessionError, Tasks, URGENT_PAUSE, waiting_for};
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 impl Core {
-    /// Gives every replica that takes part a copy of the record as it is now. If none in sync can take it the volume is lost for now:
-    /// nothing may be acknowledged that only the registry knows of.
-    pub(crate) async fn spread_record(&self) {
+    /// Gives every replica that takes part a copy of a record. If none in sync can take it the volume is lost for now: nothing may be
+    /// acknowledged that only the registry knows of.
+    pub(crate) async fn spread_record(&self, record: &VolumeRecord) {
         let (members, in_sync) = {
             let members = self.members.borrow();
             (members.receiving(), members.in_sync())
         };
         if members != 0 {
-            let know = self.tell_members("the membership", members, self.copier()).await;
+            let know = self.tell_members("the membership", members, copier(record)).await;
             if know & in_sync == 0 {
                 self.lose();
             }
@@ -42,7 +42,8 @@ impl Core {
     pub(crate) async fn spread_among(&self, opened: &Opened, admission: &Admission) -> Result<(), SessionError> {
         let replicas = opened.iter().enumerate().filter(|(member, _)| admission.is_in_sync(*member, opened));
         let replicas = replicas.filter_map(|(member, replica)| Some((member, Rc::clone(replica.as_ref()?))));
-        let answers = self.ask_each("the membership", replicas.collect(), self.copier()).await;
+        let copier = copier(&self.record.borrow());
+        let answers = self.ask_each("the membership", replicas.collect(), copier).await;
         let mut failure = Error::with_detail(ErrorKind::Unavailable, "none is in sync");
         let mut known = false;
         for (member, answer) in answers {
@@ -55,15 +56,6 @@ impl Core {
             }
         }
         if known { Ok(()) } else { Err(SessionError::Copies(failure)) }
-    }
-
-    /// Puts the record as it is now with a replica.
-    fn copier(&self) -> impl Fn(Rc<dyn Replica>) -> replica::LocalFuture<'static, Result<(), Error>> + use<> {
-        let content: Rc<[u8]> = compact::encode(&self.record.borrow()).into();
-        move |replica| {
-            let content = Rc::clone(&content);
-            Box::pin(async move { set_membership(&*replica, &content).await })
-        }
     }
 
     /// Looks at the replicas in sync until one of them answers; without one the epoch need not be raised. What their copies say is
@@ -134,6 +126,17 @@ pub(crate) async fn look_at(
     let known = opened.membership().await.map_err(OpenError::Failed)?;
     let copy = known.content.as_deref().and_then(compact::decode).filter(|copy| copy.volume == volume);
     Ok(Looked { epoch: known.epoch, granted: opened.granted(), copy })
+}
+
+/// Puts a record with a replica.
+fn copier(
+    record: &VolumeRecord,
+) -> impl Fn(Rc<dyn Replica>) -> replica::LocalFuture<'static, Result<(), Error>> + use<> {
+    let content: Rc<[u8]> = compact::encode(record).into();
+    move |replica| {
+        let content = Rc::clone(&content);
+        Box::pin(async move { set_membership(&*replica, &content).await })
+    }
 }
 
 /// Whether a copy knows of something that this record does not: then the record is not of the same history, or is an old one.
