@@ -1,4 +1,7 @@
-//! Open disks, sockets and listeners, and their places in the ring's table of registered files.
+//! Open disks, sockets and listeners, and the places of disks in the ring's table of registered files.
+//!
+//! Sockets are not in it. What the table has stays open until the kernel has taken the ring apart, which it does in the background when a process
+//! is killed, and takes a tenth of a second for: for so long whoever is connected to it would not hear that it is gone.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,7 +13,7 @@ use smallvec::SmallVec;
 use super::sockets;
 use crate::driver::{OperationId, ResourceId};
 
-/// How many descriptors are registered with the ring at most. Those beyond work all the same, with a reference count
+/// How many descriptors have a place in the table at most. Those beyond, and sockets, work all the same, with a reference count
 /// for each operation.
 const TABLE: u64 = 8192;
 
@@ -47,7 +50,7 @@ pub(super) struct Target {
 /// All open descriptors of one driver.
 pub(super) struct Descriptors {
     open: Slab<Resource>,
-    /// Resources with a smaller identifier have the table's place of that number.
+    /// Disks with a smaller identifier have the table's place of that number.
     registered: usize,
 }
 
@@ -70,7 +73,7 @@ impl Descriptors {
     pub(super) fn add(&mut self, submitter: &Submitter<'_>, file: OwnedFd, kind: Kind) -> io::Result<ResourceId> {
         let entry = self.open.vacant_entry();
         let id = entry.key();
-        if id < self.registered {
+        if has_place(self.registered, id, kind) {
             // Below TABLE.
             submitter.register_files_update(id as u32, &[file.as_raw_fd()])?;
         }
@@ -86,7 +89,7 @@ impl Descriptors {
 
     /// How to name a resource that has operations in flight.
     pub(super) fn target(&self, id: ResourceId) -> Target {
-        if id < self.registered {
+        if has_place(self.registered, id, self.open[id].kind) {
             // Below TABLE.
             return Target { number: types::Fd(id as i32), flags: squeue::Flags::FIXED_FILE };
         }
@@ -140,13 +143,18 @@ impl Descriptors {
     pub(super) fn remove(&mut self, submitter: &Submitter<'_>, id: ResourceId) -> OwnedFd {
         assert_eq!(self.open[id].users, 0, "a descriptor in use stays open");
         let resource = self.open.remove(id);
-        if id < self.registered
+        if has_place(self.registered, id, resource.kind)
             && let Err(error) = submitter.register_files_update(id as u32, &[-1])
         {
             tracing::error!(%error, id, "a file cannot be taken out of the ring's table");
         }
         resource.file
     }
+}
+
+/// Whether a descriptor is in a table of so many places.
+fn has_place(places: usize, id: ResourceId, kind: Kind) -> bool {
+    id < places && matches!(kind, Kind::File { .. } | Kind::BlockDevice)
 }
 
 fn open_files_limit() -> u64 {
