@@ -14,6 +14,8 @@ mod null;
 mod reply;
 mod request;
 
+use std::pin::Pin;
+
 pub use crate::error::{Error, ErrorKind};
 pub use crate::file::FileDevice;
 pub use crate::geometry::{Geometry, GeometryError};
@@ -41,4 +43,37 @@ pub trait BlockDevice {
 
     /// Starts a request. The reply may be answered before this returns.
     fn submit(&self, request: Request, reply: Reply);
+
+    /// Which parts have space of their own: runs from byte `from` on, in order and without a gap, up to `max` of them and no
+    /// further than can be said at once. None from a device that does not tell, or cannot now.
+    fn allocation(&self, from: u64, max: usize) -> Allocations<'_> {
+        let _ = (from, max);
+        Box::pin(async { None })
+    }
+
+    /// What space there is behind it. None from a device that does not tell, or cannot now.
+    fn space(&self) -> Option<Space> {
+        None
+    }
+}
+
+/// Space behind a thin device, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// That it takes.
+    pub used: u64,
+    /// That it can still get, as others can.
+    pub available: u64,
+}
+
+/// An answer of [`BlockDevice::allocation`].
+pub type Allocations<'a> = Pin<Box<dyn Future<Output = Option<Vec<Allocation>>> + 'a>>;
+
+/// A run of a device that has space of its own as a whole, or none and reads as zeroes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// Where.
+    pub range: Range,
+    /// Whether it has space.
+    pub mapped: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use block_device::{BlockDevice, Error, ErrorKind, Geometry, Reply, Request};
+use block_device::{Allocations, BlockDevice, Error, ErrorKind, Geometry, Reply, Request};
 use reactor::{bug, now};
 use replica::ChainEntry;
 use uuid::Uuid;
@@ -278,5 +278,9 @@ impl BlockDevice for Engine {
 
     fn submit(&self, request: Request, reply: Reply) {
         self.core.submit(request, reply);
+    }
+
+    fn allocation(&self, from: u64, max: usize) -> Allocations<'_> {
+        Box::pin(async move { self.core.allocation(from, max).await.ok() })
     }
 }

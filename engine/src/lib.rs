@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod allocation;
 mod config;
 mod connector;
 mod copy;

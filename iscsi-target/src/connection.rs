@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use block_device::{Buffer, Completions, Outcome, Reply, ReplySink, Request, Segments, Slice};
+use block_device::{Buffer, Completions, ErrorKind, Outcome, Reply, ReplySink, Request, Segments, Slice};
 use iscsi_target_protocol::target::connection::{self as protocol, Connection, Event, Slot, Transfer};
 use iscsi_target_protocol::target::session::Session as Numbers;
 use iscsi_target_protocol::wire::request::LogoutReason;
@@ -44,6 +44,9 @@ const OUTPUT_MAX: usize = 8 << 20;
 
 /// Chunks taken from the socket in one turn, so that one connection does not starve the others.
 const CHUNKS_PER_TURN: usize = 16;
+
+/// Operation code of LOG SENSE.
+const LOG_SENSE: u8 = 0x4d;
 
 /// When a device that was busy, or a pool that was empty, is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
@@ -330,6 +333,9 @@ impl Driver {
         if command.lun != 0 {
             return Started::answer(respond_without_unit(&command.cdb), 0);
         }
+        if command.cdb[0] == LOG_SENSE {
+            self.session.target.update_space();
+        }
         let mut unit = self.session.target.unit.borrow_mut();
         let started = match unit.start(self.session.nexus, &command.cdb) {
             Ok(started) => started,
@@ -507,6 +513,10 @@ impl Driver {
     }
 
     fn count_error(&self, error: &block_device::Error) {
+        // What a VERIFY or COMPARE AND WRITE was to find out.
+        if error.kind() == ErrorKind::CompareMismatch {
+            return;
+        }
         let target = &self.session.target;
         let count = target.counters.get().errors + 1;
         target.counters.update(|counters| counters.errors = count);
@@ -585,6 +595,7 @@ impl Driver {
             Work::Run(Command::Access(Access::WriteSame { .. }) | Command::Unmap { .. }) => counters.deallocations += 1,
             _ => {}
         });
+        self.session.target.watch_space(self.session.target.counters.get().bytes_written);
     }
 
     fn retry_soon(&mut self) {

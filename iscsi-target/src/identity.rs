@@ -24,6 +24,16 @@ impl Identity {
         Self { uuid, name }
     }
 
+    /// The unit's serial number: its VPD page 80h.
+    pub fn serial(&self) -> String {
+        self.scsi().serial
+    }
+
+    /// The unit's NAA identifier, in its VPD page 83h.
+    pub fn naa(&self) -> [u8; 8] {
+        self.scsi().naa()
+    }
+
     /// As the logical unit tells them.
     pub(crate) fn scsi(&self) -> scsi_protocol::inquiry::Identity {
         scsi_protocol::inquiry::Identity {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use block_device::{Buffer, Error, ErrorKind, Geometry, Range, Request, Segments, Slice, execute};
+use block_device::{Allocation, Buffer, Error, ErrorKind, Geometry, Range, Request, Segments, Slice, execute};
 use scsi_protocol::command::{Access, Blocks};
 use scsi_protocol::copy::{Copy, CopyResult};
 use scsi_protocol::provisioning::{Provisioning, Run, lba_status};
@@ -15,6 +15,9 @@ use crate::target::Target;
 
 /// Bytes that move at a time in commands that take several requests.
 const STEP: u64 = 1 << 20;
+
+/// Runs that one GET LBA STATUS tells: what initiators make room for.
+const STATUS_RUNS: usize = 256;
 
 /// What an access takes.
 pub(crate) enum Plan {
@@ -102,7 +105,7 @@ pub(crate) async fn carry_out(target: &Rc<Target>, access: Access, data: Slice) 
         Access::WriteAndVerify { blocks, compare } => medium.write_and_verify(&blocks, compare, data).await,
         Access::OrWrite { blocks, fua } => medium.or_write(&blocks, fua, &data).await,
         Access::CompareAndWrite { blocks, fua } => medium.compare_and_write(&blocks, fua, &data).await,
-        Access::Status { start, allocation } => return medium.status(start, allocation),
+        Access::Status { start, allocation } => return medium.status(start, allocation).await,
         // It is one request.
         Access::Flush => medium.execute(Request::Flush).await.map(drop),
     };
@@ -257,13 +260,17 @@ impl Medium<'_> {
         Ok(done)
     }
 
-    /// GET LBA STATUS. A device does not say which of its blocks have space of their own: all of them, as far as an initiator
-    /// can tell.
-    fn status(&self, start: u64, allocation: u32) -> Response {
-        let left = self.target.device.geometry().blocks.saturating_sub(start);
-        let blocks = Blocks { start, count: u32::try_from(left).unwrap_or(u32::MAX) };
-        let run = Run { blocks, provisioning: Provisioning::Mapped };
-        Response::good(lba_status(&[run], allocation))
+    /// GET LBA STATUS. Where a device does not tell, all blocks have space of their own as far as an initiator can tell.
+    async fn status(&self, start: u64, allocation: u32) -> Response {
+        let block = u64::from(self.block_size());
+        let told = self.target.device.allocation(start * block, STATUS_RUNS).await;
+        let mut runs: Vec<_> = told.unwrap_or_default().iter().map_while(|told| run_of(told, block)).collect();
+        if runs.is_empty() {
+            let left = self.target.device.geometry().blocks.saturating_sub(start);
+            let blocks = Blocks { start, count: u32::try_from(left).unwrap_or(u32::MAX) };
+            runs.push(Run { blocks, provisioning: Provisioning::Mapped });
+        }
+        Response::good(lba_status(&runs, allocation))
     }
 
     /// Waits until the gate lets a write in.
@@ -290,6 +297,14 @@ fn steps(range: Range) -> impl Iterator<Item = Range> {
         let offset = range.offset + index * step;
         Range { offset, length: step.min(range.end() - offset) }
     })
+}
+
+/// A run in blocks; none for what no descriptor can say, or is not of whole blocks.
+fn run_of(told: &Allocation, block: u64) -> Option<Run> {
+    let whole = told.range.offset.is_multiple_of(block) && told.range.length.is_multiple_of(block);
+    let count = u32::try_from(told.range.length / block).ok().filter(|_| whole)?;
+    let provisioning = if told.mapped { Provisioning::Mapped } else { Provisioning::Deallocated };
+    Some(Run { blocks: Blocks { start: told.range.offset / block, count }, provisioning })
 }
 
 /// MISCOMPARE with the place of the first difference (SBC 5.3).

@@ -36,6 +36,9 @@ const WRITE_SAME_MAX: u32 = 0xffff;
 /// Bytes of a physical block: what the store writes as a whole.
 const PHYSICAL_BLOCK: u32 = 4096;
 
+/// Bytes written between two looks at the space that is left.
+const SPACE_STEP: u64 = 64 << 20;
+
 /// What a write of the reservations came to.
 pub type Saved = Pin<Box<dyn Future<Output = Result<(), Error>>>>;
 
@@ -78,6 +81,8 @@ pub struct Target {
     /// A session is gone, a request was answered, or an aborted command has ended.
     pub(crate) drained: Notify,
     pub(crate) counters: Counters,
+    /// Steps of [`SPACE_STEP`] written when the space was looked at last.
+    space_step: Cell<u64>,
     /// Requests that the device has.
     in_flight: Cell<usize>,
 }
@@ -106,6 +111,7 @@ impl Target {
             stopped: Cell::new(false),
             drained: Notify::new(),
             counters: Counters::default(),
+            space_step: Cell::new(0),
             in_flight: Cell::new(0),
         });
         let acceptor = Rc::clone(&target);
@@ -128,10 +134,21 @@ impl Target {
         self.unit.borrow_mut().set_medium(medium_of(&self.device.geometry()));
     }
 
-    /// Takes over what space there is, in bytes.
-    pub fn set_space(&self, used: u64, available: u64) {
+    /// Looks at the space again after each [`SPACE_STEP`] that was written: little left is told without being asked.
+    #[inline]
+    pub(crate) fn watch_space(&self, written: u64) {
+        let step = written / SPACE_STEP;
+        if self.space_step.replace(step) != step {
+            self.update_space();
+        }
+    }
+
+    /// Takes over what space there is behind the device, if it tells.
+    pub(crate) fn update_space(&self) {
         let block = u64::from(self.device.geometry().block_size);
-        self.unit.borrow_mut().set_space(Space { used: used / block, available: available / block });
+        if let Some(block_device::Space { used, available }) = self.device.space() {
+            self.unit.borrow_mut().set_space(Space { used: used / block, available: available / block });
+        }
     }
 
     /// Sets what this path can do, and tells the initiators.
@@ -139,8 +156,13 @@ impl Target {
         self.unit.borrow_mut().set_access_state(PORT.group, state);
     }
 
-    /// Replaces who may log in. Sessions stay.
+    /// Replaces who may log in. Sessions of initiators that may not any more end; others stay, whatever they have proved.
     pub fn set_access(&self, access: Access) {
+        for session in self.all_sessions() {
+            if !access.admits(&session.initiator) {
+                session.end();
+            }
+        }
         self.directory.set_access(&self.identity.name, access);
     }
 
@@ -159,15 +181,22 @@ impl Target {
         self.wait_until(|| self.in_flight.get() == 0).await;
     }
 
-    /// Withdraws the target, closes its connections and waits until every request is answered.
-    pub async fn stop(&self) {
-        self.stopped.set(true);
-        self.directory.withdraw(&self.identity.name);
+    /// Withdraws the target and closes its connections, for good. What the device answers from here on reaches nobody.
+    pub fn close(&self) {
+        if !self.stopped.replace(true) {
+            self.directory.withdraw(&self.identity.name);
+        }
         self.all_sessions().iter().for_each(|session| session.end());
+    }
+
+    /// Closes the target and waits until every request is answered.
+    pub async fn stop(&self) {
+        self.close();
         self.wait_until(|| self.sessions.borrow().is_empty()).await;
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
+    /// Whether it has been closed.
+    pub fn is_stopped(&self) -> bool {
         self.stopped.get()
     }
 

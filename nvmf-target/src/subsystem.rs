@@ -132,7 +132,8 @@ impl Subsystem {
 
     /// Sets what this path can do for namespace `id`, and tells the hosts.
     pub fn set_ana_state(&self, id: u32, ana_state: AnaState) {
-        if let Some(attached) = self.attached(id) {
+        let differs = |attached: &Rc<Attached>| attached.description().ana_state != ana_state;
+        if let Some(attached) = self.attached(id).filter(differs) {
             attached.set_ana_state(ana_state);
             self.described.borrow_mut().attach(id, attached.description());
             self.notify(Notice::AnaChanged, 0);
@@ -172,6 +173,11 @@ impl Subsystem {
         let controllers: Vec<_> = self.controllers.borrow().values().cloned().collect();
         controllers.iter().for_each(|association| association.end());
         self.wait_until(|| self.controllers.borrow().is_empty()).await;
+    }
+
+    /// Whether it has been stopped, or is about to.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.get()
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::mem;
 
 use crate::attention::{Attention, Pending};
 use crate::bytes::{cut, put};
@@ -90,6 +91,9 @@ impl From<Refusal> for Response {
     }
 }
 
+/// The soft threshold of provisioning: less space than this part of the unit's blocks is little.
+const LITTLE_SPACE: u64 = 16;
+
 /// What is to be done for a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -129,6 +133,8 @@ pub struct LogicalUnit {
     identity: Identity,
     medium: Medium,
     space: Space,
+    /// Less than a part of [`LITTLE_SPACE`] of the unit is left.
+    has_little_space: bool,
     mode: Mode,
     groups: Vec<Group>,
     reservations: Reservations,
@@ -140,7 +146,8 @@ impl LogicalUnit {
     /// A unit that nobody uses yet. `reservations` are those it had (I38).
     pub fn new(identity: Identity, medium: Medium, groups: Vec<Group>, reservations: Reservations) -> Self {
         let (space, mode) = (Space::default(), Mode::default());
-        Self { identity, medium, space, mode, groups, reservations, nexuses: BTreeMap::new(), next_nexus: 0 }
+        let (nexuses, next_nexus, has_little_space) = (BTreeMap::new(), 0, false);
+        Self { identity, medium, space, has_little_space, mode, groups, reservations, nexuses, next_nexus }
     }
 
     /// The medium as it is described to initiators.
@@ -203,9 +210,14 @@ impl LogicalUnit {
         self.medium = medium;
     }
 
-    /// Takes over what space there is.
+    /// Takes over what space there is. Initiators are told when little is left, once until there is more again (SBC 4.7.3.8).
     pub fn set_space(&mut self, space: Space) {
         self.space = space;
+        let little = space.available < self.medium.blocks / LITTLE_SPACE;
+        let had_little = mem::replace(&mut self.has_little_space, little);
+        if little && !had_little {
+            self.tell(None, Attention::ThinThreshold);
+        }
     }
 
     /// Tells all initiators but `except`.

@@ -270,3 +270,17 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn initiators_are_told_once_when_little_space_is_left() {
+    let mut unit = unit();
+    let nexus = attach(&mut unit, 1);
+    // A sixteenth of the blocks is 128.
+    let told = |unit: &mut LogicalUnit, available| {
+        unit.set_space(Space { used: 1, available });
+        let response = answer(unit, nexus, TEST_UNIT_READY);
+        response.sense.map(|sense| sense.code)
+    };
+    let answers = [4096, 128, 127, 100, 128, 0].map(|available| told(&mut unit, available));
+    assert_eq!(answers, [None, None, Some(0x3807), None, None, Some(0x3807)]);
+}

@@ -114,6 +114,11 @@ pub struct Reservations {
 }
 
 impl Reservations {
+    /// Whether there is a persistent reservation.
+    pub fn is_reserved(&self) -> bool {
+        self.reservation.is_some()
+    }
+
     /// Whether any nexus is registered.
     fn has_registrations(&self) -> bool {
         !self.registrations.is_empty()
