@@ -38,9 +38,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let attribute = format!("#[serde(serialize_with = \"crate::states::{serialize}\")]");
         generator = generator.field_attribute(field, attribute);
     }
+    generator = generator.field_attribute(".ashlar.v1.ChapCredentials.secret", "#[serde(skip)]");
     // The messages of streams: what they are one of.
     generator = generator.enum_attribute(".ashlar.v1.ExportLvolResponse.part", "#[derive(serde::Serialize)]");
     generator = generator.enum_attribute(".ashlar.v1.ImportLvolRequest.part", "#[derive(serde::Serialize)]");
+    // What prints of it is in src/secrets.rs.
+    generator = generator.skip_debug([".ashlar.v1.ChapCredentials"]);
     generator.compile_fds(descriptors)?;
     Ok(())
 }

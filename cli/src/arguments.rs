@@ -5,6 +5,7 @@ mod lvol;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 use uuid::Uuid;
 
 pub(crate) use self::lvol::{CreateLvol, ImportLvol, LvolCommand};
@@ -305,6 +306,27 @@ pub(crate) enum VolumeCommand {
     /// Pause the copying to replicas on their way back, let it go on, or limit its rate
     #[command(subcommand)]
     Rebuild(RebuildCommand),
+    /// Show the volume to hosts over a frontend, or change who may attach there; what is not given stays as it was
+    ///
+    /// Hosts of both frontends can attach it, but what a host reserves over iSCSI keeps hosts of NVMe/TCP out meanwhile.
+    #[command(verbatim_doc_comment)]
+    Export(ExportVolume),
+    /// Take the volume from hosts at one frontend, or at all: their connections end. The data stays
+    Unexport {
+        /// Its name or UUID
+        volume: String,
+        /// Over what
+        #[arg(long)]
+        frontend: Option<FrontendName>,
+    },
+    /// Print the lines that attach the volume to a Linux host, with nvme-cli or open-iscsi
+    AttachCommand {
+        /// Its name or UUID
+        volume: String,
+        /// Over what
+        #[arg(long)]
+        frontend: Option<FrontendName>,
+    },
     /// Open a volume whose replicas in sync will not come back with one that is out of sync: writes are lost. Without
     /// --force it only says which
     Recover {
@@ -325,6 +347,49 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         uuid: Option<String>,
     },
+}
+
+/// How hosts reach a volume.
+#[derive(ValueEnum, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FrontendName {
+    /// NVMe over TCP
+    Nvmf,
+    /// iSCSI
+    Iscsi,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExportVolume {
+    /// Its name or UUID
+    pub(crate) volume: String,
+    /// Over what
+    #[arg(long)]
+    pub(crate) frontend: FrontendName,
+    /// Only hosts with these names may attach: NQNs, or names of iSCSI initiators
+    #[arg(long, value_delimiter = ',', value_name = "NAME,NAME,…", conflicts_with = "allow_any")]
+    pub(crate) allow: Vec<String>,
+    /// Any host may attach
+    #[arg(long)]
+    pub(crate) allow_any: bool,
+    /// iSCSI: the name that initiators give (CHAP)
+    #[arg(long, value_name = "NAME", requires = "chap_secret_file", conflicts_with = "no_chap")]
+    pub(crate) chap_user: Option<String>,
+    /// The file with the secret that initiators know, `-` for standard input: 12 bytes at least, in one line
+    #[arg(long, value_name = "FILE", requires = "chap_user")]
+    pub(crate) chap_secret_file: Option<PathBuf>,
+    /// iSCSI: the name that the target gives to initiators that ask it to prove itself too (mutual CHAP)
+    #[arg(long, value_name = "NAME", requires_all = ["mutual_secret_file", "chap_user"])]
+    pub(crate) mutual_user: Option<String>,
+    /// The file with the secret that the target knows; another one than the initiators'
+    #[arg(long, value_name = "FILE", requires = "mutual_user")]
+    pub(crate) mutual_secret_file: Option<PathBuf>,
+    /// What CHAP may use, of sha3-256, sha256, sha1, md5; all of them when left out
+    #[arg(long, value_delimiter = ',', value_name = "ALGORITHM,…", requires = "chap_user")]
+    pub(crate) chap_algorithms: Vec<String>,
+    /// iSCSI: initiators prove nothing
+    #[arg(long)]
+    pub(crate) no_chap: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -443,6 +508,19 @@ mod tests {
         assert!(parse(&["--repair", "--accept-loss", uuid, "--accept-loss", "unnamed"]).is_ok());
         assert!(parse(&["--accept-loss", uuid]).is_err());
         assert!(parse(&["--repair", "--accept-loss", "all"]).is_err());
+    }
+
+    #[test]
+    fn secrets_come_with_names_and_mutual_ones_after_the_others() {
+        let parse = |rest: &[&str]| {
+            let first = ["ashlar", "volume", "export", "v", "--frontend", "iscsi"];
+            Arguments::try_parse_from(first.iter().chain(rest))
+        };
+        assert!(parse(&["--chap-user", "h", "--chap-secret-file", "-", "--allow", "iqn.2026-01.org:h"]).is_ok());
+        assert!(parse(&["--chap-user", "h"]).is_err());
+        assert!(parse(&["--mutual-user", "t", "--mutual-secret-file", "f"]).is_err());
+        assert!(parse(&["--no-chap", "--chap-user", "h", "--chap-secret-file", "f"]).is_err());
+        assert!(parse(&["--allow-any", "--allow", "iqn.2026-01.org:h"]).is_err());
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Addresses {
     pub nvmf: SocketAddr,
     /// NVMe discovery.
     pub discovery: SocketAddr,
+    /// iSCSI: two ways to each target.
+    pub portals: [SocketAddr; 2],
 }
 
 impl Cluster {
@@ -301,12 +303,14 @@ fn configuration(
 ) -> String {
     let mut text = format!(
         "node = \"{name}\"\nstate_dir = {:?}\ngrpc = \"{}\"\nreplica = \"{}\"\nnvmf = [\"{}\"]\ndiscovery = \
-         [\"{}\"]\n{extra}\n",
+         [\"{}\"]\niscsi = [\"{}\", \"{}\"]\n{extra}\n",
         folder.join("state"),
         addresses.grpc,
         addresses.replica,
         addresses.nvmf,
         addresses.discovery,
+        addresses.portals[0],
+        addresses.portals[1],
     );
     for (peer, addresses) in members.iter().filter(|(peer, _)| *peer != name) {
         let (grpc, replica) = (addresses.grpc, addresses.replica);
@@ -329,7 +333,16 @@ fn free_addresses(count: usize) -> io::Result<Vec<Addresses>> {
         held.push(listener);
         io::Result::Ok(address)
     };
-    (0..count).map(|_| Ok(Addresses { grpc: next()?, replica: next()?, nvmf: next()?, discovery: next()? })).collect()
+    let mut node = || {
+        Ok(Addresses {
+            grpc: next()?,
+            replica: next()?,
+            nvmf: next()?,
+            discovery: next()?,
+            portals: [next()?, next()?],
+        })
+    };
+    (0..count).map(|_| node()).collect()
 }
 
 fn free_port() -> io::Result<TcpListener> {

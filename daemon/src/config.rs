@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::control::{DAY, Schedule};
 use crate::names;
 
-/// The data engine of one node: stores, replicas, engines, and volumes over NVMe/TCP.
+/// The data engine of one node: stores, replicas, engines, and volumes over NVMe/TCP and iSCSI.
 #[derive(Parser, Debug, Default)]
 #[command(name = "ashlard", version)]
 pub(crate) struct Arguments {
@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Where hosts attach over NVMe/TCP (may be repeated)
     #[arg(long, value_name = "ADDRESS:PORT")]
     nvmf: Vec<SocketAddr>,
+    /// Where hosts attach over iSCSI, and discover volumes (may be repeated)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    iscsi: Vec<SocketAddr>,
     /// Where hosts discover volumes (may be repeated)
     #[arg(long, value_name = "ADDRESS:PORT")]
     discovery: Vec<SocketAddr>,
@@ -58,6 +61,7 @@ struct File {
     grpc: Option<SocketAddr>,
     replica: Option<SocketAddr>,
     nvmf: Option<Vec<SocketAddr>>,
+    iscsi: Option<Vec<SocketAddr>>,
     discovery: Option<Vec<SocketAddr>>,
     reactors: Option<usize>,
     busy_poll_us: Option<u64>,
@@ -94,6 +98,8 @@ pub(crate) struct Config {
     pub(crate) grpc: SocketAddr,
     pub(crate) replica: SocketAddr,
     pub(crate) nvmf: Vec<SocketAddr>,
+    /// Empty for no iSCSI.
+    pub(crate) iscsi: Vec<SocketAddr>,
     pub(crate) discovery: Vec<SocketAddr>,
     /// At least 1.
     pub(crate) reactors: usize,
@@ -158,6 +164,7 @@ impl Config {
             grpc: arguments.grpc.or(file.grpc).unwrap_or(loopback(9500)),
             replica: arguments.replica.or(file.replica).unwrap_or(loopback(9600)),
             nvmf: given(&arguments.nvmf).or(file.nvmf).unwrap_or_else(|| vec![loopback(4420)]),
+            iscsi: given(&arguments.iscsi).or(file.iscsi).unwrap_or_else(|| vec![loopback(3260)]),
             discovery: given(&arguments.discovery).or(file.discovery).unwrap_or_else(|| vec![loopback(8009)]),
             reactors: arguments.reactors.or(file.reactors).unwrap_or(1),
             busy_poll: Duration::from_micros(file.busy_poll_us.unwrap_or(50)),
@@ -220,9 +227,15 @@ impl Config {
         if self.nvmf.is_empty() {
             return Err(bad("nvmf", "at least one address is needed for hosts to attach to"));
         }
+        if let Some(any) = self.iscsi.iter().find(|address| address.ip().is_unspecified()) {
+            return Err(bad(
+                "iscsi",
+                format!("{any} is not an address that discovery can tell hosts: name each of them"),
+            ));
+        }
         let mut seen = HashSet::new();
         let single = [("grpc", self.grpc), ("replica", self.replica)];
-        let lists = [("nvmf", &self.nvmf), ("discovery", &self.discovery)];
+        let lists = [("nvmf", &self.nvmf), ("iscsi", &self.iscsi), ("discovery", &self.discovery)];
         let all =
             single.into_iter().chain(lists.into_iter().flat_map(|(key, list)| list.iter().map(move |a| (key, *a))));
         for (key, address) in all {
@@ -292,6 +305,7 @@ mod tests {
         let config = load("node = \"a\"").expect("a good configuration");
         assert_eq!(config.grpc, loopback(9500));
         assert_eq!(config.nvmf, [loopback(4420)]);
+        assert_eq!(config.iscsi, [loopback(3260)]);
         assert_eq!(config.discovery, [loopback(8009)]);
         assert_eq!(config.reactors, 1);
         assert_eq!(config.replica_deadline, Duration::from_secs(4));
@@ -316,10 +330,11 @@ mod tests {
     #[test]
     fn flags_override_the_file() {
         let file = parse("node = \"a\"\nreactors = 2\ngrpc = \"127.0.0.1:1\"", Path::new("x")).expect("good");
-        let flags = ["ashlard", "--node", "b", "--grpc", "127.0.0.1:7", "--nvmf", "127.0.0.1:8"];
-        let config = Config::merge(file, &Arguments::parse_from(flags));
+        let flags = ["--node", "b", "--grpc", "127.0.0.1:7", "--nvmf", "127.0.0.1:8", "--iscsi", "127.0.0.1:9"];
+        let config = Config::merge(file, &Arguments::parse_from(["ashlard"].iter().chain(&flags)));
         assert_eq!((config.node.as_str(), config.reactors), ("b", 2));
         assert_eq!((config.grpc, config.nvmf), (loopback(7), vec![loopback(8)]));
+        assert_eq!(config.iscsi, [loopback(9)]);
     }
 
     #[test]
@@ -349,6 +364,8 @@ mod tests {
         assert!(error("node = \"a\"\nnvmf = []").starts_with("nvmf:"));
         assert!(error("node = \"a\"\ngrpc = \"127.0.0.1:0\"").starts_with("grpc:"));
         assert!(error("node = \"a\"\ngrpc = \"127.0.0.1:4420\"").contains("used twice"));
+        assert!(error("node = \"a\"\niscsi = [\"127.0.0.1:0\"]").starts_with("iscsi:"));
+        assert!(error("node = \"a\"\niscsi = [\"0.0.0.0:3260\"]").contains("name each of them"));
         let peer = "[[peers]]\nname = \"a\"\ngrpc = \"127.0.0.1:1\"\nreplica = \"127.0.0.1:2\"\n";
         assert!(error(&format!("node = \"a\"\n{peer}")).contains("this node itself"));
         assert!(error(&format!("node = \"b\"\n{peer}{peer}")).contains("listed twice"));

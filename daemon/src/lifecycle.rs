@@ -47,7 +47,7 @@ pub(crate) async fn run(config: &Config, state: &StateDirectory, data: DataPath)
     let api = Api::start(listener, Arc::clone(&control))?;
     tracing::info!(
         node = %config.node, uuid = %state.node_uuid(), state = %state.path().display(), grpc = %config.grpc,
-        replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, "ashlard serves"
+        replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, iscsi = ?config.iscsi, "ashlard serves"
     );
 
     let name = signals.next().await;

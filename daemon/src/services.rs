@@ -269,6 +269,14 @@ impl VolumeService for Services {
         self.detached(|control| async move { control.volumes.set_rebuild(request.into_inner()).await }).await
     }
 
+    async fn export(&self, request: Request<v1::ExportVolumeRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.export(request.into_inner()).await }).await
+    }
+
+    async fn unexport(&self, request: Request<v1::UnexportVolumeRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.unexport(request.into_inner()).await }).await
+    }
+
     async fn recover(&self, request: Request<v1::RecoverVolumeRequest>) -> Answer<v1::RecoverVolumeResponse> {
         self.detached(|control| async move { control.volumes.recover(request.into_inner()).await }).await
     }

@@ -7,6 +7,7 @@
 
 pub mod chunk;
 pub mod error;
+mod secrets;
 mod states;
 
 /// Package `ashlar.v1`, as generated.

@@ -1,5 +1,6 @@
 //! One file for each noun.
 
+mod export;
 mod lvol;
 mod node;
 mod replica;

@@ -24,7 +24,8 @@ fn render(info: &NodeInfo) -> String {
          api        {}\n\
          replicas   {}\n\
          nvme/tcp   {}\n\
-         discovery  {}\n",
+         discovery  {}\n\
+         iscsi      {}\n",
         info.name,
         info.version,
         info.pid,
@@ -38,6 +39,7 @@ fn render(info: &NodeInfo) -> String {
         info.replica_address,
         info.nvmf_addresses.join(" "),
         info.discovery_addresses.join(" "),
+        info.iscsi_addresses.join(" "),
     );
     if !info.peers.is_empty() {
         let mut table = Table::new(&["PEER", "API", "REPLICAS", "LAST ERROR"]);

@@ -9,7 +9,7 @@ use proto::v1::{
     VolumeState,
 };
 
-use super::snapshot;
+use super::{export, snapshot};
 use crate::arguments::{CreateVolume, Output, RebuildCommand, VolumeCommand};
 use crate::client::{Client, answer};
 use crate::output::{Table, print_json};
@@ -68,6 +68,13 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
         }
         VolumeCommand::Rebuild(command) => {
             show(&answer(client.volumes().set_rebuild(rebuild_request(command)).await)?, output)
+        }
+        VolumeCommand::Export(options) => show(&export::export(client, options).await?, output),
+        VolumeCommand::Unexport { volume, frontend } => {
+            show(&export::unexport(client, volume, *frontend).await?, output)
+        }
+        VolumeCommand::AttachCommand { volume, frontend } => {
+            export::attach_command(client, volume, *frontend, output).await
         }
         VolumeCommand::Recover { volume, node, force } => recover(client, volume, node, *force, output).await,
         VolumeCommand::Delete { volume, uuid } => delete(client, volume, uuid.as_deref(), output).await,
@@ -201,16 +208,7 @@ fn push_engine(text: &mut String, engine: &Engine) {
     }
     push(text, format_args!("\n{}", table.render()));
     engine.members.iter().filter_map(details).for_each(|line| text.push_str(&line));
-    let Some(nvmf) = &engine.nvmf else { return };
-    push(text, format_args!("\nnqn      {}\n\nAttach it to a Linux host:\n", nvmf.nqn));
-    for address in &nvmf.discovery_addresses {
-        let (host, port) = split(address);
-        push(text, format_args!("  nvme discover -t tcp -a {host} -s {port}\n"));
-    }
-    for address in &nvmf.addresses {
-        let (host, port) = split(address);
-        push(text, format_args!("  nvme connect -t tcp -a {host} -s {port} -n {}\n", nvmf.nqn));
-    }
+    export::push_frontends(text, engine);
 }
 
 fn note(member: &Member) -> String {
@@ -288,12 +286,6 @@ fn damage(member: &Member) -> String {
         (0, unrepaired) => format!("{unrepaired} damaged places, no good copy"),
         (repaired, unrepaired) => format!("{repaired} damaged places mended, {unrepaired} more have no good copy"),
     }
-}
-
-/// `address:port`, with the brackets of IPv6 taken off as nvme-cli wants it.
-fn split(address: &str) -> (&str, &str) {
-    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-    (host.trim_start_matches('[').trim_end_matches(']'), port)
 }
 
 fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {

@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
 use super::error::{Comparison, ControlError};
+use super::frontends::{Frontends, Iscsi, Nvmf};
 use super::locks::KeyedLocks;
 use super::peers::{self, Peers};
 use super::replicas::Replicas;
@@ -41,6 +42,8 @@ pub(crate) struct EngineRecord {
     pub(crate) members: Vec<MemberRecord>,
     #[serde(default)]
     pub(crate) rebuild: RebuildRecord,
+    #[serde(default)]
+    pub(crate) frontends: Frontends,
 }
 
 /// How the rebuilds of a volume work.
@@ -73,6 +76,7 @@ pub(crate) struct Surroundings {
     pub(crate) replica_address: SocketAddr,
     pub(crate) nvmf_addresses: Vec<SocketAddr>,
     pub(crate) discovery_addresses: Vec<SocketAddr>,
+    pub(crate) portals: Vec<SocketAddr>,
     pub(crate) data: DataPath,
     pub(crate) stores: Arc<Stores>,
     pub(crate) replicas: Arc<Replicas>,
@@ -112,6 +116,7 @@ impl Engines {
             tracing::error!(%error, "an engine's record is left out");
         }
         let engines = Arc::new(Self { here, records, entries: Mutex::default(), locks: KeyedLocks::default() });
+        let mut all_exported = true;
         for mut record in loaded.records.into_values() {
             let name = record.name.clone();
             // A grow may have been recorded, and the daemon ended before it was noted here.
@@ -120,8 +125,12 @@ impl Engines {
                 Err(error) => tracing::warn!(volume = %name, %error, "its size on record cannot be read"),
             }
             if let Err(error) = engines.bring_up(record).await {
+                all_exported = false;
                 tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
             }
+        }
+        if all_exported {
+            engines.here.data.all_exported();
         }
         Ok(engines)
     }
@@ -172,6 +181,7 @@ impl Engines {
             block_size,
             members,
             rebuild: RebuildRecord::default(),
+            frontends: Frontends::default(),
         })
     }
 
@@ -199,7 +209,10 @@ impl Engines {
         let phase = watch::Sender::new(Phase::Starting("it was just asked for".to_owned()));
         let entry = Entry { record: record.clone(), home, phase, keeper: None };
         self.entries().insert(volume, entry);
-        self.here.data.export(home, self.spec(&record)).await?;
+        if let Err(error) = self.here.data.export(home, self.spec(&record)).await {
+            self.set_phase(volume, Phase::Starting(error.to_string()));
+            return Err(error);
+        }
         let keeper = tokio::spawn(Arc::clone(self).keep_starting(record, home));
         if let Some(entry) = self.entries().get_mut(&volume) {
             entry.keeper = Some(keeper);
@@ -254,6 +267,7 @@ impl Engines {
             block_size: record.block_size,
             members: members.collect(),
             rebuild: record.rebuild.into(),
+            frontends: record.frontends.clone(),
         }
     }
 
@@ -424,7 +438,7 @@ impl Engines {
         self.here.data.set_rebuild(home, volume, record.rebuild.into()).await
     }
 
-    async fn note(&self, volume: Uuid, change: impl FnOnce(&mut EngineRecord)) -> Result<(), ControlError> {
+    pub(super) async fn note(&self, volume: Uuid, change: impl FnOnce(&mut EngineRecord)) -> Result<(), ControlError> {
         let Some((mut record, ..)) = self.entry(volume) else { return Ok(()) };
         change(&mut record);
         self.records.store(volume, &record).await?;
@@ -432,6 +446,21 @@ impl Engines {
             entry.record = record;
         }
         Ok(())
+    }
+
+    /// Keeps others from changing a volume meanwhile.
+    pub(super) async fn lock(&self, volume: Uuid) -> OwnedMutexGuard<()> {
+        self.locks.lock(volume).await
+    }
+
+    /// An engine's record, and its reactor.
+    pub(super) fn record_of(&self, volume: Uuid) -> Option<(EngineRecord, usize)> {
+        self.entry(volume).map(|(record, home, _)| (record, home))
+    }
+
+    /// Whether there is a door for initiators.
+    pub(super) fn has_portals(&self) -> bool {
+        !self.here.portals.is_empty()
     }
 
     /// The size of a volume in bytes, if it has an engine here.
@@ -473,20 +502,33 @@ impl Engines {
             members: members.collect(),
             // Far fewer than u32 can count.
             reactor: home as u32,
-            nvmf: Some(self.describe_export(record.volume)),
+            nvmf: record.frontends.nvmf.as_ref().map(|nvmf| self.describe_nvmf(record.volume, nvmf)),
             rebuild: Some(v1::RebuildSettings { paused: record.rebuild.paused, bytes_per_second: record.rebuild.rate }),
+            iscsi: record.frontends.iscsi.as_ref().map(|iscsi| self.describe_iscsi(record.volume, iscsi)),
         }
     }
 
-    fn describe_export(&self, volume: Uuid) -> v1::NvmfExport {
+    fn describe_nvmf(&self, volume: Uuid, nvmf: &Nvmf) -> v1::NvmfExport {
         let identity = ExportIdentity::of(volume);
-        let texts = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
         v1::NvmfExport {
             nqn: identity.nqn,
             serial: identity.serial,
             nguid: identity.nguid,
             addresses: texts(&self.here.nvmf_addresses),
             discovery_addresses: texts(&self.here.discovery_addresses),
+            hosts: nvmf.describe_hosts(),
+        }
+    }
+
+    fn describe_iscsi(&self, volume: Uuid, iscsi: &Iscsi) -> v1::IscsiExport {
+        let identity = ExportIdentity::of(volume);
+        v1::IscsiExport {
+            iqn: identity.iqn,
+            serial: identity.unit_serial,
+            naa: identity.naa,
+            portals: texts(&self.here.portals),
+            initiators: iscsi.describe_initiators(),
+            chap: iscsi.describe_chap(),
         }
     }
 
@@ -500,6 +542,10 @@ impl Engines {
         // Poisoned or not, the map is whole: no change of it has several steps.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn texts(addresses: &[SocketAddr]) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
 }
 
 fn describe_member(member: &MemberSpec, facts: Option<&MemberFacts>) -> v1::Member {

@@ -5,6 +5,8 @@ mod changes;
 mod deletions;
 mod engines;
 mod error;
+mod exports;
+mod frontends;
 mod locks;
 mod lvols;
 mod peers;
@@ -25,6 +27,7 @@ use uuid::Uuid;
 pub(crate) use self::deletions::Deletions;
 pub(crate) use self::engines::Engines;
 pub(crate) use self::error::{Comparison, ControlError};
+pub(crate) use self::frontends::{Frontends, Iscsi, Nvmf};
 pub(crate) use self::lvols::{Lvols, Parts};
 pub(crate) use self::peers::Peers;
 pub(crate) use self::replicas::Replicas;
@@ -70,6 +73,7 @@ impl Control {
             replica_address: config.replica,
             nvmf_addresses: config.nvmf.clone(),
             discovery_addresses: config.discovery.clone(),
+            portals: config.iscsi.clone(),
             data,
             stores: Arc::clone(&stores),
             replicas: Arc::clone(&replicas),
@@ -135,6 +139,7 @@ impl Control {
             replica_address: self.config.replica.to_string(),
             nvmf_addresses: texts(&self.config.nvmf),
             discovery_addresses: texts(&self.config.discovery),
+            iscsi_addresses: texts(&self.config.iscsi),
             peers: self.peers.describe(),
             stores: count(self.stores.count()),
             replicas: count(replicas),

@@ -11,38 +11,41 @@ use engine::{
     Engine, EngineConfig, EngineState, EngineStatus, MemberState, NewReplica, RebuildSettings, Registry, RegistryError,
     ReplicaStatus, VolumeRecord,
 };
-use nvmf_target::{AnaState, Hosts, Identity, Limits, Subsystem, SubsystemOptions};
 use proto::v1;
 use replica::RemoteOptions;
 use uuid::Uuid;
 
 use super::errors::{engine_error, registry_error};
+use super::frontends::{self, Shown};
 use super::room::room;
-use super::standby::Standby;
+use super::standby::{Local, Standby};
 use super::{EngineFacts, EngineSpec, Inner, MemberFacts, MemberSpec, SnapshotFacts, VolumeChange};
-use crate::control::ControlError;
+use crate::control::{ControlError, Frontends};
 
 /// A volume on its reactor: what hosts see, and the engine behind it.
 pub(super) struct Export {
-    subsystem: Rc<Subsystem>,
+    shown: Rc<Shown>,
     device: Rc<Standby>,
     engine: RefCell<Option<Rc<Engine>>>,
 }
 
 /// Shows the volume to hosts. Their commands wait for the engine.
-pub(super) fn export(inner: &Inner, spec: &EngineSpec) -> Result<(), ControlError> {
+pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
     let geometry =
         Geometry::new(spec.size, spec.block_size).map_err(|error| ControlError::invalid("size_bytes", error))?;
-    let device = Standby::new(geometry);
-    let identity = Identity::of_volume(spec.volume);
-    let options = SubsystemOptions { identity: identity.clone(), hosts: Hosts::Any, limits: Limits::default() };
-    let subsystem = Subsystem::start(&inner.subsystems, options)
-        .map_err(|error| ControlError::precondition("ALREADY_EXPORTED", error))?;
-    let shown = Rc::clone(&device) as Rc<dyn BlockDevice>;
-    subsystem.attach(nvmf_target::identity::NAMESPACE_ID, shown, &identity, AnaState::Optimized);
-    let export = Rc::new(Export { subsystem, device, engine: RefCell::default() });
+    let local = |member: &MemberSpec| Some(Local { replica: member.replica, store: member.store? });
+    let device = Standby::new(geometry, spec.members.iter().find_map(local));
+    let shown = Shown::new(spec.volume, Rc::clone(&device));
+    shown.set(&inner, &spec.frontends).await?;
+    let export = Rc::new(Export { shown, device, engine: RefCell::default() });
     room().exports.borrow_mut().insert(spec.volume, export);
     Ok(())
+}
+
+/// Changes how hosts reach the volume.
+pub(super) async fn set_frontends(inner: Arc<Inner>, volume: Uuid, wanted: Frontends) -> Result<(), ControlError> {
+    let export = find(volume).ok_or_else(|| ControlError::not_found("export", volume))?;
+    export.shown.set(&inner, &wanted).await
 }
 
 /// Starts the engine and puts it behind the export as soon as it serves.
@@ -139,11 +142,13 @@ async fn serve_until_lost(export: Rc<Export>, engine: Rc<Engine>) {
     // An error means that it was stopped: its status says so.
     if engine.ready().await.is_ok() {
         export.device.serve(Rc::clone(&engine) as Rc<dyn BlockDevice>);
+        // The size on record may be newer than the one that hosts were shown meanwhile.
+        export.shown.refresh();
     }
     if engine.stopped().await.kind() == ErrorKind::Fenced {
         // Another engine has the volume (I14): this path leads nowhere any more, and hosts that have another one take that. What they
         // had sent is answered so too, not with an error of the data.
-        export.subsystem.set_ana_state(nvmf_target::identity::NAMESPACE_ID, AnaState::Inaccessible);
+        export.shown.set_lost();
         export.device.end_waiting();
     }
 }
@@ -160,9 +165,10 @@ pub(super) async fn wait_until_served(volume: Uuid, limit: Duration) {
 /// Ends the export and the engine, in order. An absent one is a success.
 pub(super) async fn stop(volume: Uuid) {
     let Some(export) = room().exports.borrow_mut().remove(&volume) else { return };
+    export.shown.disconnect();
     // What waits for the engine is answered, so that connections can drain.
     export.device.end_waiting();
-    export.subsystem.stop().await;
+    export.shown.stop().await;
     let engine = export.engine.take();
     if let Some(engine) = engine {
         engine.stop().await;
@@ -195,8 +201,9 @@ async fn update_addresses(registry: &dyn Registry, spec: &EngineSpec) -> Result<
     Ok(())
 }
 
-/// Forgets which replicas of a volume are in sync.
+/// Forgets which replicas of a volume are in sync, and what hosts have reserved of it.
 pub(super) async fn forget_membership(inner: Arc<Inner>, volume: Uuid) -> Result<(), ControlError> {
+    frontends::remove_reservations(&inner, volume).await?;
     room().registry(&inner).remove(volume).await.map_err(registry_error)
 }
 
@@ -221,7 +228,7 @@ pub(super) async fn change(volume: Uuid, name: String, change: VolumeChange) -> 
     };
     done.map_err(|error| engine_error(&name, error))?;
     // I39: it is durable on every replica in sync.
-    export.subsystem.refresh(nvmf_target::identity::NAMESPACE_ID);
+    export.shown.refresh();
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use lvol::StoreLimits;
 use proto::v1::{EngineState, MemberState};
 use uuid::Uuid;
 
-use crate::control::{Comparison, ControlError};
+use crate::control::{Comparison, ControlError, Frontends};
 
 /// Where and what a store is.
 #[derive(Clone, Debug)]
@@ -120,14 +120,27 @@ pub(crate) struct ExportIdentity {
     pub(crate) serial: String,
     /// 32 hexadecimal digits.
     pub(crate) nguid: String,
+    pub(crate) iqn: String,
+    /// Of the SCSI unit.
+    pub(crate) unit_serial: String,
+    /// 16 hexadecimal digits.
+    pub(crate) naa: String,
 }
 
 impl ExportIdentity {
     /// All of it derives from the volume's UUID (I37).
     pub(crate) fn of(volume: Uuid) -> Self {
         let identity = nvmf_target::Identity::of_volume(volume);
-        let nguid = identity.nguid.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { nqn: identity.nqn, serial: identity.serial, nguid }
+        let target = iscsi_target::Identity::of_volume(volume);
+        let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self {
+            nguid: hexadecimal(&identity.nguid),
+            nqn: identity.nqn,
+            serial: identity.serial,
+            iqn: target.name.to_string(),
+            unit_serial: target.serial(),
+            naa: hexadecimal(&target.naa()),
+        }
     }
 }
 
@@ -232,6 +245,7 @@ pub(crate) struct EngineSpec {
     pub(crate) block_size: u32,
     pub(crate) members: Vec<MemberSpec>,
     pub(crate) rebuild: engine::RebuildSettings,
+    pub(crate) frontends: Frontends,
 }
 
 /// A replica for an engine.

@@ -7,6 +7,7 @@
 mod engines;
 mod errors;
 mod facts;
+mod frontends;
 mod lvols;
 mod reactors;
 mod room;
@@ -34,7 +35,7 @@ pub(crate) use self::facts::{
 pub(crate) use self::reactors::Reactors;
 
 use crate::config::Config;
-use crate::control::ControlError;
+use crate::control::{ControlError, Frontends};
 
 /// The reactor that listens, and keeps the membership records. Connections move on to the reactor of their volume.
 const FIRST: usize = 0;
@@ -50,7 +51,9 @@ struct Inner {
     handles: Vec<reactor::Handle>,
     replicas: replica::Directory,
     subsystems: Arc<nvmf_target::Directory>,
+    targets: Arc<iscsi_target::Directory>,
     registry: PathBuf,
+    reservations: PathBuf,
     node: String,
     replica_deadline: Duration,
     /// Bytes a second at which each store hashes its snapshots; 0 for not at all.
@@ -213,7 +216,22 @@ impl DataPath {
 
     /// Shows a volume to hosts. Their commands wait until its engine is started.
     pub(crate) async fn export(&self, home: usize, spec: EngineSpec) -> Result<(), ControlError> {
-        self.on(home, move |inner| async move { engines::export(&inner, &spec) }).await?
+        self.on(home, move |inner| engines::export(inner, spec)).await?
+    }
+
+    /// Changes how hosts reach an exported volume.
+    pub(crate) async fn set_frontends(
+        &self,
+        home: usize,
+        volume: Uuid,
+        frontends: Frontends,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |inner| engines::set_frontends(inner, volume, frontends)).await?
+    }
+
+    /// Every volume is shown to hosts: one that they do not find now is not there.
+    pub(crate) fn all_exported(&self) {
+        self.inner.targets.set_starting(false);
     }
 
     /// Starts the engine of an exported volume.

@@ -28,11 +28,16 @@ impl Reactors {
 
     /// What reaches them from other threads.
     pub(crate) fn data_path(&self, state: &StateDirectory) -> DataPath {
+        let targets = iscsi_target::Directory::new();
+        // Initiators give up at once when their target is not there.
+        targets.set_starting(true);
         let inner = Inner {
             handles: self.reactors.iter().map(Reactor::handle).collect(),
             replicas: replica::Directory::new(),
             subsystems: nvmf_target::Directory::new(),
+            targets,
             registry: state.registry(),
+            reservations: state.reservations(),
             node: self.config.node.clone(),
             replica_deadline: self.config.replica_deadline,
             hash_rate: self.config.hash_rate,

@@ -41,6 +41,7 @@ pub(super) struct Room {
     /// Membership records of the volumes whose engine is here.
     registry: OnceCell<Rc<FileRegistry>>,
     hosts: RefCell<Vec<Listener>>,
+    portals: RefCell<Vec<iscsi_target::Listener>>,
     engines: RefCell<Option<ReplicaListener>>,
 }
 
@@ -76,6 +77,14 @@ pub(super) async fn listen(inner: Arc<Inner>, config: Config) -> anyhow::Result<
             room.hosts.borrow_mut().push(listener);
         }
     }
+    for address in &config.iscsi {
+        let options = iscsi_target::ListenerOptions::new(*address);
+        let bind = || iscsi_target::Listener::bind(&inner.targets, options.clone());
+        let listener = while_released(io::ErrorKind::AddrInUse, bind)
+            .await
+            .with_context(|| format!("cannot serve iSCSI at {address} (iscsi)"))?;
+        room.portals.borrow_mut().push(listener);
+    }
     Ok(())
 }
 
@@ -99,6 +108,7 @@ pub(super) async fn while_released<T>(
 /// Closes the door to hosts.
 pub(super) fn stop_hosts() {
     room().hosts.take();
+    room().portals.take();
 }
 
 /// Closes the door to engines.

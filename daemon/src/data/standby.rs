@@ -4,7 +4,10 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use block_device::{BlockDevice, ErrorKind, Geometry, Reply, Request};
+use block_device::{Allocations, BlockDevice, ErrorKind, Geometry, Reply, Request, Space};
+use uuid::Uuid;
+
+use super::room::room;
 
 /// How many requests wait for an engine; more are told to come again. A host has no more in flight on a few queues.
 const MOST_WAITING: usize = 4096;
@@ -14,6 +17,15 @@ const MOST_WAITING: usize = 4096;
 pub(super) struct Standby {
     geometry: Geometry,
     state: RefCell<State>,
+    /// The replica on this reactor, whose store says what space there is.
+    local: Option<Local>,
+}
+
+/// A replica of this reactor, and the store it is in.
+#[derive(Clone, Copy)]
+pub(super) struct Local {
+    pub(super) replica: Uuid,
+    pub(super) store: Uuid,
 }
 
 enum State {
@@ -24,8 +36,8 @@ enum State {
 
 impl Standby {
     /// A device of this geometry without an engine.
-    pub(super) fn new(geometry: Geometry) -> Rc<Self> {
-        Rc::new(Self { geometry, state: RefCell::new(State::Waiting(VecDeque::new())) })
+    pub(super) fn new(geometry: Geometry, local: Option<Local>) -> Rc<Self> {
+        Rc::new(Self { geometry, state: RefCell::new(State::Waiting(VecDeque::new())), local })
     }
 
     /// Hands everything that waits, and all that comes, to the engine.
@@ -74,6 +86,23 @@ impl BlockDevice for Standby {
             _ => reply.fail(ErrorKind::Unavailable),
         }
     }
+
+    fn allocation(&self, from: u64, max: usize) -> Allocations<'_> {
+        let engine = match &*self.state.borrow() {
+            State::Serving(engine) => Some(Rc::clone(engine)),
+            State::Waiting(_) | State::Ended => None,
+        };
+        Box::pin(async move { engine?.allocation(from, max).await })
+    }
+
+    fn space(&self) -> Option<Space> {
+        let local = self.local?;
+        let room = room();
+        let stores = room.stores.borrow();
+        let server = stores.get(&local.store)?;
+        let used = server.info(local.replica)?.used_bytes;
+        Some(Space { used, available: server.store().info().free })
+    }
 }
 
 #[cfg(test)]
@@ -89,7 +118,7 @@ mod tests {
 
     fn standby() -> (Rc<Standby>, Geometry) {
         let geometry = Geometry::new(1 << 20, 4096).expect("a good size");
-        (Standby::new(geometry), geometry)
+        (Standby::new(geometry, None), geometry)
     }
 
     #[test]

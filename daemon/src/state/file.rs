@@ -1,11 +1,15 @@
-//! Small files replaced as a whole.
+//! Small files replaced as a whole. Nobody else may read them: some hold secrets.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// What temporary files end with; leftovers of a crash are removed when a folder is opened.
 pub(super) const TEMPORARY: &str = ".new";
+
+/// The mode of all files.
+const OWNER_ONLY: u32 = 0o600;
 
 /// Replaces a file. When this returns the new content is durable; after a crash before that, the file has the old
 /// content or the new.
@@ -13,7 +17,9 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(TEMPORARY);
     let temporary = Path::new(&temporary);
-    let mut file = File::create(temporary)?;
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(OWNER_ONLY).open(temporary)?;
+    // One that a crash left has the mode that it had.
+    file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(temporary, path)?;

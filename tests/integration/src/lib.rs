@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod host;
+mod initiator;
 pub mod lvols;
 mod mounted;
 mod network;
@@ -21,11 +22,13 @@ use anyhow::{Context, bail, ensure};
 use cli::client::{Client, answer};
 use cli::cluster::{self, Cluster};
 use proto::v1::{
-    CreateStoreRequest, CreateVolumeRequest, Engine, EngineState, GetVolumeRequest, NvmfExport, Store, Volume,
+    CreateStoreRequest, CreateVolumeRequest, Engine, EngineState, GetVolumeRequest, IscsiExport, NvmfExport, Store,
+    Volume,
 };
 use tempfile::TempDir;
 
 pub use crate::host::{Host, attach};
+pub use crate::initiator::{Answer, INITIATOR, Initiator, login_options};
 pub use crate::mounted::Mounted;
 pub use crate::network::Network;
 
@@ -167,6 +170,11 @@ impl Drop for House {
             }
         }
     }
+}
+
+/// How initiators reach a volume.
+pub fn target_of(volume: &Volume) -> anyhow::Result<&IscsiExport> {
+    volume.engine.as_ref().and_then(|engine| engine.iscsi.as_ref()).context("the volume is no target")
 }
 
 /// How hosts reach a volume.

@@ -68,7 +68,13 @@ impl Network {
     /// Where the daemon of a node listens.
     pub fn addresses(index: usize) -> Addresses {
         let at = |port| SocketAddr::new(address(index), port);
-        Addresses { grpc: at(9500), replica: at(9600), nvmf: at(4420), discovery: at(8009) }
+        Addresses {
+            grpc: at(9500),
+            replica: at(9600),
+            nvmf: at(4420),
+            discovery: at(8009),
+            portals: [at(3260), at(3261)],
+        }
     }
 
     /// What to put before a command so that it runs on a node.

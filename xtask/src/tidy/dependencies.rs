@@ -36,7 +36,7 @@ const HOUSE: &[Room] = &[
         tests_use: &["nvmf-initiator"],
     },
     room("iscsi-target", &["iscsi-target-protocol", "scsi-protocol", "block-device", "reactor"]),
-    room("daemon", &["nvmf-target", "engine", "replica", "lvol", "block-device", "reactor", "proto"]),
+    room("daemon", &["nvmf-target", "iscsi-target", "engine", "replica", "lvol", "block-device", "reactor", "proto"]),
     // `store check` and `store dump` must work when the daemon does not: docs/decisions/0004-offline-tools-read-the-disk.md.
     room("cli", &["proto", "nvmf-initiator", "lvol", "reactor"]),
     room(
@@ -57,7 +57,10 @@ const HOUSE: &[Room] = &[
         ],
     ),
     room("fuzz", &["fuzzing"]),
-    room("integration", &["cli", "proto", "nvmf-initiator", "lvol", "block-device", "reactor", "loop-device"]),
+    room(
+        "integration",
+        &["cli", "proto", "nvmf-initiator", "iscsi-target-protocol", "lvol", "block-device", "reactor", "loop-device"],
+    ),
     room("e2e", &["cli"]),
     room("xtask", &[]),
 ];

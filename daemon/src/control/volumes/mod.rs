@@ -25,6 +25,7 @@ use uuid::Uuid;
 use crate::control::deletions::{DeletionRecord, Deletions};
 use crate::control::engines::{EngineRecord, Engines, RebuildRecord};
 use crate::control::error::{Comparison, ControlError};
+use crate::control::frontends::Frontends;
 use crate::control::locks::KeyedLocks;
 use crate::control::peers::{self, Peers};
 use crate::control::replicas::Replicas;
@@ -260,6 +261,7 @@ impl Volumes {
             block_size: record.block_size,
             members,
             rebuild: RebuildRecord::default(),
+            frontends: Frontends::default(),
         };
         self.here.engines.create_record(engine, true).await?;
         record.phase = Phase::Created;
