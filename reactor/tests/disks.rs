@@ -8,10 +8,10 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
-use reactor::{Buffer, Config, Disk, DiskAction, DiskOptions, Reactor, Slice, files, spawn};
+use reactor::{Buffer, Config, Disk, DiskAction, DiskOptions, Slice, files, spawn};
 use smallvec::SmallVec;
 
-use support::{pattern, patterned, poll_once, run};
+use support::{pattern, patterned, poll_once, run, run_with};
 
 fn create(size: u64) -> DiskOptions {
     DiskOptions { create: Some(size), buffered: true, ..DiskOptions::default() }
@@ -85,7 +85,7 @@ fn discarding_gives_space_back() {
 #[test]
 fn many_operations_go_through_a_tiny_ring() {
     let config = Config { ring_entries: 2, ..Config::default() };
-    let done = Reactor::run(&config, async {
+    run_with(&config, async {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = Disk::open(&folder.path().join("disk"), &create(4 << 20)).expect("opened");
         let write = |at: usize| {
@@ -98,7 +98,6 @@ fn many_operations_go_through_a_tiny_ring() {
         }
         assert!(read(&disk, 0, 4 << 20).await.iter().enumerate().all(|(at, &byte)| byte == pattern(at)));
     });
-    done.expect("a reactor");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use reactor::{Buffer, Config, DetachedStream, Handle, Reactor, Slice, TcpListener, TcpStream, spawn, yield_now};
 
-use support::{any_port, pair, pattern, patterned, poll_once, receive_exactly, run, until};
+use support::{any_port, pair, pattern, patterned, poll_once, receive_exactly, run, run_with, until};
 
 #[test]
 fn bytes_arrive_in_order_and_then_the_end() {
@@ -112,15 +112,15 @@ fn a_restarted_listener_takes_its_address_again_at_once() {
 #[test]
 fn congestion_control_is_set_or_refused_by_name() {
     let with = |name: &str| Config { congestion: Some(name.to_owned()), ..Config::default() };
-    let pinged = Reactor::run(&with("reno"), async {
+    let pinged = run_with(&with("reno"), async {
         let (server, client) = pair().await;
         client.push_copy(b"ping");
         client.flush();
         receive_exactly(&server, 4).await
     });
-    assert_eq!(pinged.expect("a reactor"), b"ping");
-    let refused = Reactor::run(&with("no-such"), async { TcpListener::bind(any_port()).err() });
-    let error = refused.expect("a reactor").expect("refused");
+    assert_eq!(pinged, b"ping");
+    let refused = run_with(&with("no-such"), async { TcpListener::bind(any_port()).err() });
+    let error = refused.expect("refused");
     assert!(error.to_string().contains("no-such"), "{error}");
 }
 
@@ -199,7 +199,7 @@ fn a_reader_that_stops_stops_the_sender_and_nobody_else() {
 #[test]
 fn kept_chunks_starve_nobody() {
     let config = Config { receive_buffers: 4, receive_buffer_size: 4096, ..Config::default() };
-    let done = Reactor::run(&config, async {
+    run_with(&config, async {
         let mut kept = Vec::new();
         for _ in 0..8 {
             let (server, client) = pair().await;
@@ -219,14 +219,13 @@ fn kept_chunks_starve_nobody() {
             assert!(bytes[..] == patterned(0..65_536)[..], "kept bytes stay as they are");
         }
     });
-    done.expect("a reactor");
 }
 
 /// More streams than buffers, all flooded at once: the kernel runs out of buffers again and again.
 #[test]
 fn a_dry_receive_ring_recovers() {
     let config = Config { receive_buffers: 2, receive_buffer_size: 1024, ring_entries: 4, ..Config::default() };
-    let done = Reactor::run(&config, async {
+    run_with(&config, async {
         const LENGTH: usize = 300_000;
         let mut readers = Vec::new();
         for _ in 0..20 {
@@ -243,7 +242,6 @@ fn a_dry_receive_ring_recovers() {
             reader.await.expect("whole and in order");
         }
     });
-    done.expect("a reactor");
 }
 
 /// Streams that are flushed and dropped in one turn while the ring is full: what waited for room goes out on its own
@@ -251,7 +249,7 @@ fn a_dry_receive_ring_recovers() {
 #[test]
 fn a_stream_dropped_after_a_flush_still_sends() {
     let config = Config { ring_entries: 2, ..Config::default() };
-    let done = Reactor::run(&config, async {
+    run_with(&config, async {
         for _ in 0..20 {
             let mut pairs = Vec::new();
             for number in 0..30_u8 {
@@ -274,7 +272,6 @@ fn a_stream_dropped_after_a_flush_still_sends() {
             }
         }
     });
-    done.expect("a reactor");
 }
 
 #[test]

@@ -3,15 +3,40 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::future::poll_fn;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::task::Poll;
+use std::thread;
+use std::time::Duration;
 
 use reactor::{Config, Reactor, Slice, TcpListener, TcpStream, spawn};
 
+/// No test here takes longer, on however busy a machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// Runs a future on a reactor with default settings.
 pub(crate) fn run<F: Future<Output: 'static> + 'static>(future: F) -> F::Output {
-    Reactor::run(&Config::default(), future).expect("a reactor")
+    run_with(&Config::default(), future)
+}
+
+/// Runs a future on a reactor. One that never ends ends the whole program of tests, with the test's name: neither a timer nor
+/// a panic could end a reactor that hangs.
+pub(crate) fn run_with<F: Future<Output: 'static> + 'static>(config: &Config, future: F) -> F::Output {
+    let (running, ended) = mpsc::channel::<()>();
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    let watch = thread::spawn(move || {
+        if ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            // Not `eprintln`: what that says is kept for the end of the test.
+            let _ = writeln!(std::io::stderr(), "{name} has not ended after {} s", LIMIT.as_secs());
+            std::process::abort();
+        }
+    });
+    let output = Reactor::run(config, future).expect("a reactor");
+    drop(running);
+    watch.join().expect("a watch does not panic");
+    output
 }
 
 pub(crate) fn any_port() -> SocketAddr {
