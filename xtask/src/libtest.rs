@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
@@ -21,6 +21,7 @@ pub(crate) enum Tell {
 /// Runs `command`, which runs programs of tests, and adds what these say to `report`. `name` is its own.
 pub(crate) fn run(command: &mut Command, name: &str, log: &Path, limit: Duration, tell: Tell, report: &mut Report) {
     println!("{name}:");
+    let start = Instant::now();
     let mut count = Count { program: name.to_owned(), ..Count::default() };
     let result = process::run_logged(command, log, limit, |line| {
         let sum = count.read(line);
@@ -35,6 +36,7 @@ pub(crate) fn run(command: &mut Command, name: &str, log: &Path, limit: Duration
         Ok(status) => Some(anyhow!("{status}, see {}", log.display())),
         Err(error) => Some(error.context(format!("see {}", log.display()))),
     };
+    println!("    {name}: {} passed in {:.1} s", count.passed, start.elapsed().as_secs_f64());
     report.add(count.passed, count.failures, count.ignored);
     if let Some(problem) = problem {
         report.fail(name, &problem);

@@ -54,6 +54,11 @@ impl Report {
         self.skipped += skipped;
     }
 
+    /// Adds what another run counted.
+    pub(crate) fn take_in(&mut self, other: Self) {
+        self.add(other.passed, other.failures, other.skipped);
+    }
+
     /// Lists the failures, prints the closing line, and gives the exit code: 0 if something passed and nothing failed.
     pub(crate) fn close(&self) -> ExitCode {
         if !self.failures.is_empty() {

@@ -41,13 +41,7 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
     if report.check("build", || programs::build_with_tests(workspace)).is_some() {
         provide_for_scenarios(&mut report);
         let seeds = simulate(workspace, if fast { SIMULATED_FAST } else { SIMULATED }, &mut report);
-        let mut tests = cargo(workspace);
-        tests.args(["test", "--workspace", "--no-fail-fast"]).env("ASHLAR_BIN_DIR", test_programs(workspace));
-        if long {
-            tests.env("ASHLAR_LONG_TESTS", "1");
-        }
-        let limit = if long { LONG_LIMIT } else { LIMIT };
-        libtest::run(&mut tests, "cargo test", &workspace.log("tests")?, limit, Tell::Sums, &mut report);
+        test(workspace, long, &mut report);
         miri::run(workspace, &mut report);
         if fast {
             report.skip("e2e", "left out by --fast");
@@ -59,6 +53,31 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
         }
     }
     Ok(report.close())
+}
+
+/// Runs the tests of the crates, and beside them those of whole daemons, which wait more than they work.
+fn test(workspace: &Workspace, long: bool, report: &mut Report) {
+    let (mut crates, mut daemons) = (Report::default(), Report::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| cargo_test(workspace, "tests of daemons", &["--package", "integration"], long, &mut daemons));
+        cargo_test(workspace, "tests of crates", &["--workspace", "--exclude", "integration"], long, &mut crates);
+    });
+    report.take_in(crates);
+    report.take_in(daemons);
+}
+
+/// Runs `cargo test` with the tests of some packages.
+fn cargo_test(workspace: &Workspace, name: &str, packages: &[&str], long: bool, report: &mut Report) {
+    let mut tests = cargo(workspace);
+    tests.arg("test").args(packages).arg("--no-fail-fast").env("ASHLAR_BIN_DIR", test_programs(workspace));
+    if long {
+        tests.env("ASHLAR_LONG_TESTS", "1");
+    }
+    let limit = if long { LONG_LIMIT } else { LIMIT };
+    match workspace.log(&name.replace(' ', "-")) {
+        Ok(log) => libtest::run(&mut tests, name, &log, limit, Tell::Sums, report),
+        Err(error) => report.fail(name, &error),
+    }
 }
 
 /// What `tests/integration/tests/scenarios` needs. Without it they leave themselves out.
