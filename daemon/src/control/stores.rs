@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!            create                 open               delete
-//!   (none) ──────────▶ OPENING ──────────────▶ READY ──────────▶ (none)
+//!   (none) ─▶ CREATING ─▶ OPENING ───────────▶ READY ──────────▶ (none)
 //!     start ─────────────▲ │ ▲                   ▲
 //!                          │ └ create again ─┐   │ create again
 //!                          └──────────────▶ FAILED ──────────────▶ (none)
 //!                             cannot be read, with the reason        delete
 //! ```
+//! Changes of one store wait for one another; one whose disk hangs holds up none of another.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -19,10 +20,11 @@ use std::time::{Duration, Instant};
 
 use proto::v1::{self, StoreState};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 use uuid::Uuid;
 
 use super::error::{Comparison, ControlError};
+use super::locks::KeyedLocks;
 use super::request;
 use super::scrubs::{self, Schedule, ScrubRecords};
 use crate::data::{Backing, DataPath, StoreFacts, StoreSpec, WantedLimits};
@@ -51,8 +53,8 @@ pub(crate) struct Stores {
     records: Records<StoreRecord>,
     scrubs: Arc<ScrubRecords>,
     entries: Mutex<BTreeMap<Uuid, Entry>>,
-    /// One creation or deletion at a time: they are rare, and names, UUIDs and paths must be unique among all.
-    changes: tokio::sync::Mutex<()>,
+    /// One change at a time for each name.
+    changes: KeyedLocks<String>,
     /// Sent to when a store's state changes.
     changed: watch::Sender<()>,
 }
@@ -69,6 +71,8 @@ struct Entry {
 
 #[derive(Clone, PartialEq, Eq)]
 enum State {
+    /// Its disk is made and formatted: nothing is in it yet, and its name, UUID and path are taken.
+    Creating,
     Opening,
     Ready,
     Failed(String),
@@ -97,7 +101,7 @@ impl Stores {
             records,
             scrubs,
             entries: Mutex::default(),
-            changes: tokio::sync::Mutex::default(),
+            changes: KeyedLocks::default(),
             changed: watch::Sender::new(()),
         });
         for record in loaded.records.into_values() {
@@ -108,7 +112,7 @@ impl Stores {
 
     fn take_in(self: &Arc<Self>, record: StoreRecord) {
         let spec = record.spec();
-        let home = self.next_home();
+        let home = self.next_home(&self.entries());
         let unfinished = "its creation was cut off; send the same command again to finish it, or delete the store";
         let state = if record.formatted { State::Opening } else { State::Failed(unfinished.to_owned()) };
         self.entries().insert(spec.uuid, Entry::new(spec.clone(), home, state));
@@ -140,7 +144,7 @@ impl Stores {
     /// Makes a store, or returns the one that is there (I30).
     pub(crate) async fn create(&self, request: v1::CreateStoreRequest) -> Result<v1::Store, ControlError> {
         let wanted = Wanted::parse(&request)?;
-        let _change = self.changes.lock().await;
+        let _change = self.changes.lock(wanted.name.clone()).await;
         let existing = self.entries().values().find(|entry| entry.spec.name == wanted.name).cloned();
         let uuid = match existing {
             Some(entry) => self.create_again(&wanted, entry).await?,
@@ -159,7 +163,7 @@ impl Stores {
             .field("cluster_size_bytes", spec.cluster_size, wanted.cluster_size)
             .optional("uuid", spec.uuid, wanted.uuid)
             .finish("store", &spec.name)?;
-        if let State::Failed(_) = entry.state {
+        if let State::Failed(_) | State::Creating = entry.state {
             let spec = StoreSpec { backing: wanted.backing.clone(), ..spec.clone() };
             self.format_if_cut_off(&spec, wanted.limits, entry.home).await?;
             self.open(&spec, entry.home).await?;
@@ -182,8 +186,6 @@ impl Stores {
         Ok(())
     }
 
-    /// The record comes first, so that a crash in the middle leaves a store that a repeated call can finish, under the
-    /// same UUID.
     async fn create_new(&self, wanted: Wanted) -> Result<Uuid, ControlError> {
         let spec = StoreSpec {
             uuid: wanted.uuid.unwrap_or_else(Uuid::new_v4),
@@ -191,13 +193,33 @@ impl Stores {
             backing: wanted.backing,
             cluster_size: wanted.cluster_size,
         };
-        self.check_unused(&spec)?;
-        let home = self.next_home();
-        let mut record = StoreRecord::of(&spec);
+        let home = self.reserve(&spec)?;
+        if let Err(error) = self.make(&spec, wanted.limits, home).await {
+            self.entries().remove(&spec.uuid);
+            self.changed.send_replace(());
+            return Err(error);
+        }
+        self.open(&spec, home).await?;
+        Ok(spec.uuid)
+    }
+
+    /// Takes the name, the UUID and the path of a store, which are unique among all; returns the reactor that it gets.
+    fn reserve(&self, spec: &StoreSpec) -> Result<usize, ControlError> {
+        let mut entries = self.entries();
+        check_unused(&entries, spec)?;
+        let home = self.next_home(&entries);
+        entries.insert(spec.uuid, Entry::new(spec.clone(), home, State::Creating));
+        Ok(home)
+    }
+
+    /// The record comes first, so that a crash in the middle leaves a store that a repeated call can finish, under the
+    /// same UUID.
+    async fn make(&self, spec: &StoreSpec, limits: WantedLimits, home: usize) -> Result<(), ControlError> {
+        let mut record = StoreRecord::of(spec);
         if let Some(record) = &record {
             self.records.store(spec.uuid, record).await?;
         }
-        if let Err(error) = self.data.format_store(home, &spec, wanted.limits, false).await {
+        if let Err(error) = self.data.format_store(home, spec, limits, false).await {
             self.records.remove(spec.uuid).await?;
             return Err(error);
         }
@@ -205,40 +227,23 @@ impl Stores {
             record.formatted = true;
             self.records.store(spec.uuid, record).await?;
         }
-        self.entries().insert(spec.uuid, Entry::new(spec.clone(), home, State::Opening));
-        self.open(&spec, home).await?;
-        Ok(spec.uuid)
-    }
-
-    fn check_unused(&self, spec: &StoreSpec) -> Result<(), ControlError> {
-        let entries = self.entries();
-        if let Some(other) = entries.get(&spec.uuid) {
-            return Comparison::default().field("name", &other.spec.name, &spec.name).finish("store", spec.uuid);
-        }
-        let same_path = |entry: &&Entry| match (&entry.spec.backing, &spec.backing) {
-            (Backing::Path { path, .. }, Backing::Path { path: wanted, .. }) => path == wanted,
-            _ => false,
-        };
-        match entries.values().find(same_path) {
-            None => Ok(()),
-            Some(other) => {
-                let text = format!("{} is used by store `{}`", path_text(&spec.backing), other.spec.name);
-                Err(ControlError::precondition("PATH_IN_USE", text).with("store", &other.spec.name))
-            }
-        }
+        Ok(())
     }
 
     /// Closes a store and forgets it. An absent one is a success (I42).
     pub(crate) async fn delete(&self, request: v1::DeleteStoreRequest) -> Result<(), ControlError> {
         let expected = request::optional_uuid("expected_uuid", &request.expected_uuid)?;
-        let _change = self.changes.lock().await;
+        if self.find(&request.store).is_err() {
+            return Ok(());
+        }
+        let _change = self.turn(&request.store).await?;
         let Ok(entry) = self.find(&request.store) else { return Ok(()) };
         let spec = entry.spec;
         if expected.is_some_and(|expected| expected != spec.uuid) {
             return Err(ControlError::other_uuid("store", &spec.name, spec.uuid));
         }
         match entry.state {
-            State::Opening => return Err(still_opening(&spec.name)),
+            State::Creating | State::Opening => return Err(still_opening(&spec.name)),
             State::Failed(_) => {}
             State::Ready => self.close_empty(&spec, entry.home).await?,
         }
@@ -251,7 +256,7 @@ impl Stores {
 
     /// Makes a store larger. A file is made larger first, when a size is given.
     pub(crate) async fn grow(&self, request: v1::GrowStoreRequest) -> Result<v1::Store, ControlError> {
-        let _change = self.changes.lock().await;
+        let _change = self.turn(&request.store).await?;
         let open = self.open_store(&request.store)?;
         let spec = self.find(&request.store)?.spec;
         let size = (request.size_bytes > 0).then_some(request.size_bytes);
@@ -268,7 +273,7 @@ impl Stores {
 
     /// Sets how far the space of a store may be used.
     pub(crate) async fn set_limits(&self, request: v1::SetStoreLimitsRequest) -> Result<v1::Store, ControlError> {
-        let _change = self.changes.lock().await;
+        let _change = self.turn(&request.store).await?;
         let open = self.open_store(&request.store)?;
         let limits = WantedLimits { overcommit_percent: request.overcommit_percent, reserve: request.reserve_bytes };
         self.data.set_store_limits(open.home, open.uuid, limits).await?;
@@ -323,7 +328,7 @@ impl Stores {
         let entry = self.find(store)?;
         match &entry.state {
             State::Ready => Ok(entry.open()),
-            State::Opening => Err(still_opening(&entry.spec.name)),
+            State::Creating | State::Opening => Err(still_opening(&entry.spec.name)),
             State::Failed(reason) => {
                 let text = format!("store `{}` is not open: {reason}", entry.spec.name);
                 Err(ControlError::precondition("STORE_FAILED", text))
@@ -362,13 +367,13 @@ impl Stores {
     /// The stores that are not open, after a moment for those that are being opened: what they hold is in no list.
     pub(crate) async fn unopened(&self) -> Vec<v1::UnopenedStore> {
         self.wait_while_opening(|_| true).await;
-        self.entries().values().filter(|entry| entry.state != State::Ready).map(Entry::unopened).collect()
+        self.entries().values().filter(|entry| entry.state.may_hide()).map(Entry::unopened).collect()
     }
 
     /// The same, and an error also if one has failed, and so may hold things that nobody sees now.
     pub(crate) async fn all_open(&self) -> Result<(), ControlError> {
         self.none_opening().await?;
-        self.first_in(|state| *state != State::Ready).map_or(Ok(()), |entry| {
+        self.first_in(State::may_hide).map_or(Ok(()), |entry| {
             let text = format!("store `{}` is not open, and may hold it", entry.spec.name);
             Err(ControlError::unavailable("STORE_FAILED", text))
         })
@@ -397,7 +402,7 @@ impl Stores {
                     Some(State::Ready) => return Ok(()),
                     Some(State::Failed(reason)) => return Err(reason),
                     None => return Err("its store is not on this node".to_owned()),
-                    Some(State::Opening) => {}
+                    Some(State::Creating | State::Opening) => {}
                 }
                 if changed.changed().await.is_err() {
                     return Err("the daemon is stopping".to_owned());
@@ -428,9 +433,17 @@ impl Stores {
         entries.values().find(matches).cloned().ok_or_else(|| ControlError::not_found("store", store))
     }
 
+    /// Waits for a turn to change a store, but not for a disk that may hang (I42).
+    async fn turn(&self, store: &str) -> Result<OwnedMutexGuard<()>, ControlError> {
+        let entry = self.find(store)?;
+        match entry.state {
+            State::Creating | State::Opening => Err(still_opening(&entry.spec.name)),
+            State::Ready | State::Failed(_) => Ok(self.changes.lock(entry.spec.name).await),
+        }
+    }
+
     /// The reactor with the fewest stores.
-    fn next_home(&self) -> usize {
-        let entries = self.entries();
+    fn next_home(&self, entries: &BTreeMap<Uuid, Entry>) -> usize {
         let stores_of = |home: &usize| entries.values().filter(|entry| entry.home == *home).count();
         (0..self.data.reactors()).min_by_key(stores_of).unwrap_or(0)
     }
@@ -445,6 +458,24 @@ impl Stores {
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Uuid, Entry>> {
         // Poisoned or not, the map is whole: no change of it has several steps.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An error if another store has the UUID or the path.
+fn check_unused(entries: &BTreeMap<Uuid, Entry>, spec: &StoreSpec) -> Result<(), ControlError> {
+    if let Some(other) = entries.get(&spec.uuid) {
+        return Comparison::default().field("name", &other.spec.name, &spec.name).finish("store", spec.uuid);
+    }
+    let same_path = |entry: &&Entry| match (&entry.spec.backing, &spec.backing) {
+        (Backing::Path { path, .. }, Backing::Path { path: wanted, .. }) => path == wanted,
+        _ => false,
+    };
+    match entries.values().find(same_path) {
+        None => Ok(()),
+        Some(other) => {
+            let text = format!("{} is used by store `{}`", path_text(&spec.backing), other.spec.name);
+            Err(ControlError::precondition("PATH_IN_USE", text).with("store", &other.spec.name))
+        }
     }
 }
 
@@ -480,6 +511,13 @@ fn path_text(backing: &Backing) -> String {
     }
 }
 
+impl State {
+    /// Whether the store may hold what is in no list.
+    fn may_hide(&self) -> bool {
+        matches!(self, Self::Opening | Self::Failed(_))
+    }
+}
+
 impl Entry {
     fn new(spec: StoreSpec, home: usize, state: State) -> Self {
         Self { spec, home, state, since: Instant::now() }
@@ -488,7 +526,9 @@ impl Entry {
     fn unopened(&self) -> v1::UnopenedStore {
         let (state, reason) = match &self.state {
             State::Failed(reason) => (StoreState::Failed, reason.clone()),
-            State::Opening | State::Ready => (StoreState::Opening, "it is still being read".to_owned()),
+            State::Creating | State::Opening | State::Ready => {
+                (StoreState::Opening, "it is still being read".to_owned())
+            }
         };
         v1::UnopenedStore {
             uuid: self.spec.uuid.to_string(),
@@ -508,6 +548,7 @@ impl Entry {
 
     fn describe(&self, facts: Option<&StoreFacts>, schedule: &Schedule) -> v1::Store {
         let (state, reason) = match &self.state {
+            State::Creating => (StoreState::Opening, "it is being made".to_owned()),
             State::Opening => (StoreState::Opening, String::new()),
             State::Ready => match facts.and_then(|facts| facts.failure.clone()) {
                 None => (StoreState::Ready, facts.map_or_else(String::new, |facts| scrubs::damage(&facts.scrub))),

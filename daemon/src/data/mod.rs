@@ -9,6 +9,7 @@ mod errors;
 mod facts;
 mod frontends;
 mod lvols;
+mod paths;
 mod reactors;
 mod room;
 mod scrubs;
@@ -80,6 +81,7 @@ impl DataPath {
         again: bool,
     ) -> Result<(), ControlError> {
         let spec = spec.clone();
+        paths::reach(&spec.backing).await;
         self.on(home, move |_| stores::format(spec, limits, again)).await?
     }
 
@@ -91,6 +93,7 @@ impl DataPath {
         last_scrub: Option<ScrubRun>,
     ) -> Result<(), ControlError> {
         let spec = spec.clone();
+        paths::reach(&spec.backing).await;
         self.on(home, move |inner| stores::open(inner, spec, last_scrub)).await?
     }
 

@@ -1,9 +1,15 @@
 //! Stores that grow and have limits, while a volume in them is used.
 
+use std::fs::File;
+use std::time::{Duration, Instant};
+
 use anyhow::ensure;
 use cli::client::answer;
-use integration::{Host, House, MIB, export_of, said};
-use proto::v1::{CreateVolumeRequest, GetStoreRequest, GrowStoreRequest, SetStoreLimitsRequest, Store};
+use integration::{Host, House, MIB, PATIENCE, export_of, said};
+use proto::v1::{
+    CreateStoreRequest, CreateVolumeRequest, DeleteStoreRequest, GetStoreRequest, GrowStoreRequest,
+    SetStoreLimitsRequest, Store, StoreState,
+};
 use tonic::Code;
 
 fn grow(size_bytes: u64) -> GrowStoreRequest {
@@ -47,6 +53,49 @@ async fn a_store_grows_in_use_and_after_kills_in_the_middle_of_it() -> anyhow::R
         let length = (round + 1) * MIB;
         assert!(host.read(address, &nqn, 0, length as usize).await?.iter().all(|byte| *byte == 1));
     }
+    Ok(())
+}
+
+/// The file of one store is locked by somebody else, for which the daemon waits some seconds: as if its disk hung.
+#[tokio::test]
+async fn a_store_whose_making_hangs_holds_up_no_other() -> anyhow::Result<()> {
+    let house = House::open(&["a"], 64 * MIB).await?;
+    let path = |name: &str| house.cluster.nodes()[0].folder().join(name).display().to_string();
+    let create = |name: &str, path: &str| {
+        let request = CreateStoreRequest {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            size_bytes: 64 * MIB,
+            ..CreateStoreRequest::default()
+        };
+        let client = house.client(0);
+        async move { Ok::<_, anyhow::Error>(client.await?.stores().create(request).await) }
+    };
+    let held = File::create(path("slow"))?;
+    held.set_len(64 * MIB)?;
+    held.lock()?;
+    let client = house.client(0).await?;
+    let request = CreateStoreRequest { name: "slow".to_owned(), path: path("slow"), ..CreateStoreRequest::default() };
+    let slow = tokio::spawn(async move { client.stores().create(request).await });
+    let limit = Instant::now() + PATIENCE;
+    let client = house.client(0).await?;
+    while client.stores().get(GetStoreRequest { store: "slow".to_owned() }).await.is_err() {
+        ensure!(Instant::now() < limit && !slow.is_finished(), "it is not being made");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    // Its name and path are taken.
+    let status = create("other", &path("slow")).await?.expect_err("the same path");
+    assert_eq!(proto::error::info(&status).expect("details").reason, "PATH_IN_USE");
+    let status = client.stores().delete(DeleteStoreRequest { store: "slow".to_owned(), ..Default::default() }).await;
+    assert_eq!(status.expect_err("being made").code(), Code::Unavailable, "I42");
+    // Everything else goes on: while one waits for the other, it gives up before the lock is released.
+    create("other", &path("other")).await?.map_err(anyhow::Error::from)?;
+    answer(client.stores().delete(DeleteStoreRequest { store: "other".to_owned(), ..Default::default() }).await)?;
+    house.create_volume("v", MIB, &["a"]).await?;
+    drop(held);
+    let slow = slow.await??.into_inner();
+    assert_eq!((slow.state(), slow.reason.as_str()), (StoreState::Ready, ""));
     Ok(())
 }
 
