@@ -179,6 +179,11 @@ impl Leaf {
         }
     }
 
+    /// Bytes of the heap that a packed leaf of so many entries takes.
+    pub(super) fn packed_bytes(entries: usize, whole: bool) -> u64 {
+        super::allocated(4 * packed_length(entries, whole))
+    }
+
     /// Bytes of the heap that the leaf takes, with what the allocator needs for them.
     pub(super) fn heap_bytes(&self) -> u64 {
         match self {
@@ -194,11 +199,16 @@ fn entry_of(words: &[u64], shape: Shape, place: u32) -> Entry<'_> {
     Entry(&words[at..at + shape.words()])
 }
 
+/// Words of a packed leaf of so many entries.
+fn packed_length(entries: usize, whole: bool) -> usize {
+    MASK + entries + if whole { 0 } else { entries.div_ceil(2) }
+}
+
 fn pack(words: &[u64], shape: Shape, room: Option<Box<[u32]>>) -> Box<[u32]> {
     let there = || words.iter().filter(|&&word| word != 0);
     let count = there().count();
     let whole = there().all(|&word| Entry(&[word]).is_whole(shape));
-    let length = MASK + count + if whole { 0 } else { count.div_ceil(2) };
+    let length = packed_length(count, whole);
     let mut packed = match room {
         Some(room) if room.len() == length => room,
         _ => vec![0; length].into_boxed_slice(),

@@ -1,13 +1,16 @@
 //! The map of one lvol: which of its blocks it holds, and where.
 //!
 //! A map has entries, one a cluster of the lvol: nothing, zeroes without a cluster, or a cluster and a bitmap of which of
-//! its 4 KiB blocks hold data. 64 entries make a leaf, 64 leaves a node; a list of nodes is the root, so a lookup is three
-//! dependent loads, and what was never written costs nothing. What was written in order costs next to nothing.
+//! its 4 KiB blocks hold data. 64 entries make a leaf, 64 leaves a node; a list of nodes is the root, so a lookup is few
+//! dependent loads, and what was never written costs nothing. What was written in order costs next to nothing, and nodes in which
+//! little is have no leaves.
 
 mod blocks;
 mod entry;
 mod leaf;
+mod node;
 mod pages;
+mod sparse;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -16,6 +19,7 @@ pub(crate) use blocks::{Blocks, MapEntry};
 use entry::{Entry, EntryMut};
 pub(crate) use entry::{Held, Run, Shape};
 use leaf::Leaf;
+use node::{LEAVES, Node};
 pub(crate) use pages::Loader;
 
 use crate::format::page::{Counts, Segment};
@@ -24,7 +28,7 @@ use crate::format::page::{Counts, Segment};
 pub(crate) const LEAF: u32 = 64;
 
 /// Entries a node.
-const NODE: u32 = 64 * LEAF;
+const NODE: u32 = LEAVES * LEAF;
 
 /// Why a change does not fit the map: the metadata on disk disagrees with itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +40,6 @@ impl fmt::Display for Inconsistent {
     }
 }
 
-type Node = Box<[Leaf; 64]>;
-
 /// The map of one lvol.
 pub(crate) struct Map {
     id: u32,
@@ -47,7 +49,7 @@ pub(crate) struct Map {
 
 #[derive(Default)]
 struct Table {
-    nodes: Vec<Option<Node>>,
+    nodes: Vec<Node>,
     /// Entries with a cluster.
     clusters: u64,
     /// Entries that are not empty, outside of zero leaves.
@@ -81,23 +83,23 @@ impl Map {
     /// Bytes of memory that it takes, with what the allocator needs for them.
     pub(crate) fn heap_bytes(&self) -> u64 {
         let table = self.table.borrow();
-        table.heap + allocated(table.nodes.capacity() * size_of::<Option<Node>>()) + size_of::<Self>() as u64
+        table.heap + allocated(table.nodes.capacity() * size_of::<Node>()) + size_of::<Self>() as u64
     }
 
     /// What the map holds at block `first` of cluster `index`, and for how many blocks, at most `count`, the same is
     /// true.
     pub(crate) fn run(&self, index: u32, first: u32, count: u32) -> Run {
-        self.table.borrow().leaf(index).run(self.shape, index % LEAF, first, count)
+        self.table.borrow().node(index).run(self.shape, index % NODE, first, count)
     }
 
     /// What the entry is as a whole: the cluster, or zeroes for some blocks, or nothing.
     pub(crate) fn kind(&self, index: u32) -> Held {
-        self.table.borrow().leaf(index).kind(self.shape, index % LEAF)
+        self.table.borrow().node(index).kind(self.shape, index % NODE)
     }
 
     /// An entry as a value.
     pub(crate) fn entry(&self, index: u32) -> MapEntry {
-        self.table.borrow().leaf(index).entry(self.shape, index % LEAF)
+        self.table.borrow().node(index).entry(self.shape, index % NODE)
     }
 
     /// Whether it holds nothing at all.
@@ -108,17 +110,13 @@ impl Map {
     /// The first cluster index from `index` on where the map may hold something.
     pub(crate) fn next_used(&self, index: u32) -> Option<u32> {
         let table = self.table.borrow();
-        let mut leaf = index / LEAF;
-        while let Some(node) = table.nodes.get((leaf / 64) as usize) {
-            match node {
-                Some(node) if !matches!(node[(leaf % 64) as usize], Leaf::Empty) => {
-                    return Some(index.max(leaf * LEAF));
-                }
-                Some(_) => leaf += 1,
-                None => leaf = (leaf / 64 + 1) * 64,
-            }
-        }
-        None
+        let start = index / NODE;
+        let mut nodes = table.nodes.get(start as usize..)?.iter().zip(start..);
+        nodes.find_map(|(node, number)| {
+            let from = if number == start { index % NODE / LEAF } else { 0 };
+            let leaf = number * LEAVES + node.next_leaf(from)?;
+            Some(index.max(leaf * LEAF))
+        })
     }
 
     /// Blocks of `cluster` hold data from now on. If the entry had another cluster, that one is replaced with all its
@@ -126,7 +124,7 @@ impl Map {
     pub(crate) fn set(&self, index: u32, cluster: u64, first: u32, count: u32, freed: &mut Vec<u64>) {
         let shape = self.shape;
         let mut table = self.table.borrow_mut();
-        if table.leaf_mut(index).fill(shape, index % LEAF, cluster, first, count) {
+        if table.node_mut(index).fill(shape, index % NODE, cluster, first, count) {
             return;
         }
         table.change(shape, index, |entry| {
@@ -167,8 +165,7 @@ impl Map {
     /// All clusters, in the order of the lvol.
     pub(crate) fn each_cluster(&self, mut visit: impl FnMut(u64)) {
         let table = self.table.borrow();
-        let leaves = table.nodes.iter().flatten().flat_map(|node| node.iter());
-        leaves.for_each(|leaf| leaf.each_cluster(self.shape, &mut visit));
+        table.nodes.iter().for_each(|node| node.each_cluster(self.shape, &mut visit));
     }
 
     /// Checks the entries of a merge: as many as the segment says, of this map's shape, none of them empty.
@@ -202,7 +199,7 @@ impl Map {
         let mut table = self.table.borrow_mut();
         for place in (0..LEAF).filter(|place| segment.present >> place & 1 == 1) {
             let index = segment.leaf * LEAF + place;
-            if !matches!(table.leaf(index), Leaf::Empty) {
+            if !table.is_empty_leaf(index) {
                 table.change(self.shape, index, |entry| entry.free_into(before));
             }
         }
@@ -229,7 +226,7 @@ impl Map {
             let mut table = self.table.borrow_mut();
             let whole_leaf = at == u64::from(index) * blocks && index.is_multiple_of(LEAF) && end >= leaf_end;
             if !clear && whole_leaf && table.is_empty_leaf(index) {
-                table.put_zero_leaf(index);
+                table.put_zero_leaf(self.shape, index);
                 at = leaf_end;
                 continue;
             }
@@ -241,44 +238,37 @@ impl Map {
 }
 
 impl Table {
-    fn leaf(&self, index: u32) -> &Leaf {
-        match self.nodes.get((index / NODE) as usize) {
-            Some(Some(node)) => &node[(index / LEAF % 64) as usize],
-            _ => &Leaf::Empty,
+    /// The node that an entry is in.
+    fn node(&self, index: u32) -> &Node {
+        self.nodes.get((index / NODE) as usize).unwrap_or(&Node::Empty)
+    }
+
+    fn node_mut(&mut self, index: u32) -> &mut Node {
+        let node = (index / NODE) as usize;
+        if self.nodes.len() <= node {
+            self.nodes.resize(node + 1, Node::Empty);
         }
+        &mut self.nodes[node]
     }
 
     fn is_empty_leaf(&self, index: u32) -> bool {
-        matches!(self.leaf(index), Leaf::Empty)
+        self.node(index).is_empty_leaf(leaf_of(index))
     }
 
-    fn leaf_mut(&mut self, index: u32) -> &mut Leaf {
-        let node = (index / NODE) as usize;
-        if self.nodes.len() <= node {
-            self.nodes.resize(node + 1, None);
-        }
-        let heap = &mut self.heap;
-        let node = self.nodes[node].get_or_insert_with(|| {
-            *heap += allocated(size_of::<[Leaf; 64]>());
-            Box::new([const { Leaf::Empty }; 64])
-        });
-        &mut node[(index / LEAF % 64) as usize]
+    fn put_zero_leaf(&mut self, shape: Shape, index: u32) {
+        self.leaves += u64::from(self.is_empty_leaf(index));
+        let (given_back, taken) = self.node_mut(index).make_dense(shape);
+        self.heap = self.heap + taken - given_back;
+        self.alter(shape, index, |node| node.put(shape, leaf_of(index), Leaf::Zero));
     }
 
-    fn put_zero_leaf(&mut self, index: u32) {
-        if matches!(std::mem::replace(self.leaf_mut(index), Leaf::Zero), Leaf::Empty) {
-            self.leaves += 1;
-        }
-    }
-
-    /// Changes one entry, and keeps the counts and the shortest form of its leaf.
+    /// Changes one entry, and keeps the counts and the shortest form of its node.
     fn change(&mut self, shape: Shape, index: u32, change: impl FnOnce(&mut EntryMut<'_>)) {
-        let leaf = self.leaf_mut(index);
-        let (was_empty, was_zero) = (matches!(leaf, Leaf::Empty), matches!(leaf, Leaf::Zero));
-        let heap_before = leaf.heap_bytes();
-        let (before, after) = leaf.change(shape, index % LEAF, change);
-        let heap_after = leaf.heap_bytes();
-        let (now_empty, now_zero) = (matches!(leaf, Leaf::Empty), matches!(leaf, Leaf::Zero));
+        let leaf = leaf_of(index);
+        let state = |node: &Node| (node.is_empty_leaf(leaf), node.is_zero_leaf(leaf));
+        let (was_empty, was_zero) = state(self.node(index));
+        let (before, after) = self.alter(shape, index, |node| node.change(shape, index % NODE, change));
+        let (now_empty, now_zero) = state(self.node(index));
         if was_zero {
             self.entries += u64::from(LEAF);
         }
@@ -287,7 +277,18 @@ impl Table {
             self.entries -= u64::from(LEAF);
         }
         self.leaves = self.leaves + u64::from(was_empty) - u64::from(now_empty);
-        self.heap = self.heap + heap_after - heap_before;
+    }
+
+    /// Makes a change of the leaf that an entry is in, and keeps count of the memory.
+    fn alter<T>(&mut self, shape: Shape, index: u32, change: impl FnOnce(&mut Node) -> T) -> T {
+        let leaf = leaf_of(index);
+        let node = self.node_mut(index);
+        let (few, heap_before) = (node.few(), node.heap_bytes(leaf));
+        let result = change(node);
+        let heap_after = node.heap_bytes(leaf);
+        let (given_back, taken) = node.settle(shape, leaf, few);
+        self.heap = self.heap + heap_after + taken - heap_before - given_back;
+        result
     }
 
     fn count(&mut self, before: Held, after: Held) {
@@ -296,6 +297,11 @@ impl Table {
         self.clusters = self.clusters + is_data(after) - is_data(before);
         self.entries = self.entries + is_entry(after) - is_entry(before);
     }
+}
+
+/// The leaf of its node that an entry is in.
+const fn leaf_of(index: u32) -> u32 {
+    index % NODE / LEAF
 }
 
 /// Bytes that an allocation of this size takes: a word before it, rounded up to 16, at least 32, none for nothing.

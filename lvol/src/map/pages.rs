@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::entry::Entry;
 use super::leaf::{Leaf, Words};
-use super::{Held, Inconsistent, LEAF, Map, Shape, Table};
+use super::{Held, Inconsistent, LEAF, LEAVES, Map, NODE, Shape, Table, leaf_of};
 use crate::format::layout::Layout;
 use crate::format::page::{Counts, Form, MapPage, MapPages, RawSegment, Segment};
 
@@ -13,18 +13,20 @@ impl Map {
     pub(crate) fn put_leaf(&self, leaf: u32, pages: &mut MapPages<'_>, counts: &mut Counts) -> Option<u32> {
         let leaf = self.next_used(leaf.checked_mul(LEAF)?)? / LEAF;
         let table = self.table.borrow();
-        let found = table.leaf(leaf * LEAF);
         counts.leaves += 1;
+        table.node(leaf * LEAF).with_leaf(self.shape, leaf % LEAVES, |found| self.put_form(leaf, found, pages, counts));
+        Some(leaf)
+    }
+
+    fn put_form(&self, leaf: u32, found: &Leaf, pages: &mut MapPages<'_>, counts: &mut Counts) {
         if matches!(found, Leaf::Zero) {
-            pages.put_zero_leaf(leaf);
-            return Some(leaf);
+            return pages.put_zero_leaf(leaf);
         }
         let mut words = found.unpacked(self.shape);
         found.each_cluster(self.shape, |_| counts.clusters += 1);
         if matches!(found, Leaf::Run(_)) {
             counts.entries += LEAF;
-            pages.put_run(leaf, &words[..self.shape.words()]);
-            return Some(leaf);
+            return pages.put_run(leaf, &words[..self.shape.words()]);
         }
         let mut present = 0u64;
         let mut end = 0;
@@ -38,19 +40,19 @@ impl Map {
         }
         counts.entries += present.count_ones();
         pages.put_entries(leaf, present, &words[..end]);
-        Some(leaf)
     }
 
     /// The first leaf from `leaf` on that is not empty, with all its entries.
     pub(crate) fn next_segment(&self, leaf: u32) -> Option<Segment> {
         let leaf = self.next_used(leaf.checked_mul(LEAF)?)? / LEAF;
         let table = self.table.borrow();
-        let found = table.leaf(leaf * LEAF);
-        if matches!(found, Leaf::Zero) {
+        let node = table.node(leaf * LEAF);
+        if node.is_zero_leaf(leaf % LEAVES) {
             return Some(Segment { leaf, zero: true, present: u64::MAX, words: Vec::new() });
         }
         let mut segment = Segment { leaf, zero: false, present: 0, words: Vec::new() };
-        for (place, entry) in found.unpacked(self.shape).chunks_exact(self.shape.words()).enumerate() {
+        let words = node.with_leaf(self.shape, leaf % LEAVES, |leaf| leaf.unpacked(self.shape));
+        for (place, entry) in words.chunks_exact(self.shape.words()).enumerate() {
             if entry.iter().any(|&word| word != 0) {
                 segment.present |= 1 << place;
                 segment.words.extend_from_slice(entry);
@@ -64,12 +66,13 @@ impl Map {
         let first = segment.leaf.checked_mul(LEAF).ok_or(Inconsistent("a leaf lies beyond the end"))?;
         let mut table = self.table.borrow_mut();
         let told = |place: u32| segment.present >> place & 1 == 1;
-        let twice = |place: u32| told(place) && table.leaf(first).kind(self.shape, place) != Held::Nothing;
+        let twice =
+            |place: u32| told(place) && table.node(first).kind(self.shape, first % NODE + place) != Held::Nothing;
         if (0..LEAF).any(twice) {
             return Err(Inconsistent("an entry is told twice"));
         }
         if segment.zero {
-            table.put_zero_leaf(first);
+            table.put_zero_leaf(self.shape, first);
             return Ok(());
         }
         if segment.present == 0 {
@@ -151,7 +154,7 @@ impl Loader {
         self.next = start + u64::from(u64::BITS - present.leading_zeros());
         self.counts.leaves += u32::from(!continues);
         match segment.form {
-            Form::Zero => self.keep(|table, _| table.put_zero_leaf(leaf * LEAF)),
+            Form::Zero => self.keep(|table, shape| table.put_zero_leaf(shape, leaf * LEAF)),
             Form::Run => self.take_run(segment, claim)?,
             Form::Entries => self.take_entries(segment, claim)?,
         }
@@ -170,7 +173,7 @@ impl Loader {
         self.counts.entries += LEAF;
         self.counts.clusters += LEAF;
         // Below 2^32 as all clusters.
-        self.keep(|table, _| table.put_leaf(segment.leaf, Leaf::Run(first as u32), LEAF, LEAF));
+        self.keep(|table, shape| table.put_leaf(shape, segment.leaf, Leaf::Run(first as u32), LEAF, LEAF));
         Ok(())
     }
 
@@ -215,29 +218,28 @@ impl Loader {
 }
 
 impl Table {
-    /// A leaf that was empty gets entries that were not in memory.
-    fn put_leaf(&mut self, leaf: u32, new: Leaf, entries: u32, clusters: u32) {
-        self.heap += new.heap_bytes();
-        *self.leaf_mut(leaf * LEAF) = new;
-        self.leaves += 1;
+    /// A leaf gets entries that were not in memory.
+    fn put_leaf(&mut self, shape: Shape, leaf: u32, new: Leaf, entries: u32, clusters: u32) {
+        let index = leaf * LEAF;
+        self.leaves += u64::from(self.is_empty_leaf(index));
         self.entries += u64::from(entries);
         self.clusters += u64::from(clusters);
+        self.alter(shape, index, |node| node.put(shape, leaf_of(index), new));
     }
 
     /// The same, where the first entries of the leaf may be here already: the page before ended with them.
     fn add_entries(&mut self, shape: Shape, leaf: u32, mut words: Words, entries: u32, clusters: u32) {
-        let old = std::mem::take(self.leaf_mut(leaf * LEAF));
-        if !matches!(old, Leaf::Empty) {
-            self.heap -= old.heap_bytes();
-            self.leaves -= 1;
-            words.iter_mut().zip(old.unpacked(shape)).for_each(|(word, old)| *word |= old);
+        let index = leaf * LEAF;
+        if !self.is_empty_leaf(index) {
+            let old = self.node(index).with_leaf(shape, leaf_of(index), |old| old.unpacked(shape));
+            words.iter_mut().zip(old).for_each(|(word, old)| *word |= old);
         }
         let new = Leaf::pack(words, shape, None);
         if matches!(new, Leaf::Zero) {
             // Zeroes told one by one: they count as a leaf all the same.
             self.entries = self.entries + u64::from(entries) - u64::from(LEAF);
-            return self.put_leaf(leaf, new, 0, 0);
+            return self.put_zero_leaf(shape, index);
         }
-        self.put_leaf(leaf, new, entries, clusters);
+        self.put_leaf(shape, leaf, new, entries, clusters);
     }
 }

@@ -11,7 +11,8 @@ use crate::rig::{Rig, disk, id, lvol, open, options, read, stamped, unmap, write
 
 const LVOLS: u128 = 40;
 
-const CLUSTER: u64 = 16 << 10;
+/// Maps of clusters as large as these take much, however little is in them.
+const CLUSTER: u64 = 128 << 10;
 
 /// Clusters that a piece of a map is for: one write in each makes the map as large as it can be.
 const STRIDE: u64 = 4096;
@@ -91,7 +92,7 @@ impl Work {
 }
 
 fn formatted(seed: u64) -> Rig {
-    let rig = Rig::with_disk(seed, 64 << 20, 512);
+    let rig = Rig::with_disk(seed, 128 << 20, 512);
     rig.run(async {
         let options = FormatOptions { cluster_size: CLUSTER as u32, ..options() };
         Store::format(&disk(), &options).await.expect("formatted");
