@@ -125,9 +125,7 @@ impl Catalog {
                 self.change_map(*map, |map| map.zero(*first, *count, freed))
             }
             Record::MapDrop { map } => {
-                if let Some(map) = self.maps.remove(*map) {
-                    map.each_cluster(|cluster| freed.push(cluster));
-                }
+                self.maps.remove(*map, freed);
                 Ok(())
             }
             Record::LvolPut(record) => self.put(record),

@@ -204,7 +204,7 @@ impl Core {
     fn lose_page(&self, map: u32, reason: &str) {
         let mut catalog = self.catalog.borrow_mut();
         if catalog.maps.contains(map) {
-            catalog.maps.damage(map, reason, false);
+            catalog.maps.damage(map, reason);
             self.damaged.set(true);
         }
     }

@@ -20,7 +20,9 @@ pub(crate) struct Maps {
     shape: Shape,
     slots: BTreeMap<u32, Slot>,
     /// What is wrong with maps: no lvol that reads through one of them can be read.
-    bad: BTreeMap<u32, Bad>,
+    bad: BTreeMap<u32, String>,
+    /// Clusters that several entries name, and how many do: the last of them frees it.
+    contested: BTreeMap<u64, u32>,
     /// Bytes that the segments of all of them need in a checkpoint.
     checkpoint_bytes: u64,
     /// Bytes of memory that those in memory take.
@@ -69,16 +71,18 @@ struct Slot {
     idle: bool,
 }
 
-struct Bad {
-    reason: String,
-    /// Another map names some of its clusters: they cannot be freed with it.
-    contested: bool,
-}
-
 impl Maps {
     pub(crate) fn new(layout: &Layout) -> Self {
         let shape = Shape::new(layout.cluster_size);
-        Self { shape, slots: BTreeMap::new(), bad: BTreeMap::new(), checkpoint_bytes: 0, memory_bytes: 0, era: 1 }
+        Self {
+            shape,
+            slots: BTreeMap::new(),
+            bad: BTreeMap::new(),
+            contested: BTreeMap::new(),
+            checkpoint_bytes: 0,
+            memory_bytes: 0,
+            era: 1,
+        }
     }
 
     /// A map that is in memory.
@@ -167,25 +171,39 @@ impl Maps {
         Some(result)
     }
 
-    /// Takes a map out. Its clusters are free by that, as far as they are known and nobody else's: then it is returned.
-    pub(crate) fn remove(&mut self, id: u32) -> Option<Rc<Map>> {
-        let contested = self.bad.remove(&id).is_some_and(|bad| bad.contested);
-        let slot = self.slots.remove(&id)?;
+    /// Takes a map out. Its clusters go to `freed`, as far as they are known and nobody else names them.
+    pub(crate) fn remove(&mut self, id: u32, freed: &mut Vec<u64>) {
+        self.bad.remove(&id);
+        let Some(slot) = self.slots.remove(&id) else { return };
         self.checkpoint_bytes -= self.shape.checkpoint_bytes(slot.counts());
         self.memory_bytes -= slot.memory_bytes();
-        slot.map.filter(|_| !contested)
+        let Some(map) = slot.map else { return };
+        map.each_cluster(|cluster| match self.contested.get_mut(&cluster) {
+            Some(others @ 2..) => *others -= 1,
+            _ => {
+                self.contested.remove(&cluster);
+                freed.push(cluster);
+            }
+        });
     }
 
     /// Marks a map as damaged. That stays with the map, whichever lvol it belongs to later.
-    pub(crate) fn damage(&mut self, id: u32, reason: &str, contested: bool) {
+    pub(crate) fn damage(&mut self, id: u32, reason: &str) {
         tracing::error!(map = id, reason, "the map of an lvol is damaged");
-        let bad = self.bad.entry(id).or_insert_with(|| Bad { reason: reason.to_owned(), contested });
-        bad.contested |= contested;
+        self.bad.entry(id).or_insert_with(|| reason.to_owned());
+    }
+
+    /// Marks a map of which some entries name clusters that others name as well.
+    pub(crate) fn contest(&mut self, id: u32, clusters: &[u64]) {
+        self.damage(id, "another lvol claims one of its clusters");
+        for cluster in clusters {
+            *self.contested.entry(*cluster).or_default() += 1;
+        }
     }
 
     /// What is wrong with a map.
     pub(crate) fn damage_of(&self, id: u32) -> Option<&str> {
-        self.bad.get(&id).map(|bad| bad.reason.as_str())
+        self.bad.get(&id).map(String::as_str)
     }
 
     pub(crate) fn is_damaged(&self) -> bool {

@@ -152,7 +152,7 @@ impl Core {
             let (map, result) = read?;
             if let Err(error) = result {
                 // I28: what is wrong with it is wrong on disk.
-                catalog.maps.damage(id, error.0, false);
+                catalog.maps.damage(id, error.0);
                 self.damaged.set(true);
                 if partial == Partial::Refused {
                     return Ok(None);

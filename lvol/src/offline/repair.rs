@@ -326,7 +326,7 @@ impl Plan {
                 catalog.allocator.claim(cluster);
             });
             if self.damaged.contains(&id) {
-                catalog.maps.damage(id, "its map was found damaged earlier", false);
+                catalog.maps.damage(id, "its map was found damaged earlier");
             }
         }
         for known in state.lvols.values() {

@@ -52,16 +52,16 @@ pub(super) async fn load_checkpoint(
     Ok((found, contested))
 }
 
-/// Which maps that are not in memory have one of these clusters.
+/// Which maps that are not in memory name one of these clusters, each as often as it does.
 pub(super) async fn owners(
     disk: &Disk,
     superblock: &Superblock,
     catalog: &Catalog,
     clusters: &BTreeSet<u64>,
-) -> Result<BTreeSet<u32>, StoreError> {
+) -> Result<BTreeMap<u32, Vec<u64>>, StoreError> {
     let (context, maps) = map_pages(superblock);
     let mut loaders: BTreeMap<u32, Loader> = BTreeMap::new();
-    let mut owners = BTreeSet::new();
+    let mut owners: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     each_map_page(disk, &context, maps, Unreadable::Lost, |_, page| {
         let Ok(page) = page else { return };
         let id = page.map;
@@ -70,7 +70,7 @@ pub(super) async fn owners(
             // What is wrong with it was found before.
             let _ = loader.take(page, |cluster| {
                 if clusters.contains(&cluster) {
-                    owners.insert(id);
+                    owners.entry(id).or_default().push(cluster);
                 }
             });
         }
@@ -220,7 +220,7 @@ impl Found {
         };
         if let Some(reason) = wrong.or(seen.as_ref().and_then(|seen| seen.wrong)) {
             self.damaged = true;
-            catalog.maps.damage(id, reason, false);
+            catalog.maps.damage(id, reason);
         }
         let offset = match (self.directory.get(&id), &seen) {
             (Some(entry), _) => part.start + u64::from(entry.first_page) * BLOCK,
@@ -244,7 +244,7 @@ impl Found {
         let Damage { record: record_damaged, map: map_damaged } = record.damage;
         self.damaged |= record_damaged || map_damaged;
         if map_damaged {
-            catalog.maps.damage(record.map, "its map was found damaged earlier", false);
+            catalog.maps.damage(record.map, "its map was found damaged earlier");
         }
         let damage = record_damaged.then(|| "its record was found damaged earlier".to_owned());
         self.owners.insert(record.map);

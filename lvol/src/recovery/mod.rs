@@ -186,12 +186,14 @@ async fn damage_owners(
 ) -> Result<(), StoreError> {
     let mut owners = load::owners(disk, superblock, catalog, contested).await?;
     for map in catalog.maps.in_memory() {
-        let mut owns = false;
-        map.each_cluster(|cluster| owns |= contested.contains(&cluster));
-        owners.extend(owns.then(|| map.id()));
+        map.each_cluster(|cluster| {
+            if contested.contains(&cluster) {
+                owners.entry(map.id()).or_default().push(cluster);
+            }
+        });
     }
-    for map in owners {
-        catalog.maps.damage(map, "another lvol claims one of its clusters", true);
+    for (map, clusters) in owners {
+        catalog.maps.contest(map, &clusters);
     }
     Ok(())
 }

@@ -124,7 +124,7 @@ impl Replay<'_> {
             | Record::MapClear { map, .. }
             | Record::MapZero { map, .. }
             | Record::MapDrop { map }
-            | Record::MapMerge { to: map, .. } => self.catalog.maps.damage(*map, error.0, false),
+            | Record::MapMerge { to: map, .. } => self.catalog.maps.damage(*map, error.0),
             Record::LvolPut(record) => tracing::error!(lvol = %record.uuid, %error, "an lvol record was left out"),
             Record::LvolRemove { .. } | Record::BlocksMarked { .. } => {}
         }

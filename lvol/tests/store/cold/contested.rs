@@ -9,6 +9,7 @@ use reactor::simulated::DiskImage;
 
 use super::damage::seal;
 use super::{BLOCK, cool, map_pages};
+use crate::operations::settle;
 use crate::rig::{Rig, disk, flush, id, lvol, open, read_all, stamped, write};
 
 const CLUSTER: u64 = 64 << 10;
@@ -131,7 +132,7 @@ fn check_with_orphans(image: &DiskImage, damaged: &[u128], orphans: usize, what:
     let mut claimed: BTreeMap<u128, usize> = damaged.iter().map(|number| (*number, blocks(image, *number))).collect();
     claimed.entry(LVOLS).and_modify(|blocks| *blocks -= orphans);
     let all = damaged.clone();
-    let store = rig.run(async move {
+    let (store, before) = rig.run(async move {
         let store = open().await;
         assert_eq!(store.info().maps_in_memory, 0);
         serve(&store, &all).await;
@@ -140,8 +141,9 @@ fn check_with_orphans(image: &DiskImage, damaged: &[u128], orphans: usize, what:
         store.close().await.expect("closed");
         let store = open().await;
         serve(&store, &all).await;
+        let before = store.info().free;
         fill(&store, 9).await;
-        store
+        (store, before)
     });
     // Nothing that one of them may have was written over, nor after the first of them is gone.
     damaged.iter().for_each(|number| assert_eq!(blocks(&rig.image(), *number), claimed[number], "{what}"));
@@ -158,6 +160,23 @@ fn check_with_orphans(image: &DiskImage, damaged: &[u128], orphans: usize, what:
         store.close().await.expect("closed");
     });
     others.iter().for_each(|number| assert_eq!(blocks(&rig.image(), *number), claimed[number], "{what}"));
+    let (what, claims) = (what.to_owned(), damaged.len().max(2) as u64 - 1);
+    rig.run(async move {
+        let store = open().await;
+        store.delete(id(9)).await.expect("deleted");
+        let mut named = 3 + u64::from(first == LVOLS);
+        for number in others {
+            named += store.lvol_info(id(number)).expect("there").used_bytes / CLUSTER;
+            store.delete(id(number)).await.expect("deleted");
+        }
+        // Each of their clusters is free when the last one is gone that named it, and is free once.
+        settle(&store).await;
+        assert_eq!(store.info().free - before, (named - claims) * CLUSTER, "{what}");
+        store.close().await.expect("closed");
+        let store = open().await;
+        assert_eq!(store.info().free - before, (named - claims) * CLUSTER, "{what}");
+        store.close().await.expect("closed");
+    });
 }
 
 /// A check finds at least what an open does, and writes nothing.
