@@ -4,11 +4,10 @@
 //! batch that was next when it began; records say what is true after them, so it does not matter which of them a page
 //! has already.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::rc::Rc;
 
 use reactor::{Buffer, Disk, spawn};
-use tokio::sync::oneshot;
 
 use crate::core::Core;
 use crate::error::StoreError;
@@ -22,47 +21,37 @@ use crate::format::superblock::{AREAS_AMONG_CLUSTERS, CheckpointPointer};
 use crate::map::Map;
 use crate::maps::{Origin, Place};
 use crate::reading::ReadAhead;
+use crate::rounds::Rounds;
 
 /// How many bytes of pages are gathered for one write: bounds the time that I/O of this reactor waits.
 const STREAM: usize = 256 << 10;
 
-/// Who waits for the checkpoint.
+/// Checkpoints that are asked for.
 #[derive(Default)]
-pub(crate) struct Checkpoints(RefCell<State>);
-
-#[derive(Default)]
-struct State {
-    waiting: Vec<oneshot::Sender<Result<(), String>>>,
-    wanted: bool,
-    running: bool,
+pub(crate) struct Checkpoints {
+    rounds: Rounds,
     /// The layout that the next one changes to.
-    growth: Option<Layout>,
+    growth: Cell<Option<Layout>>,
 }
 
 impl Core {
     /// Writes a checkpoint that begins after this call.
     pub(crate) async fn checkpoint(self: &Rc<Self>) -> Result<(), StoreError> {
-        let (done, finished) = oneshot::channel();
-        self.checkpoints.0.borrow_mut().waiting.push(done);
+        let end = self.checkpoints.rounds.join();
         self.start_checkpoint();
-        match finished.await {
-            Ok(result) => result.map_err(|detail| StoreError::Stopped { detail }),
-            Err(_) => Err(StoreError::Closed),
-        }
+        end.wait().await
     }
 
     /// Writes a checkpoint into the areas of a larger layout, and changes to that layout and the checkpoint in one superblock:
     /// the store has both or neither.
     pub(crate) async fn checkpoint_grown(self: &Rc<Self>, layout: Layout) -> Result<(), StoreError> {
-        self.checkpoints.0.borrow_mut().growth = Some(layout);
+        self.checkpoints.growth.set(Some(layout));
         self.checkpoint().await
     }
 
     /// Makes sure that a checkpoint is under way or begins.
     pub(crate) fn start_checkpoint(self: &Rc<Self>) {
-        let mut state = self.checkpoints.0.borrow_mut();
-        state.wanted |= !state.running || !state.waiting.is_empty();
-        if !std::mem::replace(&mut state.running, true) {
+        if self.checkpoints.rounds.ask_unless_running() {
             spawn(run_checkpoints(Rc::clone(self)));
         }
     }
@@ -181,14 +170,14 @@ impl Core {
         while offset < end {
             let Some(pages) = old_pages.at_or_lost(offset).await? else {
                 // I28: one lvol is given up, so that a bad sector does not keep all others from ever being saved.
-                self.lose_page(id, "a page of its map cannot be read");
+                self.lose_page(id, offset, "a page of its map cannot be read");
                 offset += BLOCK;
                 continue;
             };
             for page in pages.chunks_exact(BLOCK as usize) {
                 match context.open_map(page, offset) {
                     Ok(found) if found.map == id => stream.put_page(page),
-                    _ => self.lose_page(id, "a page of its map is damaged"),
+                    _ => self.lose_page(id, offset, "a page of its map is damaged"),
                 }
                 offset += BLOCK;
                 if offset == end || stream.bytes.len() >= STREAM {
@@ -201,7 +190,8 @@ impl Core {
     }
 
     /// A page of a map is not carried over. It does not matter when the map is gone by now.
-    fn lose_page(&self, map: u32, reason: &str) {
+    fn lose_page(&self, map: u32, offset: u64, reason: &str) {
+        tracing::error!(map, offset, reason, "a page is not carried over");
         let mut catalog = self.catalog.borrow_mut();
         if catalog.maps.contains(map) {
             catalog.maps.damage(map, reason);
@@ -351,22 +341,13 @@ impl Stream<'_> {
 
 /// Writes checkpoints as long as someone wants one.
 async fn run_checkpoints(core: Rc<Core>) {
-    loop {
-        let (waiting, growth) = {
-            let mut state = core.checkpoints.0.borrow_mut();
-            if !std::mem::take(&mut state.wanted) {
-                state.running = false;
-                return;
-            }
-            (std::mem::take(&mut state.waiting), state.growth.take())
-        };
-        let result = core.checkpoint_once(growth).await.map_err(|error| error.to_string());
+    while let Some(round) = core.checkpoints.rounds.next() {
+        let growth = core.checkpoints.growth.take();
+        let result = core.checkpoint_once(growth).await;
         if let Err(error) = &result {
             // The last checkpoint and the journal since are whole. The journal stops when it is full.
-            tracing::error!(error, "no checkpoint could be written");
+            tracing::error!(%error, "no checkpoint could be written");
         }
-        for done in waiting {
-            let _ = done.send(result.clone());
-        }
+        round.end(&result);
     }
 }

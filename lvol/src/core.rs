@@ -9,7 +9,6 @@ use crate::catalog::Catalog;
 use crate::checkpoint::Checkpoints;
 use crate::deletion::Merges;
 use crate::error::StoreError;
-use crate::flush::Flushes;
 use crate::format::layout::Layout;
 use crate::format::superblock::{PLACES, Superblock};
 use crate::hashes::{Hashing, Scrubs};
@@ -19,6 +18,7 @@ use crate::journal::Journal;
 use crate::marks::Marks;
 use crate::reclaim::Reclaim;
 use crate::residency::Residency;
+use crate::rounds::Rounds;
 
 /// An open store.
 pub(crate) struct Core {
@@ -27,7 +27,7 @@ pub(crate) struct Core {
     pub(crate) format_id: [u8; 16],
     pub(crate) catalog: RefCell<Catalog>,
     pub(crate) journal: Journal,
-    pub(crate) flushes: Flushes,
+    pub(crate) flushes: Rounds,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) reclaim: Reclaim,
     pub(crate) merges: Merges,
@@ -69,7 +69,7 @@ impl Core {
             marks: Rc::clone(&catalog.marks),
             catalog: RefCell::new(catalog),
             journal,
-            flushes: Flushes::default(),
+            flushes: Rounds::default(),
             checkpoints: Checkpoints::default(),
             reclaim: Reclaim::default(),
             merges: Merges::default(),

@@ -45,6 +45,7 @@ mod recovery;
 mod residency;
 mod ring;
 mod store;
+mod rounds;
 mod transfer;
 mod usage;
 mod volume;

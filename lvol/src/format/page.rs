@@ -1,9 +1,11 @@
 //! Pages: what a checkpoint is made of. Each stands alone, so that damage to one costs what is in it and no more (I28).
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::fields::{Reader, put_u16, put_u32, put_u64, u32_at, u64_at};
-use super::record::{Internal, LvolRecord, Stage};
+use super::record::{Damage, Internal, LvolRecord, Stage};
 use super::{BLOCK, Flaw, HEADER, Header, LENGTH_AT};
 use crate::marks::BlockRun;
 
@@ -94,6 +96,26 @@ pub(crate) struct DirectoryEntry {
     pub(crate) first_page: u32,
     pub(crate) pages: u32,
     pub(crate) counts: Counts,
+}
+
+impl DirectoryEntry {
+    /// As much of the lvol's record as this tells: name, attributes and age are lost.
+    pub(crate) fn nameless(&self) -> LvolRecord {
+        LvolRecord {
+            uuid: self.uuid,
+            parent: self.parent,
+            internal: self.internal,
+            size: self.size,
+            block_size: self.block_size,
+            snapshot: self.snapshot,
+            damage: Damage::default(),
+            deletion: self.deletion,
+            created_at: 0,
+            map: self.map,
+            name: String::new(),
+            attributes: BTreeMap::new(),
+        }
+    }
 }
 
 /// How much is in a map: what can be told of one that is not in memory, and what its pages are checked against.

@@ -189,22 +189,8 @@ fn restore_from_directory(state: &mut State, seen: &Seen) {
         if state.lvols.contains_key(&entry.uuid) {
             continue;
         }
-        let record = LvolRecord {
-            uuid: entry.uuid,
-            parent: entry.parent,
-            internal: entry.internal,
-            size: entry.size,
-            block_size: entry.block_size,
-            snapshot: entry.snapshot,
-            damage: Damage::default(),
-            deletion: entry.deletion,
-            created_at: 0,
-            map: entry.map,
-            name: String::new(),
-            attributes: BTreeMap::new(),
-        };
         state.map(entry.map);
-        state.lvols.insert(entry.uuid, Known { record, offset: *offset, nameless: true });
+        state.lvols.insert(entry.uuid, Known { record: entry.nameless(), offset: *offset, nameless: true });
     }
 }
 

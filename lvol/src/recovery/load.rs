@@ -266,24 +266,10 @@ impl Found {
             if catalog.lvols.contains_key(&entry.uuid) {
                 continue;
             }
-            let record = LvolRecord {
-                uuid: entry.uuid,
-                parent: entry.parent,
-                internal: entry.internal,
-                size: entry.size,
-                block_size: entry.block_size,
-                snapshot: entry.snapshot,
-                damage: Damage::default(),
-                deletion: entry.deletion,
-                created_at: 0,
-                map: entry.map,
-                name: String::new(),
-                attributes: BTreeMap::new(),
-            };
             tracing::error!(lvol = %entry.uuid, "the record of an lvol is damaged");
             self.damaged = true;
             self.owners.insert(entry.map);
-            catalog.insert(record, Some("its record is damaged".to_owned()));
+            catalog.insert(entry.nameless(), Some("its record is damaged".to_owned()));
         }
     }
 
