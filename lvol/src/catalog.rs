@@ -1,7 +1,7 @@
 //! All lvols and their maps, and how a record changes them: the same code for a commit now and for a replay later, so that
 //! memory cannot hold another truth than the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block_device::Range;
@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::allocator::{Allocator, Clusters};
 use crate::error::StoreError;
+use crate::family::Family;
 use crate::format::BLOCK;
 use crate::format::layout::{Layout, with_page_headers};
 use crate::format::page::Segment;
@@ -37,6 +38,8 @@ pub(crate) struct Catalog {
     layout: Layout,
     shape: Shape,
     pub(crate) lvols: BTreeMap<Uuid, Node>,
+    /// What follows from their records.
+    pub(crate) family: Family,
     pub(crate) maps: Maps,
     pub(crate) allocator: Allocator,
     /// Clusters that writes of hosts do not take.
@@ -52,6 +55,7 @@ impl Catalog {
         Self {
             shape: Shape::new(layout.cluster_size),
             lvols: BTreeMap::new(),
+            family: Family::default(),
             maps: Maps::new(&layout),
             allocator: new_allocator(&layout),
             reserve: 0,
@@ -89,12 +93,6 @@ impl Catalog {
         }
     }
 
-    /// Bytes of all heads.
-    pub(crate) fn provisioned(&self) -> u64 {
-        let heads = self.lvols.values().filter(|node| !node.record.snapshot && node.record.internal.is_none());
-        heads.fold(0, |sum: u64, node| sum.saturating_add(node.record.size))
-    }
-
     /// Makes the change of one record. Clusters that are free by it go to `freed`; the allocator is the caller's business.
     pub(crate) fn apply(&mut self, record: &Record, freed: &mut Vec<u64>) -> Result<(), Inconsistent> {
         let before = freed.len();
@@ -130,8 +128,9 @@ impl Catalog {
             }
             Record::LvolPut(record) => self.put(record),
             Record::LvolRemove { uuid } => {
-                if let Some(volume) = self.lvols.remove(uuid).and_then(|node| node.volume) {
-                    volume.retire();
+                if let Some(node) = self.lvols.remove(uuid) {
+                    self.family.remove(&node.record);
+                    node.volume.iter().for_each(|volume| volume.retire());
                 }
                 Ok(())
             }
@@ -217,6 +216,8 @@ impl Catalog {
         match self.lvols.get_mut(&record.uuid) {
             Some(node) => {
                 moved = node.record.parent != record.parent || node.record.map != record.map;
+                self.family.remove(&node.record);
+                self.family.add(record);
                 node.record = record.clone();
                 node.damage = None;
             }
@@ -235,12 +236,14 @@ impl Catalog {
 
     /// After a snapshot, a merge or a revert: what is open and reads through this lvol has a new chain from here on.
     fn renew_chains(&self, changed: Uuid) {
-        let has_children = self.child(changed).is_some();
-        for (&uuid, node) in &self.lvols {
-            let Some(volume) = &node.volume else { continue };
-            if uuid != changed && !(has_children && self.descends(uuid, changed)) {
+        let mut seen = BTreeSet::new();
+        let mut left = vec![changed];
+        while let Some(uuid) = left.pop() {
+            if !seen.insert(uuid) {
                 continue;
             }
+            left.extend(self.family.children(uuid));
+            let Some(volume) = self.lvols.get(&uuid).and_then(|node| node.volume.as_ref()) else { continue };
             match self.chain(uuid) {
                 Ok(chain) => volume.set_chain(chain),
                 // It held them all before; nothing is better than what is not its content.
@@ -284,6 +287,11 @@ impl Catalog {
     }
 
     pub(crate) fn insert(&mut self, record: LvolRecord, damage: Option<String>) {
+        if let Some(before) = self.lvols.get(&record.uuid) {
+            // Told of twice, by pages that disagree.
+            self.family.remove(&before.record);
+        }
+        self.family.add(&record);
         self.lvols.insert(record.uuid, Node { record, damage, volume: None, trouble: None });
     }
 
@@ -352,11 +360,6 @@ impl Catalog {
             LvolRecord { damage, ..node.record.clone() }
         };
         self.lvols.values().map(record).collect()
-    }
-
-    /// An lvol that reads through this one.
-    pub(crate) fn child(&self, uuid: Uuid) -> Option<Uuid> {
-        self.lvols.values().find(|node| node.record.parent == Some(uuid)).map(|node| node.record.uuid)
     }
 
     /// Whether a checkpoint still fits its area when `more` bytes are added to the metadata, whatever is done with the

@@ -20,7 +20,7 @@ use reactor::{Buffer, spawn, timeout};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, MAX_CHAIN};
 use crate::core::Core;
 use crate::error::StoreError;
 use crate::format::record::{LvolRecord, Record, Stage};
@@ -85,7 +85,8 @@ impl Store {
             let Some(node) = catalog.users_lvol(id) else { return Ok(()) };
             node.record.clone()
         };
-        if self.core.catalog.borrow().child(id).is_none() {
+        let has_children = self.core.catalog.borrow().family.children(id).next().is_some();
+        if !has_children {
             self.core.drop_lvol(id).await?;
             self.core.merges.wake();
             return Ok(());
@@ -155,7 +156,7 @@ pub(crate) fn deletion_of(core: &Core, catalog: &Catalog, id: Uuid, children: us
     let waits_for = match children {
         0 => None,
         1 if is_open(node.volume.as_ref()) => Some(WaitsFor::Users),
-        1 => catalog.child(id).and_then(|child| catalog.damage(child)).map(|_| WaitsFor::Repair),
+        1 => catalog.family.children(id).find_map(|child| catalog.damage(child)).map(|_| WaitsFor::Repair),
         _ => Some(WaitsFor::Children),
     };
     Some(Deletion {
@@ -193,24 +194,25 @@ impl Drop for Merges {
 }
 
 impl Catalog {
-    /// The next deletion that can go on: of those, the one furthest from the root, so that no block moves twice.
+    /// The next deletion that can go on: one further from the root before those that it would go to, so that no block moves twice.
     fn due(&self) -> Option<Due> {
-        let mut children: BTreeMap<Uuid, Vec<Uuid>> = BTreeMap::new();
-        for node in self.lvols.values() {
-            if let Some(parent) = node.record.parent {
-                children.entry(parent).or_default().push(node.record.uuid);
-            }
+        let first = self.family.doomed().find_map(|uuid| self.due_of(uuid))?;
+        let further = |due: &Due| match due {
+            Due::Drop(_) => None,
+            Due::Merge { child, .. } => self.due_of(*child),
+        };
+        std::iter::successors(Some(first), further).take(MAX_CHAIN).last()
+    }
+
+    /// What can be done next about an lvol that is to be deleted.
+    fn due_of(&self, uuid: Uuid) -> Option<Due> {
+        self.lvols.get(&uuid).filter(|node| node.record.deletion.is_some())?;
+        let mut children = self.family.children(uuid);
+        match (children.next(), children.next()) {
+            (None, _) => Some(Due::Drop(uuid)),
+            (Some(child), None) => self.can_merge(uuid, child).then_some(Due::Merge { snapshot: uuid, child }),
+            _ => None,
         }
-        let marked = self.lvols.values().filter(|node| node.record.deletion.is_some());
-        let due = marked.filter_map(|node| {
-            let uuid = node.record.uuid;
-            match children.get(&uuid).map_or(&[][..], Vec::as_slice) {
-                [] => Some((uuid, Due::Drop(uuid))),
-                [child] => self.can_merge(uuid, *child).then_some((uuid, Due::Merge { snapshot: uuid, child: *child })),
-                _ => None,
-            }
-        });
-        due.max_by_key(|(uuid, _)| self.lineage(*uuid).map_or(0, |lineage| lineage.len())).map(|(_, due)| due)
     }
 
     fn can_merge(&self, snapshot: Uuid, child: Uuid) -> bool {
@@ -227,7 +229,7 @@ impl Catalog {
 impl Core {
     /// Makes sure that someone goes on with the deletions that are marked, if there are any.
     pub(crate) fn start_merges(self: &Rc<Self>) {
-        let any = self.catalog.borrow().lvols.values().any(|node| node.record.deletion.is_some());
+        let any = self.catalog.borrow().family.doomed().next().is_some();
         self.merges.wake();
         if any && !self.merges.running.replace(true) {
             spawn(run(Rc::downgrade(self)));
@@ -271,7 +273,7 @@ impl Core {
         let _one = self.control.lock().await;
         let due = {
             let catalog = self.catalog.borrow();
-            if self.check_running().is_err() || catalog.lvols.values().all(|node| node.record.deletion.is_none()) {
+            if self.check_running().is_err() || catalog.family.doomed().next().is_none() {
                 self.merges.running.set(false);
                 return Ok(Step::End);
             }

@@ -179,7 +179,7 @@ impl Core {
 impl Catalog {
     /// The internal lvols of an owner.
     pub(crate) fn internal_of(&self, owner: Uuid) -> impl Iterator<Item = &Node> {
-        self.lvols.values().filter(move |node| node.record.internal.is_some_and(|internal| internal.owner == owner))
+        self.family.internal(owner).filter_map(|uuid| self.lvols.get(&uuid))
     }
 
     /// Internal lvols whose owner is not there, and that owner.

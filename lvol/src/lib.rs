@@ -18,6 +18,7 @@ mod deletion;
 mod erase;
 mod error;
 mod extents;
+mod family;
 mod flush;
 mod format;
 #[cfg(feature = "fuzzing")]
@@ -44,8 +45,8 @@ mod reclaim;
 mod recovery;
 mod residency;
 mod ring;
-mod store;
 mod rounds;
+mod store;
 mod transfer;
 mod usage;
 mod volume;

@@ -37,7 +37,7 @@ impl Core {
         }
         let layout = self.layout();
         let size = u128::from(layout.data_clusters()) * u128::from(layout.cluster_size);
-        let provisioned = self.catalog.borrow().provisioned();
+        let provisioned = self.catalog.borrow().family.provisioned();
         let allowed = size * u128::from(percent) / 100;
         match u128::from(provisioned) + u128::from(more) <= allowed {
             true => Ok(()),

@@ -1,6 +1,5 @@
 //! A store, as whoever manages it sees it.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -117,7 +116,7 @@ impl Store {
             size: layout.data_clusters() * cluster,
             free: (free + pending) * cluster,
             disk_size: layout.size,
-            provisioned: catalog.provisioned(),
+            provisioned: catalog.family.provisioned(),
             limits: told(&superblock.limits, layout.cluster_size),
             metadata: catalog.metadata_bytes(0),
             metadata_room: catalog.metadata_room(),
@@ -137,21 +136,13 @@ impl Store {
     /// All lvols but internal ones, by UUID, in one consistent view.
     pub fn lvols(&self) -> Vec<LvolInfo> {
         let catalog = self.core.catalog.borrow();
-        let mut children: BTreeMap<Uuid, Vec<Uuid>> = BTreeMap::new();
-        for node in catalog.lvols.values() {
-            if let Some(parent) = node.record.parent {
-                children.entry(parent).or_default().push(node.record.uuid);
-            }
-        }
-        let ids = catalog.lvols.keys();
-        ids.filter_map(|id| info_of(&self.core, &catalog, *id, children.remove(id).unwrap_or_default())).collect()
+        catalog.lvols.keys().filter_map(|id| info_of(&self.core, &catalog, *id)).collect()
     }
 
     /// One lvol.
     pub fn lvol_info(&self, id: Uuid) -> Option<LvolInfo> {
         let catalog = self.core.catalog.borrow();
-        let children = catalog.lvols.values().filter(|node| node.record.parent == Some(id));
-        info_of(&self.core, &catalog, id, children.map(|node| node.record.uuid).collect())
+        info_of(&self.core, &catalog, id)
     }
 
     /// Opens an lvol for I/O. Opening it again gives another handle of the same lvol.
@@ -299,7 +290,8 @@ fn is_incomplete(record: &LvolRecord) -> bool {
     record.attributes.contains_key(INCOMPLETE)
 }
 
-fn info_of(core: &Core, catalog: &Catalog, id: Uuid, children: Vec<Uuid>) -> Option<LvolInfo> {
+fn info_of(core: &Core, catalog: &Catalog, id: Uuid) -> Option<LvolInfo> {
+    let children: Vec<Uuid> = catalog.family.children(id).collect();
     let node = catalog.users_lvol(id)?;
     let record = &node.record;
     let deletion = deletion_of(core, catalog, id, children.len());
