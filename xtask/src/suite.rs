@@ -71,7 +71,8 @@ fn cargo_test(workspace: &Workspace, name: &str, packages: &[&str], long: bool, 
     let mut tests = cargo(workspace);
     tests.arg("test").args(packages).arg("--no-fail-fast").env("ASHLAR_BIN_DIR", test_programs(workspace));
     if long {
-        tests.env("ASHLAR_LONG_TESTS", "1");
+        // What runs all night is built to run.
+        tests.env("ASHLAR_LONG_TESTS", "1").args(["--profile", "simulator"]);
     }
     let limit = if long { LONG_LIMIT } else { LIMIT };
     match workspace.log(&name.replace(' ', "-")) {

@@ -27,6 +27,9 @@ const TASKS: u64 = 3;
 
 const HEAD: u128 = 1;
 
+/// Of up to so many unsynced writes long tests try each subset; of more of them each write alone, missing, last and torn, and mixtures.
+const SUBSETS: usize = 10;
+
 /// What the smallest disks write whole, in bytes.
 const SECTOR: u64 = 512;
 
@@ -131,14 +134,18 @@ fn a_power_cut_at_every_step_loses_nothing_flushed() {
         let mut random = Random::new(seed);
         let mut checked = 0;
         for (at, cut) in history.cuts().enumerate() {
-            let survivals = cut.survivals(2, random.next_u64());
-            let count = if is_long() { survivals.len() } else { survivals.len().min(4) };
+            let mut survivals = cut.survivals(2, random.next_u64());
             let first = random.index(survivals.len());
+            if is_long() {
+                survivals.extend(cut.subsets(SUBSETS));
+            }
+            let count = if is_long() { survivals.len() } else { survivals.len().min(4) };
             for survival in survivals.iter().cycle().skip(first).take(count) {
                 check(&run, at, &cut, *survival);
                 checked += 1;
             }
         }
+        println!("seed {seed}: {checked} disks that {} power cuts leave", history.len() + 1);
         assert!(checked > 500, "{checked}");
     }
 }
@@ -261,7 +268,10 @@ fn a_power_cut_around_a_reused_cluster_mixes_nothing_up() {
     });
     let history = rig.world.disk_history(rig.node, DISK);
     for (at, cut) in history.cuts().enumerate() {
-        for survival in [Survival::AllLost, Survival::AllKept, Survival::Random(1), Survival::Random(2)] {
+        // A write that overtook the records before it shows whether they had to be stable first.
+        let alone = (0..cut.unsynced()).map(Survival::Only);
+        let all = [Survival::AllLost, Survival::AllKept, Survival::Random(1), Survival::Random(2)];
+        for survival in all.into_iter().chain(alone) {
             let rig = Rig::with_image(at as u64, cut.image(survival));
             rig.run(async move {
                 let store = open().await;

@@ -3,12 +3,13 @@
 //! A run has several lives. Each is a reactor of its own; some end in order, others with whatever is under way, as a process
 //! that is killed. The next one finds everything that was answered.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use loop_device::LoopDevice;
 use reactor::simulated::Random;
-use reactor::{Config, Disk, DiskOptions, Reactor};
+use reactor::{Config, Disk, DiskOptions, Reactor, sleep};
 
 use crate::model::{Model, Past, Plan};
 use crate::rig::is_long;
@@ -40,7 +41,7 @@ fn live_again_and_again(path: &Path, options: &DiskOptions, plan: Plan) {
     }
     let (path, options) = (path.to_owned(), options.clone());
     on_a_reactor(async move {
-        let disk = Disk::open(&path, &options).expect("opened");
+        let disk = opened(&path, &options).await;
         let past = past.expect("at least one life");
         Model::resume(disk, plan, past).await.run().await;
     });
@@ -49,7 +50,7 @@ fn live_again_and_again(path: &Path, options: &DiskOptions, plan: Plan) {
 
 fn live(path: PathBuf, options: DiskOptions, plan: Plan, past: Option<Past>, in_order: bool) -> Past {
     on_a_reactor(async move {
-        let disk = Disk::open(&path, &options).expect("opened");
+        let disk = opened(&path, &options).await;
         let mut model = match past {
             None => Model::new(disk, plan).await,
             Some(past) => Model::resume(disk, plan, past).await,
@@ -57,6 +58,17 @@ fn live(path: PathBuf, options: DiskOptions, plan: Plan, past: Option<Past>, in_
         model.steps().await;
         model.end(in_order).await
     })
+}
+
+/// Opens the disk that a life before this one may still have: the kernel ends what a reactor left under way after it is gone.
+async fn opened(path: &Path, options: &DiskOptions) -> Disk {
+    for _ in 0..1000 {
+        match Disk::open(path, options) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(Duration::from_millis(10)).await,
+            result => return result.expect("opened"),
+        }
+    }
+    panic!("{} stays in use", path.display());
 }
 
 fn on_a_reactor<T: 'static>(future: impl Future<Output = T> + 'static) -> T {

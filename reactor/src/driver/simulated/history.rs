@@ -112,6 +112,8 @@ pub enum Survival {
         /// How many of its sectors: units of the disk's alignment.
         sectors: u64,
     },
+    /// Those whose bits are set, each whole.
+    These(u64),
     /// Any mixture, sector by sector, from this seed.
     Random(u64),
 }
@@ -184,6 +186,13 @@ impl Cut {
         survivals
     }
 
+    /// All subsets of the writes, each write whole, where there are at most `most` of them, and less than 64.
+    pub fn subsets(&self, most: usize) -> impl Iterator<Item = Survival> + use<> {
+        let count = self.unsynced();
+        let subsets = if count <= most.min(63) { 1 << count } else { 0 };
+        (0..subsets).map(Survival::These)
+    }
+
     fn writes(&self) -> Vec<Arc<Change>> {
         self.done.iter().chain(&self.in_flight).map(|(_, change)| Arc::clone(change)).collect()
     }
@@ -196,6 +205,7 @@ impl Cut {
             Survival::First(count) => number < count,
             Survival::Only(one) => number == one,
             Survival::Without(one) => number != one,
+            Survival::These(subset) => subset.checked_shr(number as u32).is_some_and(|bits| bits & 1 == 1),
             Survival::Torn { write, sectors } if number == write => return Fate::Prefix(sectors),
             Survival::Torn { write, .. } => number < write,
         };
@@ -256,6 +266,9 @@ mod tests {
         assert_eq!(seen(Survival::First(1)), [1, 2, 0]);
         assert_eq!(seen(Survival::Only(1)), [1, 0, 3]);
         assert_eq!(seen(Survival::Without(0)), [1, 0, 3]);
+        let subsets: Vec<_> = cut.subsets(2).map(seen).collect();
+        assert_eq!(subsets, [[1, 0, 0], [1, 2, 0], [1, 0, 3], [1, 2, 3]]);
+        assert_eq!(cut.subsets(1).count(), 0);
         let torn = cut.image(Survival::Torn { write: 1, sectors: 3 });
         assert_eq!(torn.bytes(2048, 1536), [3; 1536]);
         assert_eq!(torn.bytes(3584, 512), [0; 512]);
