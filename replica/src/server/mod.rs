@@ -397,13 +397,14 @@ impl Inner {
         Ok(())
     }
 
-    /// What the lvol of a snapshot is called: as the snapshot, unless an earlier copy of it is still there because a clone needs it.
+    /// What the lvol of a snapshot is called: as the snapshot, unless an lvol of that name is there already. A clone may need an earlier
+    /// copy of it, and another replica of the volume may have it: one that was let go and is not deleted yet.
     fn snapshot_uuid(&self, replica: Uuid, generation: u64, id: Uuid) -> Uuid {
         let lvols = self.store.lvols();
         if let Some(there) = view::in_chain(&view::chain(&lvols, replica), id) {
             return there.uuid;
         }
-        match lvols.iter().any(|lvol| lvol.uuid == id && lvol.deletion.is_some()) {
+        match lvols.iter().any(|lvol| lvol.uuid == id) {
             true => Uuid::new_v5(&id, &[replica.as_bytes().as_slice(), &generation.to_le_bytes()].concat()),
             false => id,
         }
@@ -413,12 +414,12 @@ impl Inner {
     async fn delete_snapshot(&self, replica: Uuid, gate: &Gate, id: Uuid) -> Result<(), Error> {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
-        let (head, _) = self.still_granted(replica, gate)?;
+        let (head, attribute) = self.still_granted(replica, gate)?;
         let lvols = self.store.lvols();
         let ours = view::in_chain(&view::chain(&lvols, replica), id).map(|lvol| lvol.uuid);
         match ours.filter(|uuid| *uuid != head.uuid) {
             Some(uuid) => Ok(self.store.delete(uuid).await?),
-            None if lvols.iter().any(|lvol| lvol.uuid == id && lvol.deletion.is_none()) => {
+            None if view::is_something_else(&lvols, id, attribute.volume) => {
                 Err(Error::with_detail(ErrorKind::InvalidField, format_args!("{id} is no snapshot of {replica}")))
             }
             None => Ok(()),

@@ -41,6 +41,14 @@ fn belongs_to(snapshot: &LvolInfo, replica: Uuid) -> bool {
     snapshot.attributes.get(SNAPSHOT_OF).is_some_and(|value| value == replica.as_bytes())
 }
 
+/// Whether an lvol of this name is there that is no snapshot of the volume, of whatever replica. One whose replica has no head any more is
+/// being deleted with it.
+pub(super) fn is_something_else(lvols: &[LvolInfo], id: Uuid, volume: Uuid) -> bool {
+    let Some(lvol) = lvols.iter().find(|lvol| lvol.uuid == id && lvol.deletion.is_none()) else { return false };
+    let owner = lvol.attributes.get(SNAPSHOT_OF).and_then(|owner| Uuid::from_slice(owner).ok());
+    owner.is_none_or(|owner| head(lvols, owner).is_some_and(|(_, owner)| owner.volume != volume))
+}
+
 /// What engines call an lvol of a chain: the same snapshot has the same name on all replicas, whatever its lvol is called.
 pub(super) fn id_of(lvol: &LvolInfo) -> Uuid {
     lvol.attributes.get(SNAPSHOT_ID).and_then(|value| Uuid::from_slice(value).ok()).unwrap_or(lvol.uuid)

@@ -4,6 +4,7 @@ mod clones;
 mod damage;
 mod hashes;
 mod membership;
+mod neighbours;
 mod node;
 mod notes;
 mod remote;

@@ -91,7 +91,27 @@ impl Volume {
     }
 }
 
-/// Makes an empty replica on a node that has none of the volume, not even one that was let go. Says when it is there.
+/// A replica is being added to a volume on a node. One at a time: a volume has one replica on a node at most, but for those that were
+/// let go and are not deleted yet.
+pub(super) struct Adding {
+    volume: Rc<Volume>,
+    node: usize,
+}
+
+impl Adding {
+    /// None while one is being added there already.
+    pub(super) fn new(volume: &Rc<Volume>, node: usize) -> Option<Self> {
+        volume.adding.borrow_mut().insert(node).then(|| Self { volume: Rc::clone(volume), node })
+    }
+}
+
+impl Drop for Adding {
+    fn drop(&mut self) {
+        self.volume.adding.borrow_mut().remove(&self.node);
+    }
+}
+
+/// Makes an empty replica. Says when it is there.
 pub(super) async fn make_replica(node: Rc<Node>, volume: Rc<Volume>, replica: Uuid, made: Rc<Cell<bool>>) {
     let spec = ReplicaSpec {
         replica,
@@ -100,23 +120,14 @@ pub(super) async fn make_replica(node: Rc<Node>, volume: Rc<Volume>, replica: Uu
         size: volume.size.get(),
         block_size: volume.plan.block,
     };
-    let server = node.server().await;
-    if server.list().iter().any(|info| info.spec.volume == volume.id) {
-        return;
-    }
-    let result = server.create(&spec).await;
+    let result = node.server().await.create(&spec).await;
     volume.log(&format!("a replica is made on n{}: {:?}", node.index, result.as_ref().err()));
     made.set(result.is_ok());
 }
 
 /// Takes a replica in once it was made.
-pub(super) async fn add_replica(
-    engine: Rc<Engine>,
-    volume: Rc<Volume>,
-    node: usize,
-    replica: Uuid,
-    made: Rc<Cell<bool>>,
-) {
+pub(super) async fn add_replica(engine: Rc<Engine>, adding: Adding, replica: Uuid, made: Rc<Cell<bool>>) {
+    let (volume, node) = (&adding.volume, adding.node);
     for _ in 0..MAKING {
         if made.get() {
             let new = NewReplica { replica, node: format!("n{node}"), address: address(node) };

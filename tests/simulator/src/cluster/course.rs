@@ -11,7 +11,7 @@ use replica::Origin;
 use uuid::Uuid;
 
 use super::Cluster;
-use super::administration::{add_replica, clone_replica, delete_replica, make_replica, remove_replica};
+use super::administration::{Adding, add_replica, clone_replica, delete_replica, make_replica, remove_replica};
 use super::node::{DISK, Node};
 use super::plan::{Act, Step, Trouble};
 use super::volume::{CloneOf, Snapshot, Volume};
@@ -429,7 +429,7 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Makes a replica on a node that has none of the volume, and takes it in.
+    /// Makes a replica on a node that has none, and takes it in.
     fn add(&mut self, number: usize, place: usize) {
         let volume = &self.cluster.volumes[&number];
         let members = self.cluster.registry.replicas(volume.id);
@@ -438,12 +438,13 @@ impl<'a> Course<'a> {
         if has_one || members.len() > 3 || !self.cluster.world.is_running(node.id) {
             return;
         }
+        let Some(adding) = Adding::new(volume, place) else { return };
         self.added += 1;
         let replica = volume.replica_name(place, self.added);
         let made = Rc::new(Cell::new(false));
         let making = make_replica(Rc::clone(&node), Rc::clone(volume), replica, Rc::clone(&made));
         self.cluster.world.spawn(node.id, making);
-        self.administer(number, |volume, engine| add_replica(engine, volume, place, replica, made));
+        self.administer(number, |_, engine| add_replica(engine, adding, replica, made));
     }
 
     fn remove(&self, number: usize, pick: usize) {

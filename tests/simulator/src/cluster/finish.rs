@@ -4,10 +4,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::{Engine, EngineState, EngineStatus, MemberState};
+use engine::{Engine, EngineState, EngineStatus, MemberState, ReplicaStatus};
 
 use super::Cluster;
 use super::course::Course;
+use super::registry::{summary, word};
 use super::volume::{Snapshot, Volume, short};
 
 /// How long it may take until all volumes are served by all their replicas. Attempts to reach a replica that was away are up to
@@ -74,14 +75,42 @@ fn come_back(cluster: &Cluster, course: &mut Course, volume: &Rc<Volume>) {
             cluster.start_engine(volume, place);
         }
         if cluster.world.now() > limit {
-            let record = cluster.registry.record(volume.id);
             panic!(
-                "liveness broken: v{} is not whole {LIMIT:?} after the last fault: {lost:?}, record {record:?}",
-                volume.plan.number
+                "liveness broken: v{} is not whole {LIMIT:?} after the last fault\n  record: {}\n  engine on n{place}: {}",
+                volume.plan.number,
+                summary(&cluster.registry.record(volume.id)),
+                lost.as_ref().map_or_else(|| "it has not started".to_owned(), told)
             );
         }
     }
     volume.note("all replicas are in sync".to_owned());
+}
+
+/// An engine's status in a few lines: itself, and each replica that is not as it should be.
+fn told(status: &EngineStatus) -> String {
+    let state = match &status.state {
+        EngineState::Waiting { reason } => format!("waits: {reason}"),
+        EngineState::Serving => "serves".to_owned(),
+        EngineState::Stopping => "stops".to_owned(),
+        EngineState::Stopped { reason } => format!("stopped: {reason}"),
+    };
+    let mut lines = vec![format!("epoch {}, {} in flight, {state}", status.epoch, status.in_flight)];
+    let is_right = |replica: &ReplicaStatus| replica.connected && replica.state == MemberState::InSync;
+    for replica in status.replicas.iter().filter(|replica| !is_right(replica)) {
+        let mut line = format!("    {} {}: {}", replica.node, short(replica.replica), word(&replica.state));
+        line += if replica.connected { ", connected" } else { ", not connected" };
+        if let Some(copy) = &replica.copy {
+            line += &format!(", {}: {} of {} bytes", copy.step, copy.done, copy.total);
+        }
+        if let Some(wait) = replica.next_try {
+            line += &format!(", next try in {wait:.1?} after {} departures", replica.departures);
+        }
+        if let Some(trouble) = &replica.trouble {
+            line += &format!(", trouble: {trouble}");
+        }
+        lines.push(line);
+    }
+    lines.join("\n")
 }
 
 async fn watch(

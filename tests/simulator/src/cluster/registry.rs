@@ -210,16 +210,21 @@ fn check_change(before: &VolumeRecord, after: &VolumeRecord) {
     }
 }
 
-fn summary(record: &VolumeRecord) -> String {
-    let state = |state: &MemberState| match state {
+/// A record in a line.
+pub(super) fn summary(record: &VolumeRecord) -> String {
+    let members: Vec<_> =
+        record.replicas.iter().map(|replica| format!("{} {}", replica.node, word(&replica.state))).collect();
+    format!("version {}, epoch {}, clean {}, {}", record.version, record.epoch, record.clean, members.join(", "))
+}
+
+/// A member's state in a word, and why.
+pub(super) fn word(state: &MemberState) -> String {
+    match state {
         MemberState::InSync => "in-sync".to_owned(),
         MemberState::Settling => "settling".to_owned(),
         MemberState::Rebuilding => "rebuilding".to_owned(),
         MemberState::OutOfSync { reason, .. } => format!("out-of-sync ({reason})"),
-    };
-    let members: Vec<_> =
-        record.replicas.iter().map(|replica| format!("{} {}", replica.node, state(&replica.state))).collect();
-    format!("version {}, epoch {}, clean {}, {}", record.version, record.epoch, record.clean, members.join(", "))
+    }
 }
 
 /// The registry as one node reaches it.

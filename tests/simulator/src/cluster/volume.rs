@@ -53,6 +53,8 @@ pub(super) struct Volume {
     pub(super) clones: RefCell<Vec<CloneOf>>,
     /// How much is being done to it.
     pub(super) acts: Cell<u32>,
+    /// The nodes on which a replica is being added.
+    pub(super) adding: RefCell<BTreeSet<usize>>,
 }
 
 /// A replica of a clone.
@@ -111,6 +113,7 @@ impl Volume {
             reverts: Cell::new(0),
             clones: RefCell::default(),
             acts: Cell::new(0),
+            adding: RefCell::default(),
         })
     }
 
