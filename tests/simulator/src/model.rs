@@ -30,6 +30,8 @@ pub struct Model {
     units: Vec<Unit>,
     /// The starts of reads on their way.
     reading: BTreeSet<Moment>,
+    /// Ways back that are not over.
+    reverting: Vec<Reverting>,
 }
 
 /// A write on its way.
@@ -158,7 +160,13 @@ impl Write {
 impl Model {
     /// A volume of this many units, all zeroes.
     pub fn new(units: usize) -> Self {
-        Self { now: 0, next_value: 0, units: (0..units).map(|_| Unit::zeroes()).collect(), reading: BTreeSet::new() }
+        Self {
+            now: 0,
+            next_value: 0,
+            units: (0..units).map(|_| Unit::zeroes()).collect(),
+            reading: BTreeSet::new(),
+            reverting: Vec::new(),
+        }
     }
 
     /// How many units there are.
@@ -264,6 +272,7 @@ impl Model {
     /// Everything in flight is cut off.
     pub fn crash(&mut self, crash: Crash) {
         self.reading.clear();
+        self.reverting.clear();
         for unit in &mut self.units {
             self.now += 1;
             unit.crash(crash, &mut self.now);
@@ -280,12 +289,15 @@ impl Model {
                 unit.writes.push(Write::new(*value, self.now));
             }
         }
-        Reverting { from, to: self.now }
+        let reverting = Reverting { from, to: self.tick() };
+        self.reverting.push(reverting);
+        reverting
     }
 
     /// It has gone back, or an error says nothing about whether it has.
     pub fn end_revert(&mut self, reverting: Reverting, acknowledged: bool) {
         let now = self.tick();
+        self.reverting.retain(|other| other.to != reverting.to);
         let all = self.units.iter_mut().flat_map(|unit| &mut unit.writes);
         for write in all.filter(|write| (reverting.from..=reverting.to).contains(&write.start)) {
             write.end.get_or_insert(now);
@@ -293,10 +305,15 @@ impl Model {
         }
     }
 
-    /// The volume is larger: it reads as zeroes there.
+    /// The volume is larger: it reads as zeroes there, and does so again if it goes back meanwhile.
     pub fn grow(&mut self, units: usize) {
         let more = units.saturating_sub(self.units.len());
-        self.units.extend((0..more).map(|_| Unit::zeroes()));
+        let reverting = &self.reverting;
+        self.units.extend((0..more).map(|_| {
+            let mut unit = Unit::zeroes();
+            unit.writes.extend(reverting.iter().map(|reverting| Write::new(0, reverting.to)));
+            unit
+        }));
     }
 
     fn oldest_read(&self) -> Moment {
@@ -646,6 +663,26 @@ mod tests {
         model.grow(2);
         let reading = model.start_read();
         assert!(model.units() == 3 && model.end_read(reading, 1, &[0, 0]).is_ok());
+    }
+
+    #[test]
+    fn what_a_volume_gains_while_it_goes_back_may_be_gone_after_it() {
+        for acknowledged in [true, false] {
+            let mut model = Model::new(0);
+            let reverting = model.start_revert(&[]);
+            model.grow(1);
+            write(&mut model, 1);
+            assert_eq!(allowed(&model, 0..5), [0, 1]);
+            model.end_revert(reverting, acknowledged);
+            read(&mut model, 0).unwrap();
+            assert_eq!(allowed(&model, 0..5), [0]);
+            // Of a way back that was over nothing comes any more.
+            model.grow(2);
+            let writing = model.start_write(1..2, 2);
+            model.end_write(writing, true);
+            let reading = model.start_read();
+            assert!(model.end_read(reading, 1, &[0]).is_err());
+        }
     }
 
     #[test]
