@@ -180,6 +180,14 @@ impl Cluster {
         model.check_content(&contents[0][0]);
     }
 
+    /// Does something to a store whose node does not run.
+    fn on_store(&self, node: usize, act: impl AsyncFnOnce(ReplicaServer) + 'static) {
+        self.world.block_on(self.nodes[node], async move {
+            act(ReplicaServer::new(open_store().await, &Directory::new())).await;
+        });
+        self.end(node, false);
+    }
+
     /// What a node's store holds of the replica: the head and each snapshot.
     fn content(&self, node: usize) -> Vec<Vec<u8>> {
         self.end(node, false);
@@ -382,6 +390,46 @@ fn real_stores_go_back_delete_and_grow_together_and_stay_equal() {
         cluster.all_in_sync();
         assert_eq!(cluster.status().map(|status| status.replicas.len()), Some(3));
         cluster.run(&model, 100);
+        cluster.compare(&model);
+    }
+}
+
+#[test]
+fn a_store_with_a_replica_that_was_let_go_takes_a_new_one() {
+    // I24, I42, L2: both have the volume's snapshot, each its own.
+    let new = Uuid::from_bytes([9; 16]);
+    for seed in crate::seeds(4) {
+        let cluster = Cluster::new(seed);
+        let model = Model::new(BLOCKS);
+        cluster.run(&model, 100);
+        let engine = cluster.engine();
+        cluster.world.block_on(cluster.nodes[0], async move {
+            engine.snapshot(Uuid::from_bytes([0x50; 16]), "s").await.expect("cut");
+        });
+        cluster.run(&model, 100);
+        // Its node is away: nobody deletes it.
+        cluster.end(2, seed % 2 == 0);
+        let engine = cluster.engine();
+        cluster.world.block_on(cluster.nodes[0], async move {
+            engine.remove_replica(replica_id(2)).await.expect("removed");
+        });
+        cluster.on_store(2, async move |server| {
+            let old = server.info(replica_id(2)).expect("it is there still").spec;
+            server.create(&ReplicaSpec { replica: new, ..old }).await.expect("created");
+        });
+        cluster.boot(2);
+        let engine = cluster.engine();
+        cluster.world.block_on(cluster.nodes[0], async move {
+            let new = NewReplica { replica: new, node: "n2".to_owned(), address: address(2) };
+            engine.add_replica(new).await.expect("added");
+        });
+        cluster.run(&model, 100);
+        cluster.all_in_sync();
+        cluster.end(2, false);
+        cluster.on_store(2, async |server| server.delete(replica_id(2), None).await.expect("deleted"));
+        cluster.boot(2);
+        cluster.run(&model, 100);
+        cluster.all_in_sync();
         cluster.compare(&model);
     }
 }
