@@ -247,14 +247,21 @@ impl Core {
         let members: Vec<_> = self.record.borrow().replicas.iter().map(ReplicaRecord::named).collect();
         let survey = survey_with(&self.config, &members, Rc::clone(&self.connector)).await;
         let mut record = survey.record().map_err(SessionError::Lost)?;
-        record.version = restore(&*self.registry, &record).await.map_err(SessionError::Lost)?;
+        record.version = restore(&*self.registry, None, &record).await.map_err(SessionError::Lost)?;
         Ok(record)
     }
 }
 
 /// Puts a record from a [`Survey`] where the registry has none, a damaged one, or one that the survey knew more than. Returns its version.
-pub async fn restore(registry: &dyn Registry, record: &VolumeRecord) -> Result<u64, EngineError> {
-    let expected = match registry.load(record.volume).await {
+///
+/// `instead_of` is the version that the registry had when the survey began, none if it had none that can be read. What came into the registry since stays,
+/// and the survey says nothing about it: it may be of an engine that serves, and whose copies the survey has met.
+pub async fn restore(
+    registry: &dyn Registry,
+    instead_of: Option<u64>,
+    record: &VolumeRecord,
+) -> Result<u64, EngineError> {
+    let found = match registry.load(record.volume).await {
         Ok(found) => found,
         Err(RegistryError::Damaged { .. }) => {
             registry.set_aside(record.volume).await?;
@@ -262,11 +269,12 @@ pub async fn restore(registry: &dyn Registry, record: &VolumeRecord) -> Result<u
         }
         Err(error) => return Err(error.into()),
     };
-    if expected.as_ref().is_some_and(|found| record.epoch <= found.epoch) {
+    let version = found.as_ref().map(|found| found.version);
+    if version != instead_of || found.is_some_and(|found| record.epoch <= found.epoch) {
         let text = "the registry has a record that is as new";
         return Err(EngineError::Failed(Error::with_detail(ErrorKind::InvalidField, text)));
     }
-    let version = registry.store(expected.map(|found| found.version), record).await?;
+    let version = registry.store(instead_of, record).await?;
     tracing::warn!(volume = %record.volume, epoch = record.epoch, "the membership was made anew from the replicas' copies");
     Ok(version)
 }

@@ -84,7 +84,7 @@ async fn restore_lost(registry: &dyn Registry, config: &EngineConfig, spec: &Eng
         true => VolumeRecord::new(spec.volume, spec.size, spec.block_size, new_replicas(spec)),
         false => survey.record().map_err(|error| engine_error(&spec.name, error))?,
     };
-    engine::restore(registry, &record).await.map_err(|error| engine_error(&spec.name, error))?;
+    engine::restore(registry, None, &record).await.map_err(|error| engine_error(&spec.name, error))?;
     Ok(())
 }
 
@@ -119,13 +119,14 @@ pub(super) async fn recover_lost(
 ) -> Result<Option<String>, ControlError> {
     let registry = room().registry(&inner);
     let record = recorded(&*registry, spec.volume).await?;
+    let version = record.as_ref().map(|record| record.version);
     let survey = engine::survey(&config(&inner, &spec), &new_replicas(&spec)).await;
     if record.is_some_and(|record| !survey.knows_more_than(&record)) {
         return Ok(None);
     }
     let forced = survey.forced(replica).map_err(|error| engine_error(&spec.name, error))?;
     if force {
-        engine::restore(&*registry, &forced).await.map_err(|error| engine_error(&spec.name, error))?;
+        engine::restore(&*registry, version, &forced).await.map_err(|error| engine_error(&spec.name, error))?;
     }
     Ok(Some(survey.consequence(replica)))
 }

@@ -35,7 +35,7 @@ async fn all_in_sync(cluster: &Cluster) {
 /// Makes the record anew from what the replicas of all nodes know.
 async fn made_anew(cluster: &Rc<Cluster>) -> Result<VolumeRecord, EngineError> {
     let record = cluster.survey(&[0]).await.record()?;
-    restore(&*cluster.registry, &record).await.expect("stored");
+    restore(&*cluster.registry, None, &record).await.expect("stored");
     Ok(record)
 }
 
@@ -148,8 +148,8 @@ fn by_force_one_replica_counts_and_the_consequence_is_said_before() {
         }
         assert!(survey.consequence(new_replica(2).replica).contains("was in sync then"));
         let record = survey.forced(new_replica(2).replica).expect("it is there");
-        restore(&*cluster.registry, &record).await.expect("stored");
-        restore(&*cluster.registry, &survey.forced(new_replica(1).replica).expect("it is there"))
+        restore(&*cluster.registry, None, &record).await.expect("stored");
+        restore(&*cluster.registry, None, &survey.forced(new_replica(1).replica).expect("it is there"))
             .await
             .expect_err("it was done");
         let engine = cluster.serve().await;
@@ -236,7 +236,7 @@ fn an_old_record_that_was_put_back_is_noticed_before_anything_is_opened() {
         assert_eq!(cluster.registry.record(), old, "nothing was changed");
         let survey = cluster.survey(&[0]).await;
         assert!(survey.knows_more_than(&old));
-        restore(&*cluster.registry, &survey.record().expect("all are there")).await.expect("stored");
+        restore(&*cluster.registry, Some(old.version), &survey.record().expect("all are there")).await.expect("stored");
         let engine = cluster.serve().await;
         assert_eq!(read(&engine, 0).await, 6);
     });
@@ -319,4 +319,26 @@ fn whatever_the_moment_nothing_acknowledged_is_lost_with_the_registry() {
     for seed in crate::seeds(10) {
         story(seed, lost_at_any_moment(seed));
     }
+}
+
+#[test]
+fn a_survey_is_no_reason_to_replace_what_came_into_the_registry_since_it_began() {
+    // I14: two ask the replicas at once, and the first puts the record there. The second met its engine's copies, which are newer.
+    story(9, async {
+        let cluster = Cluster::new(3, SIZE);
+        let engine = cluster.serve().await;
+        write(&*engine, 0, 5).await.expect("acknowledged");
+        drop(engine);
+        cluster.registry.lose();
+        made_anew(&cluster).await.expect("all are there");
+        let engine = cluster.serve().await;
+        let record = cluster.registry.record();
+        let late = cluster.survey(&[0]).await.record().expect("all are there");
+        assert!(late.epoch > record.epoch);
+        restore(&*cluster.registry, None, &late).await.expect_err("there is one");
+        assert_eq!(cluster.registry.record(), record);
+        write(&*engine, 0, 6).await.expect("acknowledged");
+        engine.stop().await;
+        assert!(cluster.registry.record().clean);
+    });
 }

@@ -235,7 +235,7 @@ impl Node {
                     "I6 broken: v{}: its record was made anew without {missing:?}",
                     volume.plan.number
                 );
-                let result = engine::restore(registry, &record).await;
+                let result = engine::restore(registry, None, &record).await;
                 volume.note(format!("its record was made anew: {:?}", result.err()));
             }
             Err(error) => {
