@@ -172,9 +172,10 @@ impl<T> Client<T> {
         Frame::new(Kind::Close).encode()
     }
 
-    /// Ends everything: what was in flight comes back, to be failed.
+    /// Ends everything: what was in flight comes back, to be failed. The rest of an answer that has begun to arrive is malformed.
     pub fn end(&mut self) -> Vec<T> {
         self.state = State::Ended;
+        self.frame = None;
         self.free.clear();
         self.pending.drain(..).flatten().map(|pending| pending.request).collect()
     }

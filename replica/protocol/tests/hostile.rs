@@ -130,6 +130,23 @@ fn read_data_is_exactly_as_long_as_asked() {
 }
 
 #[test]
+fn the_rest_of_an_answer_that_arrives_after_the_end_is_an_error() {
+    // I16
+    for (command, kept) in
+        [(Command::Read { offset: 0, length: 8 }, 0), (Command::Read { offset: 0, length: 8 }, 3), (Command::Chain, 3)]
+    {
+        let (_, mut client) = serving(4);
+        let (header, _) = client.start(&command, 1).expect("there is credit");
+        let request = Frame::decode(&header).expect("our own").request;
+        let answer = with_payload(Frame { request, ..Frame::new(Kind::Answer) }, &[0; 8]);
+        let (first, rest) = answer.split_at(header.len() + kept);
+        assert_eq!(client_error(&mut client, first), None);
+        assert_eq!(client.end(), [1]);
+        assert_eq!(client_error(&mut client, rest), Some(ProtocolError::Malformed), "{command:?}, {kept}");
+    }
+}
+
+#[test]
 fn the_words_of_an_error_are_short_utf8() {
     let (_, mut client) = serving(4);
     let (header, _) = client.start(&Command::Flush, 1).expect("there is credit");
