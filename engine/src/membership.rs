@@ -37,9 +37,12 @@ impl Core {
             true
         });
         recorded.await.map_err(not_recorded)?;
-        self.members.borrow_mut().0.push(Member::absent());
-        self.watch_members();
-        self.signals.announce_change();
+        if self.is_running() {
+            self.members.borrow_mut().0.push(Member::absent());
+            self.watch_members();
+            self.signals.announce_change();
+        }
+        // Or the session has ended with the record on its way to the copies: the next one begins with it.
         Ok(())
     }
 
@@ -66,6 +69,10 @@ impl Core {
             true => EngineError::Config("no other replica is in sync and in reach".to_owned()),
             false => not_recorded(reason),
         })?;
+        if !self.is_running() {
+            // The session has ended with the record on its way to the copies: the next one begins with it.
+            return Ok(());
+        }
         self.members.borrow_mut().stop_following(!0);
         let removed = self.members.borrow_mut().0.remove(place);
         if let Some(replica) = removed.replica {
