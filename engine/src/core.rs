@@ -413,6 +413,9 @@ impl Core {
         }
         self.guard.borrow_mut().observe(slot.since, reactor::now());
         self.sent_is_over(&slot.request, slot.session);
+        if slot.request.is_write() {
+            self.beside_is_over(&slot.request, &outcome);
+        }
         if slot.tells {
             self.unflushed.borrow_mut().end_flush(false);
         }

@@ -60,6 +60,8 @@ pub(crate) struct Slot {
     pub(crate) done: Mask,
     /// What a read will be answered with once that is certain to be the newest.
     pub(crate) held: Option<Outcome>,
+    /// Requests that had come by then.
+    held_at: u64,
     /// What the others said.
     pub(crate) errors: SmallVec<[(usize, Error); 2]>,
 }
@@ -92,6 +94,8 @@ pub(crate) struct Flight {
     holds: u32,
     /// While set nothing starts.
     frozen: bool,
+    /// Answers that are held.
+    held: usize,
 }
 
 impl Flight {
@@ -115,6 +119,7 @@ impl Flight {
             asked: (0, now),
             done: 0,
             held: None,
+            held_at: 0,
             errors: SmallVec::new(),
         };
         let free = !self.must_wait(&slot);
@@ -193,6 +198,53 @@ impl Flight {
         let slot = self.slots.get(index)?.as_ref()?;
         let waits = slot.stage != Stage::Active || slot.pending & AGAIN != 0;
         (!waits && is_read(&slot.request)).then_some(slot)
+    }
+
+    /// Whether a write is at replicas of which a read beside it may have brought some, and that had come when the read's answer was
+    /// held, if it is.
+    pub(crate) fn is_beside_a_write(&self, index: usize) -> bool {
+        let Some(slot) = self.slots.get(index).and_then(Option::as_ref) else { return false };
+        let newest = if slot.held.is_some() { slot.held_at } else { self.sequence };
+        self.claims.iter().any(|claim| match claim.owner {
+            Owner::Write(write) => {
+                claim.sequence <= newest && slot.request.touches(&claim.range) && self.is_at_replicas(write)
+            }
+            Owner::Copy => false,
+        })
+    }
+
+    fn is_at_replicas(&self, index: usize) -> bool {
+        let stage = self.slots[index].as_ref().map(|slot| slot.stage);
+        matches!(stage, Some(Stage::Active | Stage::Recording | Stage::Settling))
+    }
+
+    /// Keeps the answer of a read.
+    pub(crate) fn hold_answer(&mut self, index: usize, outcome: Outcome) {
+        let now = self.sequence;
+        let slot = self.slot(index);
+        (slot.stage, slot.held, slot.held_at) = (Stage::Leasing, Some(outcome), now);
+        self.held += 1;
+    }
+
+    /// Takes a kept answer out.
+    pub(crate) fn take_held(&mut self, index: usize) -> Option<Outcome> {
+        let held = self.slot(index).held.take();
+        self.held -= usize::from(held.is_some());
+        held
+    }
+
+    /// Whether answers are kept.
+    pub(crate) const fn holds_answers(&self) -> bool {
+        self.held > 0
+    }
+
+    /// A write to these ranges failed: nobody knows whether it stays what reads beside it have brought.
+    pub(crate) fn fail_held(&mut self, ranges: &[Range], error: &Error) {
+        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.held.is_some()) {
+            if ranges.iter().any(|range| slot.request.touches(range)) {
+                slot.held = Some(Err(error.clone()));
+            }
+        }
     }
 
     /// Whether a write has started and not been answered.

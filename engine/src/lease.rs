@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use block_device::{Error, Outcome};
+use block_device::{Error, ErrorKind, Outcome, Request};
 use reactor::bug;
 
 use crate::core::Core;
-use crate::flight::Stage;
+use crate::flight::{Stage, ranges};
 
 /// How long after a confirmation was asked for reads may be answered.
 pub(crate) const LEASE: Duration = Duration::from_secs(6);
@@ -46,12 +46,29 @@ impl Core {
         }
     }
 
-    /// Keeps the answer of a read until the replicas in sync confirm the epoch again, or are fewer. What was read is new enough then too:
-    /// nobody else can have acknowledged anything before.
+    /// Keeps the answer of a read until the replicas in sync confirm the epoch again, or are fewer, and no write is beside it. What was read
+    /// is new enough then too: nobody else can have acknowledged anything before.
     pub(crate) fn hold_answer(&self, index: usize, outcome: Outcome) {
+        self.flight.borrow_mut().hold_answer(index, outcome);
+        self.signals.lease.notify_one();
+    }
+
+    /// Whether a read may have brought what a write beside it has written, which not all have yet: should the engine end now, the next one may
+    /// settle on what was there before (I7), and nobody may have seen the new (I9).
+    pub(crate) fn is_beside_a_write(&self, index: usize) -> bool {
+        self.flight.borrow().is_beside_a_write(index) && !bug!("answer-beside-a-write")
+    }
+
+    /// A write has been answered: reads that waited for it may be answered too, or nobody knows what they brought.
+    pub(crate) fn beside_is_over(&self, request: &Request, outcome: &Outcome) {
         let mut flight = self.flight.borrow_mut();
-        let slot = flight.slot(index);
-        (slot.stage, slot.held) = (Stage::Leasing, Some(outcome));
+        if !flight.holds_answers() {
+            return;
+        }
+        if outcome.is_err() {
+            let error = Error::with_detail(ErrorKind::Unavailable, "a write to the same place failed meanwhile");
+            flight.fail_held(&ranges(request), &error);
+        }
         self.signals.lease.notify_one();
     }
 
@@ -72,10 +89,12 @@ impl Core {
     pub(crate) fn answer_held(&self, error: Option<&Error>) {
         let held = self.flight.borrow().at(Stage::Leasing);
         for index in held {
+            if error.is_none() && self.is_beside_a_write(index) {
+                continue;
+            }
             let (outcome, others) = {
                 let mut flight = self.flight.borrow_mut();
-                let slot = flight.slot(index);
-                (slot.held.take(), slot.pending != 0)
+                (flight.take_held(index), flight.slot(index).pending != 0)
             };
             let outcome = error.map_or(outcome, |error| Some(Err(error.clone())));
             let Some(outcome) = outcome else { continue };

@@ -93,7 +93,9 @@ impl Core {
                 self.again.borrow_mut().push(index);
                 self.signals.pump.notify_one();
             }
-            Next::Answer(outcome, _) if !self.may_answer_reads() => self.hold_answer(index, outcome),
+            Next::Answer(outcome, _) if !self.may_answer_reads() || self.is_beside_a_write(index) => {
+                self.hold_answer(index, outcome)
+            }
             Next::Answer(outcome, false) => self.finish(index, outcome),
             Next::Answer(outcome, true) => self.answer_early(index, outcome),
             Next::Over => self.finish(index, Ok(Segments::none())),

@@ -78,6 +78,36 @@ fn several_silent_replicas_are_asked_one_after_the_other() {
 }
 
 #[test]
+fn a_read_that_may_have_met_a_write_waits_for_its_end() {
+    // I9: should the engine end before it, the next one may settle on what was there before.
+    story(21, async {
+        for fails in [false, true] {
+            let cluster = Cluster::new(2, SIZE);
+            let engine = cluster.serve().await;
+            write(&*engine, 3, 7).await.expect("acknowledged");
+            cluster.nodes[0].set_stalled(true);
+            let reader = Rc::clone(&engine);
+            let reading = spawn(async move { read(&reader, 3).await.0 });
+            sleep(ms(5)).await;
+            let writer = Rc::clone(&engine);
+            let writing = spawn(async move { write(&*writer, 3, 8).await });
+            // The other replica is asked, and has the new.
+            sleep(ms(200)).await;
+            assert!(reads_seen(&cluster)[1] > 0);
+            assert!(!reading.is_finished() && !writing.is_finished());
+            match fails {
+                true => cluster.nodes.iter().for_each(|node| node.kill()),
+                false => cluster.nodes[0].set_stalled(false),
+            }
+            let written = writing.await.expect("it ends").is_ok();
+            assert_eq!(written, !fails);
+            let found = reading.await.expect("it ends");
+            assert_eq!(found, if fails { Err(ErrorKind::Unavailable) } else { Ok(8) });
+        }
+    });
+}
+
+#[test]
 fn the_last_replica_is_waited_for_and_asked_once() {
     // I3, I34
     story(3, async {

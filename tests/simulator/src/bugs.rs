@@ -48,6 +48,8 @@ pub const ALL: &[Bug] = &[
     in_cluster("write-without-an-intent", "writes do not wait until their regions are noted (I7)").from(198),
     in_cluster("equalize-nothing", "what differs after a crash or an outage stays so (I7, I17)"),
     in_cluster("read-from-replicas-on-their-way", "a replica that is settled or rebuilt is read from (I8)"),
+    in_cluster("answer-beside-a-write", "a read shows what a write beside it has brought to one replica only (I9)")
+        .from(710_000_700),
     in_cluster("let-writes-overlap", "overlapping writes are sent as they come (I9)"),
     in_cluster("forget-the-epoch", "a grant is not stored (I12)"),
     in_cluster("grant-any-epoch", "an epoch below the stored one is granted (I12)").from(90),
