@@ -30,6 +30,10 @@ const fn in_cluster(name: &'static str, about: &'static str) -> Bug {
     Bug { name, about, scenario: "cluster", first: 0 }
 }
 
+const fn in_races(name: &'static str, about: &'static str) -> Bug {
+    Bug { name, about, scenario: "races", first: 0 }
+}
+
 const fn in_store(name: &'static str, about: &'static str) -> Bug {
     Bug { name, about, scenario: "store", first: 0 }
 }
@@ -80,6 +84,21 @@ pub const ALL: &[Bug] = &[
         "a lost record is made anew from some of the copies (I5, I6)",
     ),
     in_cluster("believe-an-old-copy", "a lost record is made anew from the oldest copy (I5)").from(70),
+    in_races("clean-without-a-flush", "an engine stops in order and has not flushed (I4)"),
+    in_races("let-regions-in-use-leave", "regions leave the intent although writes are in flight there (I7)"),
+    in_races(
+        "leave-the-old-intent-closed",
+        "an engine begins to write while the notes say that the last one closed (I7)",
+    ),
+    in_races("grant-before-the-drain", "what is at the disk for an older grant lands after a new one (I13, I15)"),
+    in_races(
+        "forget-writes-that-end-during-a-flush",
+        "a write in flight when a flush began counts as durable after it (I23)",
+    ),
+    in_races("trust-notes-after-a-power-cut", "intent and maps count although later ones may be lost (I23)"),
+    in_races("keep-the-maps-in-a-revert", "what going back to a snapshot changes is in no map (I23)"),
+    in_races("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)"),
+    in_races("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)"),
     in_faulty_store("ignore-failed-journal-writes", "a record whose write failed counts as written (I27)"),
     in_store("reuse-freed-clusters-at-once", "a freed cluster is used again before that is durable (I27)").from(460),
     in_store("trust-unflushed-blocks", "recovery takes blocks that were not flushed as they are (I27)"),
@@ -94,21 +113,8 @@ pub const NOT_FOUND: &[Bug] = &[
         "take-over-without-waiting-for-the-lease",
         "an engine serves while the one before may still answer reads (I9, I14)",
     ),
-    in_cluster("clean-without-a-flush", "an engine stops in order and has not flushed (I4)"),
-    in_cluster("let-regions-in-use-leave", "regions leave the intent although writes are in flight there (I7)"),
-    in_cluster(
-        "leave-the-old-intent-closed",
-        "an engine begins to write while the notes say that the last one closed (I7)",
-    ),
-    in_cluster("in-sync-before-the-flush", "what was copied is not durable when the replica is in sync (I21)"),
-    in_cluster(
-        "forget-writes-that-end-during-a-flush",
-        "a write in flight when a flush began counts as durable after it (I23)",
-    ),
-    in_cluster("trust-notes-after-a-power-cut", "intent and maps count although later ones may be lost (I23)"),
-    in_cluster("keep-the-maps-in-a-revert", "what going back to a snapshot changes is in no map (I23)"),
-    in_cluster("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)"),
-    in_cluster("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)"),
+    // Before the record says so the replica notes durably that it is complete, and with that goes all that its store has.
+    in_races("in-sync-before-the-flush", "what was copied is not durable when the replica is in sync (I21)"),
 ];
 
 /// The bug that was found, and how.

@@ -32,6 +32,8 @@ pub struct Scenario {
     pub about: &'static str,
     /// Tells it. Panics, naming the invariant, when it ends badly.
     pub run: fn(Options) -> Report,
+    /// Where its plans come from, if it has any.
+    pub planner: Option<cluster::Planner>,
 }
 
 /// How to tell a scenario.

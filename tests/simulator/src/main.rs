@@ -8,7 +8,7 @@ mod many;
 use std::process::ExitCode;
 
 use simulator::attempt::attempt;
-use simulator::{Options, Scenario, bugs, cluster, scenarios, shrink};
+use simulator::{Options, Scenario, bugs, scenarios, shrink};
 
 use crate::arguments::{Arguments, USAGE, What};
 
@@ -45,9 +45,8 @@ fn list() -> bool {
 /// One seed: its hash, or all there is to know about its failure.
 fn one(scenario: &Scenario, seed: u64, arguments: &Arguments) -> bool {
     let options = Options { without: arguments.without, log_lines: 0, ..Options::seed(seed) };
-    let has_plan = scenario.name == "cluster";
-    if has_plan && arguments.plan {
-        print!("{}", cluster::describe(options));
+    if let Some(planner) = scenario.planner.filter(|_| arguments.plan) {
+        print!("{}", planner.describe(options));
         return true;
     }
     if let Some(bug) = arguments.bug.as_deref()
@@ -66,13 +65,13 @@ fn one(scenario: &Scenario, seed: u64, arguments: &Arguments) -> bool {
     };
     println!("{}: seed {seed} FAILED: {failure}", scenario.name);
     let mut options = options;
-    if has_plan {
-        println!("\nthe plan:\n{}", cluster::describe(options));
+    if let Some(planner) = scenario.planner {
+        println!("\nthe plan:\n{}", planner.describe(options));
         if options.without == simulator::Without::NOTHING {
             let shrunk = shrink::shrink(scenario, options, failure);
             options.without = shrunk.without;
             failure = shrunk.failure;
-            println!("made smaller in {} runs:\n{}\n{failure}", shrunk.runs, cluster::describe(options));
+            println!("made smaller in {} runs:\n{}\n{failure}", shrunk.runs, planner.describe(options));
         }
     }
     println!("\nthe events (times of the world, in seconds):");

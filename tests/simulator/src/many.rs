@@ -82,7 +82,7 @@ fn run(scenario: &Scenario, seed: u64, failed: &AtomicBool) -> u64 {
     }
     println!("{}: seed {seed} FAILED: {failure}", scenario.name);
     println!("replay: cargo xtask simulate --scenario {} --seed {seed}", scenario.name);
-    if scenario.name == "cluster" {
+    if scenario.planner.is_some() {
         let shrunk = shrink::shrink(scenario, options, failure);
         let options = Options { without: shrunk.without, ..options };
         println!("smaller: {}{}", shrunk.failure, leaving_out(options));
@@ -92,7 +92,8 @@ fn run(scenario: &Scenario, seed: u64, failed: &AtomicBool) -> u64 {
 
 /// Looks for each deliberate bug, or for one.
 pub(crate) fn bugs(only: Option<&str>) -> bool {
-    let wanted: Vec<_> = bugs::ALL.iter().filter(|bug| only.is_none_or(|name| name == bug.name)).collect();
+    let named = only.map_or(bugs::ALL.iter().chain(&[]), |_| bugs::ALL.iter().chain(bugs::NOT_FOUND));
+    let wanted: Vec<_> = named.filter(|bug| only.is_none_or(|name| name == bug.name)).collect();
     if wanted.is_empty() || !bugs::switch_on(wanted[0].name) {
         println!("there are no such bugs in this build: see --list, and the feature deliberate-bugs");
         return false;

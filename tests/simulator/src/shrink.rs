@@ -1,7 +1,7 @@
 //! Making a failure smaller: the same seed with parts of its plan left out, as long as it still fails.
 
 use crate::attempt::attempt;
-use crate::{Options, Scenario, Without, cluster};
+use crate::{Options, Scenario, Without};
 
 /// How often a shrink runs the scenario at most.
 const RUNS: u32 = 300;
@@ -57,7 +57,8 @@ impl Search<'_> {
     }
 
     fn parts(&self) -> (Vec<usize>, Vec<usize>) {
-        cluster::parts(Options { without: self.best.without, ..self.options })
+        let options = Options { without: self.best.without, ..self.options };
+        self.scenario.planner.map_or_else(Default::default, |planner| planner.parts(options))
     }
 
     fn leave_out_volumes(&mut self) {

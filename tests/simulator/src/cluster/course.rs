@@ -188,6 +188,7 @@ impl<'a> Course<'a> {
                 self.later(lasts, Due::Repair(node));
             }
             Act::ClockJump { node, seconds } => cluster.world.jump_clock(self.node(node).id, seconds),
+            Act::Flush { volume } => self.flush(volume),
             Act::Snapshot { volume, count } => (0..count).for_each(|_| self.snapshot(volume)),
             Act::Delete { volume, pick } => self.delete_snapshot(volume, pick),
             Act::Revert { volume, pick } => self.revert(volume, pick),
@@ -374,6 +375,12 @@ impl<'a> Course<'a> {
         self.cluster.world.spawn(self.node(place).id, async move {
             act.await;
             drop(under_way);
+        });
+    }
+
+    fn flush(&self, volume: usize) {
+        self.administer(volume, |volume, engine| async move {
+            volume.flush(&*engine, volume.path()).await;
         });
     }
 

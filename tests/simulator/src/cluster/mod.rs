@@ -20,7 +20,7 @@ use reactor::simulated::{Random, World};
 
 use self::course::Course;
 use self::node::{Around, DISK, DISK_SIZE, Node, address};
-use self::plan::{Plan, generate};
+use self::plan::{Plan, generate, races};
 use self::registry::SharedRegistry;
 use self::volume::Volume;
 use crate::model::Crash;
@@ -29,30 +29,46 @@ use crate::{Options, Report};
 /// Events of one run at most. Hardly one needs a tenth of it.
 const MOST_EVENTS: u64 = 3_000_000;
 
-/// The plan of a seed in words.
-pub fn describe(options: Options) -> String {
-    generate(options.seed).without(&options.without).to_string()
-}
+/// Makes plans from seeds.
+#[derive(Clone, Copy, Debug)]
+pub struct Planner(fn(u64) -> Plan);
 
-/// The numbers of the steps and volumes that are left of a seed's plan.
-pub fn parts(options: Options) -> (Vec<usize>, Vec<usize>) {
-    let plan = generate(options.seed).without(&options.without);
-    (plan.step_numbers(), plan.volumes.iter().map(|volume| volume.number).collect())
-}
+/// Plans with everything in them.
+pub(crate) const EVERYTHING: Planner = Planner(generate);
 
-/// Runs the plan of a seed.
-pub(crate) fn run(options: Options) -> Report {
-    let plan = generate(options.seed).without(&options.without);
-    let world = World::new(options.seed);
-    world.keep_log(options.log_lines);
-    world.limit_events(MOST_EVENTS);
-    let cluster = Cluster::new(world, plan);
-    cluster.install();
-    let mut course = Course::new(&cluster);
-    course.run();
-    course.end_all();
-    finish::check(&cluster, &mut course);
-    Report { trace_hash: cluster.world.trace_hash(), events: cluster.world.events() }
+/// Plans around one race each.
+pub(crate) const RACES: Planner = Planner(races);
+
+impl Planner {
+    fn plan(self, options: Options) -> Plan {
+        self.0(options.seed).without(&options.without)
+    }
+
+    /// The plan of a seed in words.
+    pub fn describe(self, options: Options) -> String {
+        self.plan(options).to_string()
+    }
+
+    /// The numbers of the steps and volumes that are left of a seed's plan.
+    pub fn parts(self, options: Options) -> (Vec<usize>, Vec<usize>) {
+        let plan = self.plan(options);
+        (plan.step_numbers(), plan.volumes.iter().map(|volume| volume.number).collect())
+    }
+
+    /// Runs the plan of a seed.
+    pub(crate) fn run(self, options: Options) -> Report {
+        let plan = self.plan(options);
+        let world = World::new(options.seed);
+        world.keep_log(options.log_lines);
+        world.limit_events(MOST_EVENTS);
+        let cluster = Cluster::new(world, plan);
+        cluster.install();
+        let mut course = Course::new(&cluster);
+        course.run();
+        course.end_all();
+        finish::check(&cluster, &mut course);
+        Report { trace_hash: cluster.world.trace_hash(), events: cluster.world.events() }
+    }
 }
 
 /// Everything but the course.

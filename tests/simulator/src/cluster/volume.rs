@@ -13,7 +13,7 @@ use smallvec::smallvec;
 use uuid::Uuid;
 
 use super::history::{EntryId, GHOSTS, History, Outcome};
-use super::plan::VolumePlan;
+use super::plan::{Mix, VolumePlan};
 use crate::model::{Crash, Model, Value, Writing};
 
 /// How long a path that was left is looked at for the next one's first acknowledgement, and how often.
@@ -210,6 +210,28 @@ impl Volume {
 
     /// One request. Says whether it went well.
     async fn request(&self, engine: &Engine, path: u64, random: &mut Random) -> bool {
+        let (kind, block, count) = match self.plan.mix {
+            Mix::Everything => self.any_request(random),
+            mix => self.hot_request(mix, random),
+        };
+        match kind {
+            Kind::Read => self.read(engine, path, block, count).await,
+            Kind::Flush => self.flush(engine, path).await,
+            Kind::Write { .. } | Kind::Zero { .. } | Kind::Unmap => self.change(engine, path, kind, block, count).await,
+        }
+    }
+
+    fn hot_request(&self, mix: Mix, random: &mut Random) -> (Kind, u64, u64) {
+        let block = random.below(self.plan.hot) * self.plan.stride;
+        let kind = match random.below(8) {
+            0 => Kind::Read,
+            1 | 2 if mix == Mix::Flushes => Kind::Flush,
+            _ => Kind::Write { fua: false },
+        };
+        (kind, block, 1 + random.below(2))
+    }
+
+    fn any_request(&self, random: &mut Random) -> (Kind, u64, u64) {
         let blocks = self.size.get() / self.block();
         let count = match random.below(64) {
             0 => random.below((1 << 20) / self.block()),
@@ -227,11 +249,7 @@ impl Volume {
             26 | 27 => Kind::Unmap,
             _ => Kind::Flush,
         };
-        match kind {
-            Kind::Read => self.read(engine, path, block, count).await,
-            Kind::Flush => self.flush(engine, path).await,
-            Kind::Write { .. } | Kind::Zero { .. } | Kind::Unmap => self.change(engine, path, kind, block, count).await,
-        }
+        (kind, block, count)
     }
 
     async fn read(&self, device: &dyn BlockDevice, path: u64, block: u64, count: u64) -> bool {
@@ -256,7 +274,7 @@ impl Volume {
         true
     }
 
-    async fn flush(&self, device: &dyn BlockDevice, path: u64) -> bool {
+    pub(super) async fn flush(&self, device: &dyn BlockDevice, path: u64) -> bool {
         let flushing = self.model.borrow_mut().start_flush();
         let entry = self.history.borrow_mut().flush(self.observer.now());
         let outcome = execute(device, Request::Flush).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reactor::simulated::Random;
 
-use super::{Act, Plan, Step, Timing, Trouble, VolumePlan};
+use super::{Act, Mix, Plan, Step, Timing, Trouble, VolumePlan};
 
 /// Steps after which no story begins any more.
 const STEPS: u64 = 14;
@@ -20,13 +20,7 @@ pub(crate) fn generate(seed: u64) -> Plan {
     // Chance of its own: the plans of all other seeds are what they were.
     let mut loses = Random::new(seed ^ 0x0000_1057_4EC0_4D00);
     let may_lose = loses.one_in(4);
-    let mut course = Course {
-        engines: volumes.iter().map(|volume| volume.engine).collect(),
-        volumes,
-        nodes,
-        random,
-        steps: Vec::new(),
-    };
+    let mut course = Course::new(volumes, nodes, random);
     let length = 3 + course.random.below(STEPS - 3);
     while (course.steps.len() as u64) < length {
         match may_lose && loses.one_in(3) {
@@ -66,11 +60,12 @@ fn volume(number: usize, nodes: usize, random: &mut Random) -> VolumePlan {
         hot,
         stride,
         noted,
+        mix: Mix::Everything,
         seed: random.next_u64(),
     }
 }
 
-fn timing(random: &mut Random) -> Timing {
+pub(super) fn timing(random: &mut Random) -> Timing {
     let milliseconds = Duration::from_millis;
     let slow = random.one_in(8);
     let mut timing = Timing {
@@ -86,16 +81,22 @@ fn timing(random: &mut Random) -> Timing {
 }
 
 /// A course while it is made.
-struct Course {
-    volumes: Vec<VolumePlan>,
+pub(super) struct Course {
+    pub(super) volumes: Vec<VolumePlan>,
     /// Where each volume's engine runs by now.
-    engines: Vec<usize>,
+    pub(super) engines: Vec<usize>,
     nodes: usize,
-    random: Random,
-    steps: Vec<Step>,
+    pub(super) random: Random,
+    pub(super) steps: Vec<Step>,
 }
 
 impl Course {
+    /// Nothing happens yet.
+    pub(super) fn new(volumes: Vec<VolumePlan>, nodes: usize, random: Random) -> Self {
+        let engines = volumes.iter().map(|volume| volume.engine).collect();
+        Self { engines, volumes, nodes, random, steps: Vec::new() }
+    }
+
     /// One fault, or several that belong together.
     fn story(&mut self) {
         match self.random.below(34) {
@@ -121,7 +122,7 @@ impl Course {
         }
     }
 
-    fn push(&mut self, work: u64, after: Duration, act: Act) {
+    pub(super) fn push(&mut self, work: u64, after: Duration, act: Act) {
         let number = self.steps.len();
         match act {
             Act::Move { volume, to, .. } | Act::TakeOver { volume, to } => self.engines[volume] = to,
@@ -145,7 +146,7 @@ impl Course {
         self.random.duration(&(Duration::ZERO..=limit))
     }
 
-    fn between(&mut self, low: u64, high: u64) -> Duration {
+    pub(super) fn between(&mut self, low: u64, high: u64) -> Duration {
         self.random.duration(&(Duration::from_millis(low)..=Duration::from_millis(high)))
     }
 
@@ -174,7 +175,7 @@ impl Course {
     }
 
     /// The node of a replica of the volume, another one than that of the engine if there is one.
-    fn replica(&mut self, volume: usize) -> usize {
+    pub(super) fn replica(&mut self, volume: usize) -> usize {
         let engine = self.engines[volume];
         let mut nodes = self.volumes[volume].replicas.clone();
         if nodes.len() > 1 {

@@ -2,11 +2,13 @@
 //! administrative acts. A plan is a list, so that a failure shrinks by leaving parts of it out.
 
 mod generate;
+mod races;
 
 use std::fmt;
 use std::time::Duration;
 
 pub(crate) use self::generate::generate;
+pub(crate) use self::races::races;
 use crate::Without;
 
 /// A whole run.
@@ -40,8 +42,20 @@ pub(crate) struct VolumePlan {
     pub(crate) stride: u64,
     /// Regions that its engine notes at most.
     pub(crate) noted: usize,
+    pub(crate) mix: Mix,
     /// What its requests follow from.
     pub(crate) seed: u64,
+}
+
+/// What a host asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mix {
+    /// Everything, of any length, now and then anywhere.
+    Everything,
+    /// Reads and writes of a few hot blocks. What is written becomes durable when the plan says so.
+    Writes,
+    /// These, and flushes.
+    Flushes,
 }
 
 /// The time limits of engines.
@@ -97,6 +111,8 @@ pub(crate) enum Act {
     Disk { node: usize, trouble: Trouble, lasts: Duration },
     /// A node's wall clock jumps.
     ClockJump { node: usize, seconds: i64 },
+    /// The host of a volume flushes it.
+    Flush { volume: usize },
     /// This many snapshots of a volume at once.
     Snapshot { volume: usize, count: u32 },
     /// A snapshot of a volume is deleted, chosen by this number.
@@ -169,6 +185,7 @@ impl Act {
     fn volume(&self) -> Option<usize> {
         match self {
             Self::LoseRecord { volume }
+            | Self::Flush { volume }
             | Self::Snapshot { volume, .. }
             | Self::Delete { volume, .. }
             | Self::Revert { volume, .. }
@@ -201,6 +218,7 @@ impl Act {
             | Self::Blackout { .. }
             | Self::RegistryMute { .. }
             | Self::LoseRecord { .. }
+            | Self::Flush { .. }
             | Self::Snapshot { .. }
             | Self::Delete { .. }
             | Self::Revert { .. }
@@ -221,7 +239,7 @@ impl fmt::Display for Plan {
             let replicas: Vec<_> = volume.replicas.iter().map(|node| format!("n{node}")).collect();
             writeln!(
                 f,
-                "volume v{}: replicas on {}, engine on n{}, {} KiB in blocks of {}, {} workers, {} hot blocks with stride {}, {} regions",
+                "volume v{}: replicas on {}, engine on n{}, {} KiB in blocks of {}, {} workers, {} hot blocks with stride {}, {} regions, {:?}",
                 volume.number,
                 replicas.join(" "),
                 volume.engine,
@@ -230,7 +248,8 @@ impl fmt::Display for Plan {
                 volume.workers,
                 volume.hot,
                 volume.stride,
-                volume.noted
+                volume.noted,
+                volume.mix
             )?;
         }
         let Timing { deadline, open_wait, silence, lease, .. } = self.timing;
@@ -271,6 +290,7 @@ impl fmt::Display for Act {
             Self::LoseRecord { volume } => write!(f, "the registry loses its record of v{volume}"),
             Self::Disk { node, trouble, lasts } => write!(f, "disk of n{node}: {trouble:?} for {lasts:.3?}"),
             Self::ClockJump { node, seconds } => write!(f, "the wall clock of n{node} jumps by {seconds} s"),
+            Self::Flush { volume } => write!(f, "v{volume} is flushed"),
             Self::Snapshot { volume, count } => write!(f, "{count} snapshot(s) of v{volume}"),
             Self::Delete { volume, pick } => write!(f, "snapshot {pick} of v{volume} is deleted"),
             Self::Revert { volume, pick } => write!(f, "v{volume} goes back to its snapshot {pick}"),
