@@ -203,6 +203,7 @@ impl Node {
         for _ in 0..volume.plan.workers {
             spawn(Rc::clone(&volume).work_on(Rc::clone(&engine), path));
         }
+        spawn(Rc::clone(&volume).haunt(Rc::clone(&engine), path));
         let error = engine.stopped().await;
         volume.log(&format!("the engine of path {path} has stopped: {error}"));
     }

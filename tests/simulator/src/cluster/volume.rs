@@ -8,7 +8,7 @@ use std::time::Duration;
 use block_device::{BlockDevice, ErrorKind, Outcome as IoOutcome, Range, Request, Slice, execute};
 use engine::Engine;
 use reactor::simulated::{Observer, Random};
-use reactor::sleep;
+use reactor::{sleep, spawn};
 use smallvec::smallvec;
 use uuid::Uuid;
 
@@ -174,31 +174,32 @@ impl Volume {
                 sleep(Duration::from_micros(random.below(limit))).await;
             }
         }
-        self.haunt(&engine, path).await;
+    }
+
+    /// Waits until the host is on another path that has acknowledged something, and uses this one as if nothing had happened.
+    pub(super) async fn haunt(self: Rc<Self>, engine: Rc<Engine>, path: u64) {
+        let mut left = HAUNTED;
+        while left > 0 && self.acknowledged_on.get() <= path {
+            sleep(MOMENT).await;
+            left -= u32::from(!self.is_on(path));
+        }
+        if self.acknowledged_on.get() > path {
+            // Each by itself: some wait behind what the host had in flight.
+            (0..8).for_each(|number| drop(spawn(Rc::clone(&self).haunt_block(Rc::clone(&engine), path, number))));
+        }
     }
 
     /// I14: an engine that lost its volume acknowledges nothing that is submitted after the next one's first acknowledgement, none of it is
     /// ever read, and no read of it is answered.
-    async fn haunt(&self, engine: &Engine, path: u64) {
-        for _ in 0..HAUNTED {
-            if self.acknowledged_on.get() > path {
-                break;
-            }
-            sleep(MOMENT).await;
-        }
-        for number in 0..8 {
-            if self.acknowledged_on.get() <= path {
-                return;
-            }
-            let block = number % self.plan.hot;
-            let value = GHOSTS | path << 8 | number;
-            let data = Slice::from(&self.encode(value, self.units(block, 1))[..]);
-            let write = execute(engine, Request::write(block * self.block(), data)).await;
-            self.log(&format!("a write to the engine of path {path}, which is lost: {:?}", write.as_ref().err()));
-            assert!(write.is_err(), "I14 broken: v{}: two engines acknowledge writes", self.plan.number);
-            let read = execute(engine, Request::read(block * self.block(), self.block())).await;
-            assert!(read.is_err(), "I14 broken: v{}: an engine that was replaced answers reads", self.plan.number);
-        }
+    async fn haunt_block(self: Rc<Self>, engine: Rc<Engine>, path: u64, number: u64) {
+        let block = number % self.plan.hot;
+        let read = execute(&*engine, Request::read(block * self.block(), self.block())).await;
+        assert!(read.is_err(), "I14 broken: v{}: an engine that was replaced answers reads", self.plan.number);
+        let value = GHOSTS | path << 8 | number;
+        let data = Slice::from(&self.encode(value, self.units(block, 1))[..]);
+        let write = execute(&*engine, Request::write(block * self.block(), data)).await;
+        self.log(&format!("a write to the engine of path {path}, which is lost: {:?}", write.as_ref().err()));
+        assert!(write.is_err(), "I14 broken: v{}: two engines acknowledge writes", self.plan.number);
     }
 
     /// The chance of the next request, if there is work: what it does depends on its number alone.

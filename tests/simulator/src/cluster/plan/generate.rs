@@ -18,14 +18,15 @@ pub(crate) fn generate(seed: u64) -> Plan {
     let volumes: Vec<_> = (0..count).map(|number| volume(number, nodes, &mut random)).collect();
     let timing = timing(&mut random);
     // Chance of its own: the plans of all other seeds are what they were.
-    let mut loses = Random::new(seed ^ 0x0000_1057_4EC0_4D00);
-    let may_lose = loses.one_in(4);
+    let mut more = Random::new(seed ^ 0x0000_1057_4EC0_4D00);
+    let (may_lose, may_cut_off) = (more.one_in(4), more.one_in(6));
     let mut course = Course::new(volumes, nodes, random);
     let length = 3 + course.random.below(STEPS - 3);
     while (course.steps.len() as u64) < length {
-        match may_lose && loses.one_in(3) {
-            true => course.lost_record(),
-            false => course.story(),
+        match (may_lose && more.one_in(3), may_cut_off && more.one_in(4)) {
+            (true, _) => course.lost_record(),
+            (false, true) => course.cut_off(timing.lease),
+            (false, false) => course.story(),
         }
     }
     let Course { volumes, steps, .. } = course;
@@ -576,6 +577,20 @@ impl Course {
         }
         let limit = self.between(500, 5000);
         self.push(16, Duration::from_millis(20), Act::Whole { volume, limit });
+    }
+
+    /// I9, I14: an engine is cut off with a replica of its node for longer than its reads may go on, and another one serves without it.
+    fn cut_off(&mut self, lease: Duration) {
+        let volume = self.replicated();
+        let (engine, to) = (self.engines[volume], self.replica(volume));
+        let (work, after, lasts) = (self.work() + 8, self.pause(), 3 * lease + self.between(0, 3000));
+        self.push(work, after, Act::Isolate { node: engine, inbound: true, outbound: true, lasts });
+        let after = self.between(1, 300);
+        self.push(4, after, Act::TakeOver { volume, to });
+        for _ in 0..3 {
+            let after = lease / 2 + self.between(1, 500);
+            self.push(8, after, Act::Nothing);
+        }
     }
 
     fn administrative(&mut self, volume: usize) -> Act {
