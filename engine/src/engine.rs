@@ -182,6 +182,21 @@ impl Engine {
         to_the_end(async move { core.recover(replica).await }).await
     }
 
+    /// The reservations of hosts, as they were left last; empty if there were none. Certain once the engine serves.
+    pub fn reservations(&self) -> Vec<u8> {
+        self.core.record.borrow().reservations.clone()
+    }
+
+    /// Keeps the reservations of hosts in place of those before, at most [`crate::MAX_RESERVATIONS`] bytes: when it returns the registry has them, and
+    /// every replica in sync has a copy (I38).
+    ///
+    /// # Errors
+    /// When nothing could be changed, or nobody knows: then the next engine has these or those before.
+    pub async fn set_reservations(&self, reservations: Vec<u8>) -> Result<(), EngineError> {
+        let core = Rc::clone(&self.core);
+        to_the_end(async move { core.set_reservations(reservations).await }).await
+    }
+
     /// Pauses rebuilds or lets them go on, and sets their rate. What runs follows at once. Not kept: the next start has what its
     /// configuration says.
     pub fn set_rebuild(&self, settings: RebuildSettings) {

@@ -33,6 +33,7 @@ mod rebuilds;
 mod recording;
 mod regions;
 mod registry;
+mod reservations;
 mod resize;
 mod restoring;
 mod revert;
@@ -48,7 +49,7 @@ pub use crate::connector::Connector;
 pub use crate::engine::Engine;
 pub use crate::rebuilds::{RebuildSettings, Rebuilds};
 pub use crate::registry::{
-    FileRegistry, MAX_REPLICAS, MemberState, NewReplica, PendingChange, Registry, RegistryError, ReplicaRecord,
-    VolumeRecord,
+    FileRegistry, MAX_REPLICAS, MAX_RESERVATIONS, MemberState, NewReplica, PendingChange, Registry, RegistryError,
+    ReplicaRecord, VolumeRecord,
 };
 pub use crate::restoring::{Survey, restore, survey, survey_with};

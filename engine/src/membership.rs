@@ -132,6 +132,6 @@ impl Core {
     }
 }
 
-fn not_recorded(reason: crate::recording::NotRecorded) -> EngineError {
+pub(crate) fn not_recorded(reason: crate::recording::NotRecorded) -> EngineError {
     EngineError::Unavailable(Error::from(reason).to_string())
 }

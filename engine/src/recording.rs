@@ -40,11 +40,16 @@ impl Core {
     ///
     /// The engine itself works with the old record until copies have the new one, and from then on the caller runs before anyone else: what it
     /// changes with the record changes in the same moment.
-    pub(crate) async fn change_record(
+    pub(crate) async fn change_record(&self, change: impl FnMut(&mut VolumeRecord) -> bool) -> Result<(), NotRecorded> {
+        let _recording = self.recording.lock().await;
+        self.change_locked_record(change).await
+    }
+
+    /// The same for whoever holds the lock.
+    pub(crate) async fn change_locked_record(
         &self,
         mut change: impl FnMut(&mut VolumeRecord) -> bool,
     ) -> Result<(), NotRecorded> {
-        let _recording = self.recording.lock().await;
         let (mut pause, mut adopted) = (PAUSE, None);
         loop {
             if self.stopped().is_some() {

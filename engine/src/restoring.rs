@@ -91,6 +91,13 @@ impl Survey {
         self.copies().max_by_key(|copy| (copy.epoch, copy.version))
     }
 
+    /// Those of the newest copy that has them.
+    fn reservations(&self) -> Vec<u8> {
+        let knowing = self.looked().filter(|looked| looked.knows_reservations);
+        let newest = knowing.filter_map(|looked| looked.copy.as_ref()).max_by_key(|copy| (copy.epoch, copy.version));
+        newest.map(|copy| copy.reservations.clone()).unwrap_or_default()
+    }
+
     /// Whether a replica knows of something that this record does not.
     pub fn knows_more_than(&self, record: &VolumeRecord) -> bool {
         self.copies().any(|copy| is_newer(copy, record))
@@ -145,6 +152,7 @@ impl Survey {
         (record.epoch, record.instance) = (record.epoch.max(granted) + ahead, new_uuid());
         // Writes may have been in flight.
         (record.version, record.clean) = (0, false);
+        record.reservations = self.reservations();
         for replica in &mut record.replicas {
             (replica.token, replica.changes) = (None, None);
             // Whoever asked knows better where a replica is now.

@@ -113,6 +113,8 @@ pub(crate) struct Looked {
     pub(crate) granted: replica::Granted,
     /// Its copy of the record, if it has one that can be read.
     pub(crate) copy: Option<VolumeRecord>,
+    /// That has the reservations; a reset left them behind.
+    pub(crate) knows_reservations: bool,
 }
 
 /// Looks at a replica without opening it.
@@ -124,18 +126,23 @@ pub(crate) async fn look_at(
     let open = OpenReplica { replica: replica.replica, volume, epoch: 0, instance: Uuid::nil() };
     let opened = connector.open(replica, open).await?;
     let known = opened.membership().await.map_err(OpenError::Failed)?;
-    let copy = known.content.as_deref().and_then(compact::decode).filter(|copy| copy.volume == volume);
-    Ok(Looked { epoch: known.epoch, granted: opened.granted(), copy })
+    let mut copy = known.content.as_deref().and_then(compact::decode).filter(|copy| copy.volume == volume);
+    let knows_reservations = known.attached.is_some();
+    if let Some((copy, attached)) = copy.as_mut().zip(known.attached) {
+        copy.reservations = attached;
+    }
+    Ok(Looked { epoch: known.epoch, granted: opened.granted(), copy, knows_reservations })
 }
 
 /// Puts a record with a replica.
-fn copier(
+pub(crate) fn copier(
     record: &VolumeRecord,
 ) -> impl Fn(Rc<dyn Replica>) -> replica::LocalFuture<'static, Result<(), Error>> + use<> {
     let content: Rc<[u8]> = compact::encode(record).into();
+    let attached: Rc<[u8]> = record.reservations.as_slice().into();
     move |replica| {
-        let content = Rc::clone(&content);
-        Box::pin(async move { set_membership(&*replica, &content).await })
+        let (content, attached) = (Rc::clone(&content), Rc::clone(&attached));
+        Box::pin(async move { set_membership(&*replica, &content, &attached).await })
     }
 }
 
@@ -147,9 +154,9 @@ pub(crate) fn is_newer(copy: &VolumeRecord, record: &VolumeRecord) -> bool {
     }
 }
 
-async fn set_membership(replica: &dyn Replica, content: &[u8]) -> Result<(), Error> {
+async fn set_membership(replica: &dyn Replica, content: &[u8], attached: &[u8]) -> Result<(), Error> {
     loop {
-        match replica.set_membership(content).await {
+        match replica.set_membership(content, attached).await {
             Err(error) if error.kind() == ErrorKind::Busy => reactor::sleep(BUSY_PAUSE).await,
             answer => return answer,
         }

@@ -159,6 +159,8 @@ pub enum Role {
     Hashes,
     /// Where writes of a replica may be in flight.
     Activity,
+    /// What is kept with a replica's copy of the membership record.
+    Attached,
 }
 
 impl Role {
@@ -167,6 +169,7 @@ impl Role {
         match self {
             Self::Hashes => 1,
             Self::Activity => 2,
+            Self::Attached => 3,
         }
     }
 
@@ -174,6 +177,7 @@ impl Role {
         match number {
             1 => Some(Self::Hashes),
             2 => Some(Self::Activity),
+            3 => Some(Self::Attached),
             _ => None,
         }
     }
@@ -183,6 +187,7 @@ impl Role {
         match self {
             Self::Hashes => "hashes",
             Self::Activity => "activity",
+            Self::Attached => "attached",
         }
     }
 }

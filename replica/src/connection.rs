@@ -284,7 +284,7 @@ impl Connection {
             }
             Command::SetNote { place, durable, content } => replica.set_note(place, &content, durable).await.map(none),
             Command::Notes => Ok(Control::Message(notes_to_wire(replica.notes().await?).encode())),
-            Command::SetMembership { content } => replica.set_membership(&content).await.map(none),
+            Command::SetMembership { content, attached } => replica.set_membership(&content, &attached).await.map(none),
             Command::Membership => Ok(Control::Message(replica.membership().await?.encode())),
             Command::Reset => replica.reset().await.map(none),
             Command::SetState(state) => replica.set_state(state.into()).await.map(none),

@@ -8,7 +8,13 @@ use block_device::{BlockDevice, Error, Geometry, Outcome, Range};
 use reactor::Instant;
 use uuid::Uuid;
 
-pub use replica_protocol::{MAX_MEMBERSHIP, MAX_NOTE, Membership, NOTES};
+pub use replica_protocol::{MAX_ATTACHED, MAX_MEMBERSHIP, MAX_NOTE, Membership, NOTES};
+
+/// Whether a copy of the membership record of so many bytes, with so many attached, needs space of the store. Few bytes do not, nor when
+/// the record grows: up to twelve replicas.
+pub const fn needs_space(copy: usize, attached: usize) -> bool {
+    attached > 1024 || copy + attached > 3890
+}
 
 /// A future of control code: boxed, and of this thread.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -98,8 +104,8 @@ pub trait Replica: BlockDevice {
     fn notes(&self) -> LocalFuture<'_, Result<Vec<Note>, Error>>;
 
     /// Keeps a copy of the membership record for the engine, durably, in place of the one before: 1 to [`MAX_MEMBERSHIP`]
-    /// bytes.
-    fn set_membership(&self, content: &[u8]) -> LocalFuture<'_, Result<(), Error>>;
+    /// bytes, and at most [`MAX_ATTACHED`] that are attached. A reset keeps the former only.
+    fn set_membership(&self, content: &[u8], attached: &[u8]) -> LocalFuture<'_, Result<(), Error>>;
 
     /// That copy. The only thing that a replica opened at epoch zero tells.
     fn membership(&self) -> LocalFuture<'_, Result<Membership, Error>>;

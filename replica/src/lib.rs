@@ -25,8 +25,8 @@ mod status;
 pub use crate::directory::Directory;
 pub use crate::error::OpenError;
 pub use crate::handle::{
-    ChainEntry, DamagedRegion, Extent, ExtentKind, Extents, Granted, LocalFuture, LvolKind, MAX_MEMBERSHIP, MAX_NOTE,
-    Membership, NOTES, Note, OpenReplica, REPAIR_REGION, Replica, ReplicaState,
+    ChainEntry, DamagedRegion, Extent, ExtentKind, Extents, Granted, LocalFuture, LvolKind, MAX_ATTACHED,
+    MAX_MEMBERSHIP, MAX_NOTE, Membership, NOTES, Note, OpenReplica, REPAIR_REGION, Replica, ReplicaState, needs_space,
 };
 pub use crate::hashes::content_hash;
 pub use crate::listener::{ReplicaHost, ReplicaListener};

@@ -19,8 +19,8 @@ const HEADER: usize = 80;
 const REPLICA: usize = 46 + NODE + REASON;
 const _: () = assert!(HEADER + MAX_REPLICAS * REPLICA <= MAX_MEMBERSHIP as usize);
 
-/// The bytes of a record. Tokens and what is noted of absent replicas stay out: a record that was made anew takes nothing of
-/// that for known.
+/// The bytes of a record. Reservations are attached to them. Tokens and what is noted of absent replicas stay out: a record that was
+/// made anew takes nothing of that for known.
 pub(crate) fn encode(record: &VolumeRecord) -> Vec<u8> {
     let (revert, snapshot) = match &record.pending {
         Some(PendingChange::Revert { snapshot }) => (FLAG_REVERT, *snapshot),
@@ -82,6 +82,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<VolumeRecord> {
         block_size,
         replicas: Vec::new(),
         pending: None,
+        reservations: Vec::new(),
     };
     let snapshot = fields.uuid()?;
     record.pending = (flags & FLAG_REVERT != 0).then_some(PendingChange::Revert { snapshot });

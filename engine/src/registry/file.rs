@@ -185,6 +185,29 @@ mod tests {
     }
 
     #[test]
+    fn reservations_are_digits_in_the_file() {
+        let (world, node) = world();
+        world.block_on(node, async {
+            let registry = FileRegistry::new("/state");
+            registry.store(None, &record()).await.expect("stored");
+            let path = registry.path(VOLUME);
+            let text = async || String::from_utf8(files::read(&path).await.expect("readable")).expect("text");
+            assert!(!text().await.contains("reservations"));
+            let reserved = VolumeRecord { reservations: vec![0x00, 0x5a, 0xff], ..record() };
+            registry.store(Some(1), &reserved).await.expect("stored");
+            assert_eq!(registry.load(VOLUME).await.expect("readable").expect("there").reservations, [0x00, 0x5a, 0xff]);
+            let good = text().await;
+            assert!(good.contains("\"005aff\""), "{good}");
+            let long = "00".repeat(crate::MAX_RESERVATIONS + 1);
+            for wrong in ["005af", "005aüg", "0 5aff", &long] {
+                files::replace(&path, good.replace("005aff", wrong).into_bytes()).await.expect("written");
+                let loaded = registry.load(VOLUME).await;
+                assert!(matches!(loaded, Err(RegistryError::Damaged { .. })), "{loaded:?}");
+            }
+        });
+    }
+
+    #[test]
     fn damaged_is_not_unreachable_and_not_absent() {
         let (world, node) = world();
         world.block_on(node, async {

@@ -10,7 +10,9 @@ use replica::LocalFuture;
 use uuid::Uuid;
 
 pub use self::file::FileRegistry;
-pub use self::record::{MAX_REPLICAS, MemberState, NewReplica, PendingChange, ReplicaRecord, VolumeRecord};
+pub use self::record::{
+    MAX_REPLICAS, MAX_RESERVATIONS, MemberState, NewReplica, PendingChange, ReplicaRecord, VolumeRecord,
+};
 
 /// Durable records, each changed by compare-and-swap on its version.
 pub trait Registry {

@@ -8,6 +8,9 @@ use uuid::Uuid;
 /// The most replicas of a volume: they are counted in masks.
 pub const MAX_REPLICAS: usize = 16;
 
+/// The most bytes of hosts' reservations.
+pub const MAX_RESERVATIONS: usize = replica::MAX_ATTACHED as usize;
+
 /// A volume's membership: who has what was acknowledged. `docs/replication.md` says what each change means.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeRecord {
@@ -32,6 +35,9 @@ pub struct VolumeRecord {
     /// A change of all replicas that has begun. Whoever opens the volume next ends it before anything is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingChange>,
+    /// The reservations that hosts have, as a frontend writes them (I38); empty without any.
+    #[serde(default, with = "bytes_text", skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<u8>,
 }
 
 /// A change that is made on one replica after the other, and has to be on all of them or on none.
@@ -98,6 +104,7 @@ impl VolumeRecord {
             block_size,
             replicas: replicas.into_iter().map(|new| ReplicaRecord::new(new, MemberState::InSync)).collect(),
             pending: None,
+            reservations: Vec::new(),
         }
     }
 
@@ -108,6 +115,9 @@ impl VolumeRecord {
         }
         if !self.replicas.iter().any(|replica| replica.state == MemberState::InSync) {
             return Err("no replica is in sync".to_owned());
+        }
+        if self.reservations.len() > MAX_RESERVATIONS {
+            return Err(format!("{} bytes of reservations, not at most {MAX_RESERVATIONS}", self.reservations.len()));
         }
         Ok(())
     }
@@ -135,6 +145,25 @@ pub struct NewReplica {
     pub node: String,
     /// Where its node listens for engines.
     pub address: SocketAddr,
+}
+
+/// Bytes as text: two hexadecimal digits each.
+mod bytes_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let text: String = digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect();
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8)).collect();
+        let digits = digits.filter(|digits| digits.len() % 2 == 0);
+        let digits = digits.ok_or_else(|| D::Error::custom("not an even number of hexadecimal digits"))?;
+        Ok(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    }
 }
 
 /// UUIDs as text.

@@ -1,7 +1,8 @@
 //! Engines in a simulated world, and once on the kernel's.
 //!
 //! `fakes` are replicas and a registry of memory with faults to inject; `model` knows what each block may read as;
-//! `writing`, `reading`, `rebuilding`, `pacing`, `lacking`, `changes`, `membership` and `registry_lost` are stories about them. `cluster` and
+//! `writing`, `reading`, `rebuilding`, `pacing`, `lacking`, `changes`, `membership`, `registry_lost` and `reservations` are stories about
+//! them. `cluster` and
 //! `leases` have real replicas on simulated nodes, `loopback` on reactors of the kernel.
 
 mod changes;
@@ -17,6 +18,7 @@ mod pacing;
 mod reading;
 mod rebuilding;
 mod registry_lost;
+mod reservations;
 mod writing;
 
 /// The seeds of a story that chance has a part in: `count` of them, or as many as `ASHLAR_SEEDS` says.

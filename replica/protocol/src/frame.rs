@@ -1,6 +1,8 @@
 //! The header of a frame, and what each kind allows in it.
 
-use crate::{MAX_CONTROL, MAX_MEMBERSHIP, MAX_NOTE, MAX_RANGES, MAX_REPAIR, MAX_TRANSFER, ProtocolError, Status};
+use crate::{
+    MAX_ATTACHED, MAX_CONTROL, MAX_MEMBERSHIP, MAX_NOTE, MAX_RANGES, MAX_REPAIR, MAX_TRANSFER, ProtocolError, Status,
+};
 
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 64;
@@ -117,7 +119,7 @@ impl Kind {
             Self::Extents | Self::ReadLvol | Self::DeleteSnapshot | Self::Revert => 16,
             Self::Hashes => 24,
             Self::SetNote => MAX_NOTE,
-            Self::SetMembership => MAX_MEMBERSHIP,
+            Self::SetMembership => MAX_MEMBERSHIP + MAX_ATTACHED,
             Self::Repair => 16 + MAX_REPAIR,
             Self::Close | Self::Ping | Self::Read | Self::Flush | Self::WriteZeroes => 0,
             Self::Chain | Self::Reset | Self::SetState | Self::Grow => 0,
@@ -284,6 +286,7 @@ fn array<const N: usize>(bytes: &[u8; HEADER_SIZE], at: usize) -> [u8; N] {
 
 // What is not data must fit the bound of control payloads.
 const _: () = assert!(16 * MAX_RANGES as u32 <= MAX_CONTROL);
+const _: () = assert!(16 + MAX_MEMBERSHIP + MAX_ATTACHED <= MAX_CONTROL);
 
 #[cfg(test)]
 mod tests {

@@ -56,6 +56,9 @@ pub const NOTES: u8 = 17;
 /// The longest copy of a membership record, in bytes.
 pub const MAX_MEMBERSHIP: u32 = 3900;
 
+/// The most bytes that are kept with one.
+pub const MAX_ATTACHED: u32 = 64 << 10;
+
 /// The sizes of pieces that hashes are asked for, in bytes: powers of two.
 pub const GRANULES: core::ops::RangeInclusive<u32> = 4096..=1 << 20;
 

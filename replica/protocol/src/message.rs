@@ -4,8 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::{
-    Flags, Frame, GRANULES, Kind, MAX_CONTROL, MAX_EXTENTS, MAX_MEMBERSHIP, MAX_NOTE, MAX_RANGES, MAX_REPAIR, MAX_TEXT,
-    MAX_TRANSFER, NOTES, ProtocolError, Status, checksum,
+    Flags, Frame, GRANULES, Kind, MAX_ATTACHED, MAX_CONTROL, MAX_EXTENTS, MAX_MEMBERSHIP, MAX_NOTE, MAX_RANGES,
+    MAX_REPAIR, MAX_TEXT, MAX_TRANSFER, NOTES, ProtocolError, Status, checksum,
 };
 
 /// A UUID's bytes.
@@ -118,6 +118,8 @@ pub struct Membership {
     pub epoch: u64,
     /// The engine's bytes; none if no engine has left any.
     pub content: Option<Vec<u8>>,
+    /// What was kept with them; none if that is not known any more.
+    pub attached: Option<Vec<u8>>,
 }
 
 /// A request.
@@ -213,6 +215,8 @@ pub enum Command {
     SetMembership {
         /// 1 to [`MAX_MEMBERSHIP`] bytes.
         content: Vec<u8>,
+        /// What is kept with it, at most [`MAX_ATTACHED`] bytes.
+        attached: Vec<u8>,
     },
     /// Tell the copy of the membership record.
     Membership,
@@ -317,9 +321,11 @@ impl Command {
                 (frame.offset, frame.flags.fua) = (u64::from(*place), *durable);
                 payload.extend_from_slice(content);
             }
-            Self::SetMembership { content } => {
-                debug_assert!(content.len() <= MAX_MEMBERSHIP as usize);
+            Self::SetMembership { content, attached } => {
+                debug_assert!(content.len() <= MAX_MEMBERSHIP as usize && attached.len() <= MAX_ATTACHED as usize);
+                frame.length = attached.len() as u64;
                 payload.extend_from_slice(content);
+                payload.extend_from_slice(attached);
             }
             Self::DeleteSnapshot { id } | Self::Revert { id } => payload.extend_from_slice(id),
             Self::Grow { size } => frame.length = *size,
@@ -366,10 +372,14 @@ impl Command {
                 Self::SetNote { place, durable: frame.flags.fua, content: fields.rest().to_vec() }
             }
             Kind::Notes => Self::Notes,
-            Kind::SetMembership => match fields.rest() {
-                [] => return Err(ProtocolError::Malformed),
-                content => Self::SetMembership { content: content.to_vec() },
-            },
+            Kind::SetMembership => {
+                let rest = fields.rest();
+                let attached = usize::try_from(length).ok().filter(|length| *length <= MAX_ATTACHED as usize);
+                let cut = attached.and_then(|attached| rest.len().checked_sub(attached));
+                let cut = cut.filter(|cut| (1..=MAX_MEMBERSHIP as usize).contains(cut));
+                let (content, attached) = rest.split_at(cut.ok_or(ProtocolError::Malformed)?);
+                Self::SetMembership { content: content.to_vec(), attached: attached.to_vec() }
+            }
             Kind::Membership => Self::Membership,
             Kind::DeleteSnapshot => Self::DeleteSnapshot { id: fields.array()? },
             Kind::Revert => Self::Revert { id: fields.array()? },
@@ -511,18 +521,27 @@ impl Pong {
 impl Membership {
     /// The payload of an answer.
     pub fn encode(&self) -> Vec<u8> {
-        let content = self.content.as_deref().unwrap_or_default();
-        [&self.epoch.to_le_bytes()[..], content].concat()
+        let (content, attached) = (self.content.as_deref(), self.attached.as_deref());
+        let mut payload = self.epoch.to_le_bytes().to_vec();
+        // At most MAX_MEMBERSHIP.
+        payload.extend_from_slice(&(content.unwrap_or_default().len() as u32).to_le_bytes());
+        payload.extend_from_slice(&u32::from(attached.is_some()).to_le_bytes());
+        payload.extend_from_slice(content.unwrap_or_default());
+        payload.extend_from_slice(attached.unwrap_or_default());
+        payload
     }
 
     /// The message in an answer.
     pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
         let mut fields = Fields(payload);
-        let (epoch, content) = (fields.u64()?, fields.rest());
-        match content.len() <= MAX_MEMBERSHIP as usize {
-            true => Ok(Self { epoch, content: (!content.is_empty()).then(|| content.to_vec()) }),
-            false => Err(ProtocolError::Malformed),
+        let (epoch, length, known) = (fields.u64()?, fields.u32()?, fields.u32()?);
+        let (content, attached) = fields.rest().split_at_checked(length as usize).ok_or(ProtocolError::Malformed)?;
+        let fits = length <= MAX_MEMBERSHIP && attached.len() <= MAX_ATTACHED as usize;
+        if !fits || known > 1 || (known == 0 && !attached.is_empty()) {
+            return Err(ProtocolError::Malformed);
         }
+        let content = (!content.is_empty()).then(|| content.to_vec());
+        Ok(Self { epoch, content, attached: (known == 1).then(|| attached.to_vec()) })
     }
 }
 

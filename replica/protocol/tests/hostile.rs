@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use replica_protocol::{
-    Chain, Client, ClientEvent, Command, Extents, Flags, Frame, Grant, Hashes, Kind, MAX_MEMBERSHIP, MAX_NOTE,
-    MAX_TRANSFER, Membership, Notes, Open, ProtocolError, Server, ServerEvent, State, Status, checksum,
+    Chain, Client, ClientEvent, Command, Extents, Flags, Frame, Grant, Hashes, Kind, MAX_ATTACHED, MAX_MEMBERSHIP,
+    MAX_NOTE, MAX_TRANSFER, Membership, Notes, Open, ProtocolError, Server, ServerEvent, State, Status, checksum,
 };
 
 const OPEN: Open = Open { replica: [1; 16], volume: [2; 16], instance: [3; 16], epoch: 9 };
@@ -241,21 +241,41 @@ fn requests_for_hashes_and_notes_that_make_no_sense_are_malformed() {
 
 #[test]
 fn a_copy_of_the_membership_is_neither_empty_nor_long() {
-    let set = |length: u32| {
+    let set = |content: u32, attached: u32| {
         let (mut server, _) = serving(4);
-        let frame = Frame { epoch: 9, ..Frame::new(Kind::SetMembership) };
-        let bytes = match length {
-            0 => frame.encode().to_vec(),
-            _ => with_payload(frame, &vec![1; length as usize]),
+        let frame = Frame { epoch: 9, length: attached.into(), ..Frame::new(Kind::SetMembership) };
+        let bytes = match content {
+            0 if attached == 0 => frame.encode().to_vec(),
+            _ => with_payload(frame, &vec![1; (content + attached) as usize]),
         };
         server_error(&mut server, &bytes)
     };
-    assert_eq!(set(MAX_MEMBERSHIP), None);
-    assert_eq!(set(0), Some(ProtocolError::Malformed));
-    assert_eq!(set(MAX_MEMBERSHIP + 1), Some(ProtocolError::PayloadLength(MAX_MEMBERSHIP + 1)));
-    for length in [0, 7, 9 + MAX_MEMBERSHIP as usize] {
-        assert_eq!(Membership::parse(&vec![1; length]), Err(ProtocolError::Malformed), "{length}");
+    assert_eq!(set(MAX_MEMBERSHIP, 0), None);
+    assert_eq!(set(MAX_MEMBERSHIP, MAX_ATTACHED), None);
+    for (content, attached) in [(0, 0), (0, 1), (MAX_MEMBERSHIP + 1, 0), (1, MAX_ATTACHED + 1)] {
+        assert_eq!(set(content, attached), Some(ProtocolError::Malformed), "{content} and {attached}");
     }
+    let most = MAX_MEMBERSHIP + MAX_ATTACHED;
+    assert_eq!(set(most + 1, 0), Some(ProtocolError::PayloadLength(most + 1)));
+}
+
+#[test]
+fn a_copy_that_is_told_says_how_long_it_is() {
+    let told = |content: u32, known: u32, rest: usize| {
+        let mut payload = vec![0; 8];
+        payload.extend(content.to_le_bytes());
+        payload.extend(known.to_le_bytes());
+        payload.resize(16 + rest, 1);
+        Membership::parse(&payload)
+    };
+    let malformed = Err(ProtocolError::Malformed);
+    assert_eq!(Membership::parse(&[1; 15]), malformed);
+    assert!(told(MAX_MEMBERSHIP, 1, (MAX_MEMBERSHIP + MAX_ATTACHED) as usize).is_ok());
+    assert_eq!(told(2, 1, 1), malformed, "cut off");
+    assert_eq!(told(2, 0, 3), malformed, "bytes of what is not known");
+    assert_eq!(told(2, 2, 2), malformed);
+    assert_eq!(told(MAX_MEMBERSHIP + 1, 1, MAX_MEMBERSHIP as usize + 1), malformed);
+    assert_eq!(told(1, 1, MAX_ATTACHED as usize + 2), malformed);
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn notes() -> Notes {
 }
 
 fn membership() -> Membership {
-    Membership { epoch: 9, content: Some(b"who".to_vec()) }
+    Membership { epoch: 9, content: Some(b"who".to_vec()), attached: Some(b"and".to_vec()) }
 }
 
 /// What a request waits for on the engine's side.
@@ -249,7 +249,7 @@ fn messages_and_errors_arrive_whole() {
         Command::Notes,
         Command::Damage,
         Command::Repair { id: [5; 16], offset: 65536, data: vec![7; 65536] },
-        Command::SetMembership { content: b"who".to_vec() },
+        Command::SetMembership { content: b"who".to_vec(), attached: b"and".to_vec() },
         Command::Membership,
     ];
     for (name, command) in (0..).zip(&commands) {
@@ -277,9 +277,10 @@ fn messages_and_errors_arrive_whole() {
     assert_eq!(engine.seen.pop_front(), Some((11, Status::Good, vec![], None)));
     assert_eq!(engine.seen.pop_front(), Some((12, Status::Good, vec![], None)));
     let (_, _, data, _) = engine.seen.pop_front().expect("answered");
-    assert_eq!(data, [9, 0, 0, 0, 0, 0, 0, 0, b'w', b'h', b'o']);
+    assert_eq!(data, *b"\x09\0\0\0\0\0\0\0\x03\0\0\0\x01\0\0\0whoand");
     assert_eq!(Membership::parse(&data), Ok(membership()));
-    assert_eq!(Membership::parse(&data[..8]), Ok(Membership { epoch: 9, content: None }), "none was left");
+    let none = Membership { epoch: 9, content: None, attached: None };
+    assert_eq!(Membership::parse(&none.encode()), Ok(none), "none was left");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use replica_protocol::{Answer, Client, ClientEvent, Command, MAX_RANGES, checksu
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
+use crate::server::check_copy;
 use crate::status::{chain_from_wire, damage_from_wire, error_of, extents_from_wire, notes_from_wire};
 use crate::{ChainEntry, DamagedRegion, Extents, Granted, LocalFuture, Membership, Note, Replica, ReplicaState};
 
@@ -470,13 +471,11 @@ impl Replica for RemoteReplica {
         })
     }
 
-    fn set_membership(&self, content: &[u8]) -> LocalFuture<'_, Result<(), Error>> {
-        let content = content.to_vec();
+    fn set_membership(&self, content: &[u8], attached: &[u8]) -> LocalFuture<'_, Result<(), Error>> {
+        let (content, attached) = (content.to_vec(), attached.to_vec());
         Box::pin(async move {
-            if content.is_empty() || content.len() > wire::MAX_MEMBERSHIP as usize {
-                return Err(ErrorKind::InvalidField.into());
-            }
-            self.done(Command::SetMembership { content }).await
+            check_copy(&content, &attached)?;
+            self.done(Command::SetMembership { content, attached }).await
         })
     }
 

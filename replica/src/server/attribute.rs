@@ -10,6 +10,9 @@ pub(crate) const REPLICA: &str = "replica";
 /// The attribute of a head: the engine's copy of the membership record, its bytes.
 pub(crate) const MEMBERSHIP: &str = "membership";
 
+/// The attribute of a head: what is kept with that copy, or where it is.
+pub(crate) const ATTACHED: &str = "attached";
+
 /// The attribute of a snapshot: the uuid of the replica whose it is.
 pub(crate) const SNAPSHOT_OF: &str = "snapshot-of";
 

@@ -192,13 +192,13 @@ impl Replica for LocalReplica {
         Box::pin(self.server.list_notes(self.open.replica, &self.gate))
     }
 
-    fn set_membership(&self, content: &[u8]) -> LocalFuture<'_, Result<(), Error>> {
-        let content = content.to_vec();
-        Box::pin(async move { self.server.set_membership(self.open.replica, &self.gate, content).await })
+    fn set_membership(&self, content: &[u8], attached: &[u8]) -> LocalFuture<'_, Result<(), Error>> {
+        let (content, attached) = (content.to_vec(), attached.to_vec());
+        Box::pin(async move { self.server.set_membership(self.open.replica, &self.gate, content, &attached).await })
     }
 
     fn membership(&self) -> LocalFuture<'_, Result<Membership, Error>> {
-        Box::pin(async move { self.server.membership(self.open.replica) })
+        Box::pin(self.server.membership(self.open.replica))
     }
 
     fn confirmed(&self) -> Instant {

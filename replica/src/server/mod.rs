@@ -1,5 +1,6 @@
 //! The replicas of one store.
 
+mod attached;
 mod attribute;
 mod hashing;
 mod local;
@@ -17,14 +18,17 @@ use reactor::bug;
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
-use self::attribute::{Attribute, MEMBERSHIP, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
+use self::attribute::{ATTACHED, Attribute, MEMBERSHIP, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
 pub use self::local::LocalReplica;
 use self::notes::Notes;
 pub use self::owner::{Owner, owners};
 use crate::directory::{Directory, Incoming};
 use crate::gate::{Gate, superseded};
 use crate::listener::{ReplicaHost, serve_incoming};
-use crate::{ChainEntry, LocalFuture, MAX_MEMBERSHIP, Membership, Note, OpenError, OpenReplica, Replica, ReplicaState};
+use crate::{
+    ChainEntry, LocalFuture, MAX_ATTACHED, MAX_MEMBERSHIP, Membership, Note, OpenError, OpenReplica, Replica,
+    ReplicaState,
+};
 
 /// A replica to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -495,21 +499,25 @@ impl Inner {
         Ok(opened)
     }
 
-    async fn set_membership(&self, replica: Uuid, gate: &Gate, content: Vec<u8>) -> Result<(), Error> {
-        if content.is_empty() || content.len() > MAX_MEMBERSHIP as usize {
-            return Err(ErrorKind::InvalidField.into());
-        }
+    async fn set_membership(&self, replica: Uuid, gate: &Gate, content: Vec<u8>, attached: &[u8]) -> Result<(), Error> {
+        check_copy(&content, attached)?;
         let entry = self.entry(replica);
         // As with notes: a newer grant waits for it.
         let _changing = entry.changing.lock().await;
         let (head, _) = self.still_granted(replica, gate)?;
-        Ok(self.store.set_attributes(head.uuid, &[(MEMBERSHIP.to_owned(), Some(content))]).await?)
+        let attached = attached::place(&self.store, &head, content.len(), attached).await?;
+        let changes = [(MEMBERSHIP.to_owned(), Some(content)), (ATTACHED.to_owned(), Some(attached))];
+        Ok(self.store.set_attributes(head.uuid, &changes).await?)
     }
 
-    fn membership(&self, replica: Uuid) -> Result<Membership, Error> {
+    async fn membership(&self, replica: Uuid) -> Result<Membership, Error> {
+        let entry = self.entry(replica);
+        // What is attached does not change while it is read.
+        let _changing = entry.changing.lock().await;
         let gone = || Error::with_detail(ErrorKind::Unavailable, "the replica was deleted");
         let (head, attribute) = view::head(&self.store.lvols(), replica).ok_or_else(gone)?;
-        Ok(Membership { epoch: attribute.epoch, content: head.attributes.get(MEMBERSHIP).cloned() })
+        let attached = attached::read(&self.store, &head).await?;
+        Ok(Membership { epoch: attribute.epoch, content: head.attributes.get(MEMBERSHIP).cloned(), attached })
     }
 
     /// Under the lock that a newer grant needs too: whether this one still counts (I12), and the head.
@@ -549,6 +557,12 @@ impl Drop for Inner {
             self.directory.remove(info.spec.replica);
         }
     }
+}
+
+/// Whether an engine may leave such a copy.
+pub(crate) fn check_copy(content: &[u8], attached: &[u8]) -> Result<(), Error> {
+    let fits = content.len() <= MAX_MEMBERSHIP as usize && attached.len() <= MAX_ATTACHED as usize;
+    if content.is_empty() || !fits { Err(ErrorKind::InvalidField.into()) } else { Ok(()) }
 }
 
 fn failed(error: StoreError) -> OpenError {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use block_device::{ErrorKind, Request, execute};
 use reactor::simulated::{NodeId, World};
 use reactor::{now, sleep};
-use replica::{MAX_MEMBERSHIP, Membership, RemoteOptions, RemoteReplica, Replica};
+use replica::{MAX_ATTACHED, MAX_MEMBERSHIP, Membership, RemoteOptions, RemoteReplica, Replica};
 
 use crate::node::{Server, address, boot, kind, open, read, spec, world, write};
 
@@ -23,7 +23,7 @@ async fn connect(epoch: u64, instance: u8) -> Rc<RemoteReplica> {
 }
 
 fn known(epoch: u64, content: Option<&[u8]>) -> Membership {
-    Membership { epoch, content: content.map(<[u8]>::to_vec) }
+    Membership { epoch, content: content.map(<[u8]>::to_vec), attached: content.map(|_| Vec::new()) }
 }
 
 #[test]
@@ -33,11 +33,11 @@ fn a_copy_is_durable_when_it_is_answered_and_outlives_a_reset() {
         world.block_on(engine, async {
             let replica = connect(1, 1).await;
             assert_eq!(replica.membership().await.expect("told"), known(1, None));
-            replica.set_membership(b"first").await.expect("kept");
-            replica.set_membership(&[7; MAX_MEMBERSHIP as usize]).await.expect("kept");
-            let long = replica.set_membership(&[7; MAX_MEMBERSHIP as usize + 1]).await;
+            replica.set_membership(b"first", &[]).await.expect("kept");
+            replica.set_membership(&[7; MAX_MEMBERSHIP as usize], &[]).await.expect("kept");
+            let long = replica.set_membership(&[7; MAX_MEMBERSHIP as usize + 1], &[]).await;
             assert_eq!(kind(long), Some(ErrorKind::InvalidField));
-            assert_eq!(kind(replica.set_membership(&[]).await), Some(ErrorKind::InvalidField));
+            assert_eq!(kind(replica.set_membership(&[], &[]).await), Some(ErrorKind::InvalidField));
         });
         world.power_cut(node);
         let _shared = boot(&world, node);
@@ -45,14 +45,71 @@ fn a_copy_is_durable_when_it_is_answered_and_outlives_a_reset() {
             let replica = connect(2, 1).await;
             let full = [7; MAX_MEMBERSHIP as usize];
             assert_eq!(replica.membership().await.expect("told"), known(2, Some(&full)));
-            replica.set_membership(b"second").await.expect("kept");
+            replica.set_membership(b"second", &[]).await.expect("kept");
             replica.reset().await.expect("emptied");
-            assert_eq!(replica.membership().await.expect("told"), known(2, Some(b"second")));
+            let copy = Membership { attached: None, ..known(2, Some(b"second")) };
+            assert_eq!(replica.membership().await.expect("told"), copy);
         });
         world.power_cut(node);
         let _shared = boot(&world, node);
         world.block_on(engine, async {
-            assert_eq!(connect(3, 1).await.membership().await.expect("told"), known(3, Some(b"second")));
+            let copy = Membership { attached: None, ..known(3, Some(b"second")) };
+            assert_eq!(connect(3, 1).await.membership().await.expect("told"), copy);
+        });
+    }
+}
+
+/// What is attached in one of several sizes: few bytes, as many as go beside the copy, one more, and as many as there can be.
+fn attached(number: u8) -> Vec<u8> {
+    let lengths = [0, 5, 1024, 1025, 4096, 30_000, MAX_ATTACHED as usize];
+    vec![number + 1; lengths[usize::from(number) % lengths.len()]]
+}
+
+#[test]
+fn what_is_attached_changes_with_the_copy_and_is_durable() {
+    // I38
+    for seed in 0..10 {
+        let (world, node, engine, _shared) = with_replica(seed);
+        for (epoch, number) in (1..).zip([0u8, 1, 2, 3, 4, 5, 6, 3, 1, 6, 0]) {
+            world.block_on(engine, async move {
+                let replica = connect(epoch, 1).await;
+                replica.set_membership(&[number; 890], &attached(number)).await.expect("kept");
+                let too_much = vec![0; MAX_ATTACHED as usize + 1];
+                assert_eq!(kind(replica.set_membership(b"x", &too_much).await), Some(ErrorKind::InvalidField));
+            });
+            world.power_cut(node);
+            let _shared = boot(&world, node);
+            world.block_on(engine, async move {
+                let looked = connect(0, 2).await.membership().await.expect("told");
+                let copy = known(epoch, Some(&[number; 890]));
+                assert_eq!(looked, Membership { attached: Some(attached(number)), ..copy });
+            });
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_while_a_copy_changes_leaves_one_with_what_belongs_to_it() {
+    for seed in 0..60 {
+        let (world, node, engine, _shared) = with_replica(seed);
+        world.block_on(engine, async {
+            connect(1, 1).await.set_membership(&[0; 890], &attached(6)).await.expect("kept");
+        });
+        world.spawn(engine, async {
+            let replica = connect(2, 1).await;
+            for number in [5, 4, 1, 6] {
+                // It fails when the power does.
+                let _ = replica.set_membership(&[number; 890], &attached(number)).await;
+            }
+        });
+        world.run_for(Duration::from_micros(seed * 150));
+        world.power_cut(node);
+        let _shared = boot(&world, node);
+        world.block_on(engine, async {
+            let looked = connect(0, 2).await.membership().await.expect("told");
+            let (content, told) = (looked.content.expect("a copy"), looked.attached.expect("known"));
+            let number = if content[0] == 0 { 6 } else { content[0] };
+            assert_eq!(told, attached(number), "of copy {number}");
         });
     }
 }
@@ -65,13 +122,13 @@ fn whoever_looks_changes_nothing_and_can_do_nothing_else() {
         let looked = connect(0, 2).await;
         assert_eq!(looked.membership().await.expect("told"), known(0, None));
         let serving = connect(4, 1).await;
-        serving.set_membership(b"who").await.expect("kept");
+        serving.set_membership(b"who", &[]).await.expect("kept");
         write(&*serving, 0, 7).await.expect("written");
         for looked in [connect(0, 2).await as Rc<dyn Replica>, server.open_local(open(0, 2)).await.expect("granted")] {
             assert_eq!(looked.membership().await.expect("told"), known(4, Some(b"who")));
             assert_eq!(kind(write(&*looked, 0, 9).await), Some(ErrorKind::InvalidField));
             assert_eq!(kind(execute(&*looked, Request::Flush).await), Some(ErrorKind::InvalidField));
-            assert_eq!(kind(looked.set_membership(b"me").await), Some(ErrorKind::InvalidField));
+            assert_eq!(kind(looked.set_membership(b"me", &[]).await), Some(ErrorKind::InvalidField));
             assert_eq!(kind(looked.set_note(0, b"me", false).await), Some(ErrorKind::InvalidField));
             assert_eq!(kind(looked.reset().await), Some(ErrorKind::InvalidField));
             assert_eq!(kind(looked.chain().await), Some(ErrorKind::InvalidField));
@@ -92,7 +149,7 @@ fn an_engine_without_anything_to_do_hears_that_it_lost_the_replica() {
         assert_eq!(older.failed().await.kind(), ErrorKind::Fenced);
         assert!(now() - granted <= 2 * RemoteOptions::default().ping_interval);
         assert!(older.confirmed() < granted, "nobody confirmed the older epoch after the newer one was granted");
-        let refused = older.set_membership(b"mine").await;
+        let refused = older.set_membership(b"mine", &[]).await;
         assert_eq!(kind(refused), Some(ErrorKind::Fenced));
         assert_eq!(newer.membership().await.expect("told"), known(2, None));
     });

@@ -23,6 +23,8 @@ pub(crate) struct FakeDisk {
     pub(crate) resets: u32,
     /// The engine's copy of the record.
     pub(crate) membership: Option<Vec<u8>>,
+    /// What is kept with it; a reset leaves it behind.
+    pub(crate) attached: Option<Vec<u8>>,
     size: u64,
     snapshots: Vec<(Uuid, String, Own)>,
     head: Own,
@@ -45,6 +47,7 @@ impl FakeDisk {
             instance: Uuid::nil(),
             resets: 0,
             membership: None,
+            attached: None,
             size,
             snapshots: Vec::new(),
             head: Own::new(),
@@ -309,5 +312,6 @@ impl FakeDisk {
         self.head.clear();
         self.flush();
         self.notes.clear();
+        self.attached = None;
     }
 }

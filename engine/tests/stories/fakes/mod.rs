@@ -40,6 +40,8 @@ pub(crate) struct FakeNode {
     pub(crate) snapshot_error: Cell<Option<ErrorKind>>,
     /// What copies of the membership fail with.
     pub(crate) copy_error: Cell<Option<ErrorKind>>,
+    /// There is no space for copies that need some.
+    pub(crate) full_copies: Cell<bool>,
     /// What notes fail with.
     pub(crate) note_error: Cell<Option<ErrorKind>>,
     /// How many requests are answered with Busy first.
@@ -65,6 +67,7 @@ impl FakeNode {
             read_error: Cell::new(None),
             snapshot_error: Cell::new(None),
             copy_error: Cell::new(None),
+            full_copies: Cell::new(false),
             note_error: Cell::new(None),
             busy: Cell::new(0),
             writes_seen: Cell::new(0),
@@ -396,12 +399,16 @@ impl Replica for FakeReplica {
         })
     }
 
-    fn set_membership(&self, content: &[u8]) -> LocalFuture<'_, Result<(), Error>> {
-        let content = content.to_vec();
+    fn set_membership(&self, content: &[u8], attached: &[u8]) -> LocalFuture<'_, Result<(), Error>> {
+        let (content, attached) = (content.to_vec(), attached.to_vec());
         self.control(move |node| match node.copy_error.get() {
             Some(kind) => Err(kind.into()),
+            None if node.full_copies.get() && replica::needs_space(content.len(), attached.len()) => {
+                Err(ErrorKind::NoSpace.into())
+            }
             None => {
-                node.disk.borrow_mut().membership = Some(content);
+                let mut disk = node.disk.borrow_mut();
+                (disk.membership, disk.attached) = (Some(content), Some(attached));
                 Ok(())
             }
         })
@@ -410,7 +417,7 @@ impl Replica for FakeReplica {
     fn membership(&self) -> LocalFuture<'_, Result<Membership, Error>> {
         self.control(|node| {
             let disk = node.disk.borrow();
-            Ok(Membership { epoch: disk.epoch, content: disk.membership.clone() })
+            Ok(Membership { epoch: disk.epoch, content: disk.membership.clone(), attached: disk.attached.clone() })
         })
     }
 
