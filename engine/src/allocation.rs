@@ -31,7 +31,7 @@ impl Core {
 async fn runs(replica: &dyn Replica, mut whole: Range) -> Result<Vec<Allocation>, Error> {
     let mut layers = Vec::new();
     for lvol in replica.chain().await? {
-        let extents = replica.extents(lvol.id, whole.offset, EXTENTS).await?;
+        let extents = replica.extents(lvol.id, whole, EXTENTS).await?;
         if let Some(next) = extents.next {
             // What is behind is not known of this lvol.
             whole.length = whole.length.min(next.saturating_sub(whole.offset));

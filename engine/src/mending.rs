@@ -9,13 +9,13 @@ use reactor::{Instant, now, timeout};
 use replica::{LvolKind, REPAIR_REGION, Replica};
 use uuid::Uuid;
 
-use crate::copy::{cut, perform, pieces, read_lvol, write};
+use crate::copy::{perform, pieces, read_lvol, write};
 use crate::core::Core;
 use crate::members::{Mask, bit};
 
-/// How often replicas are asked whether they found damage, and how long what could not be mended is left alone.
-const LOOK: Duration = Duration::from_secs(2);
+/// How long what could not be mended is left alone, and a replica that did not say what it found.
 const PAUSE: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the medium loses at once.
 const BLOCK: u64 = 4096;
@@ -47,7 +47,7 @@ pub(crate) struct Damage {
     failures: u32,
     /// What the replica had found when it was asked last.
     findings: u32,
-    /// When what is open is tried again.
+    /// When what is open is tried again, or the replica is asked again.
     again: Option<Instant>,
 }
 
@@ -87,11 +87,14 @@ impl Core {
         }
     }
 
-    /// Mends what reads met, and what replicas found by themselves. Runs for a session.
+    /// Mends what reads met, and what replicas found by themselves. Runs for a session; sleeps while there is nothing to mend.
     pub(crate) async fn keep_mending(self: Rc<Self>) {
         loop {
-            // Without news there may be findings of replicas.
-            let _news_or_time = timeout(LOOK, self.signals.damage.notified()).await;
+            let news = self.signals.damage.notified();
+            match self.mend_again_at() {
+                Some(again) => drop(timeout(again - now(), news).await),
+                None => news.await,
+            }
             while let Some((replica, range)) = self.next_damaged() {
                 self.mend_range(replica, range).await;
             }
@@ -177,7 +180,10 @@ impl Core {
         for member in 0..count {
             let Some((replica, findings)) = self.news_of(member) else { continue };
             let Some((_, damaged)) = self.damaged_one(replica) else { continue };
-            let Ok(found) = self.in_time(damaged.damage()).await else { continue };
+            let Ok(found) = self.in_time(damaged.damage()).await else {
+                self.with_damage(replica, |damage| damage.again = Some(now() + ASK_AGAIN));
+                continue;
+            };
             let found = found.iter().map(|region| Place { snapshot: Some(region.snapshot), offset: region.offset });
             let open: BTreeSet<Place> = found.chain(self.open_places(replica, findings)).collect();
             for place in open {
@@ -190,6 +196,19 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// When something is to be tried again without news.
+    fn mend_again_at(&self) -> Option<Instant> {
+        let members = self.members.borrow();
+        let readable = members.readable();
+        let looked_at = members.0.iter().enumerate().filter(|(member, _)| readable & bit(*member) != 0);
+        looked_at.filter_map(|(_, member)| member.damage.again).min()
+    }
+
+    /// What a replica had found when it was looked at last.
+    pub(crate) fn seen_findings(&self, member: usize) -> u32 {
+        self.members.borrow().0.get(member).map_or(0, |member| member.damage.findings)
     }
 
     /// The replica of a member that has something to be looked at, and what it has found by now.
@@ -355,8 +374,8 @@ async fn perform_on(replica: Rc<dyn Replica>, request: Request) -> Result<Segmen
 /// The snapshot that a block of the head is read through to; none if it is the head's own, or nobody's.
 async fn owner(replica: &dyn Replica, block: Range) -> Result<Option<Uuid>, Error> {
     for lvol in replica.chain().await?.iter().rev() {
-        let own = replica.extents(lvol.id, block.offset, 1).await?;
-        if own.list.first().is_some_and(|extent| cut(extent.range, block).is_some()) {
+        let own = replica.extents(lvol.id, block, 1).await?;
+        if !own.list.is_empty() {
             return Ok((lvol.kind == LvolKind::Snapshot).then_some(lvol.id));
         }
     }

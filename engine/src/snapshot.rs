@@ -20,7 +20,7 @@ impl Core {
         if !bug!("copy-across-a-snapshot") {
             self.detach_copies("a snapshot was taken");
         }
-        let name = name.to_owned();
+        let (name, size) = (name.to_owned(), self.geometry.get().size());
         let members = if bug!("snapshot-one-replica") {
             self.readable() & self.readable().wrapping_neg()
         } else {
@@ -28,7 +28,7 @@ impl Core {
         };
         self.together("a snapshot", members, move |replica| {
             let name = name.clone();
-            async move { replica.snapshot(id, &name).await }
+            async move { replica.snapshot(id, size, &name).await }
         })
         .await
     }

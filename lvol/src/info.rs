@@ -297,6 +297,13 @@ pub struct Extent {
     pub kind: ExtentKind,
 }
 
+impl Extent {
+    /// The first byte behind it.
+    pub const fn end(&self) -> u64 {
+        self.offset + self.length
+    }
+}
+
 /// What an lvol takes in its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {

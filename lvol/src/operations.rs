@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
-use block_device::{BlockDevice, Geometry};
+use block_device::{BlockDevice, Geometry, Range};
 use reactor::spawn;
 use uuid::Uuid;
 
 use crate::catalog::MAX_CHAIN;
 use crate::error::StoreError;
+use crate::extents::own_extents;
+use crate::format::BLOCK;
 use crate::format::record::{Damage, LvolRecord, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Record};
 use crate::info::{CreateLvol, LvolInfo, LvolKind, LvolState, SnapshotSpec};
 use crate::lvol::Lvol;
@@ -53,7 +55,16 @@ impl Store {
     /// the size of anything. Durable when it returns, with its content.
     pub async fn snapshot(&self, head: Uuid, spec: &SnapshotSpec) -> Result<LvolInfo, StoreError> {
         let (store, spec) = (self.clone(), spec.clone());
-        to_the_end(async move { store.take_snapshot(head, &spec).await }).await
+        to_the_end(async move { store.take_snapshot(head, None, &spec).await }).await
+    }
+
+    /// The same, with a size of the snapshot's own: as if the head had been of that size when it was cut, and grown since.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when the head is smaller, or has blocks beyond that size.
+    pub async fn snapshot_of_size(&self, head: Uuid, size: u64, spec: &SnapshotSpec) -> Result<LvolInfo, StoreError> {
+        let (store, spec) = (self.clone(), spec.clone());
+        to_the_end(async move { store.take_snapshot(head, Some(size), &spec).await }).await
     }
 
     /// Makes a head read as one of the snapshots that it reads through did: what was written since is dropped. The
@@ -169,7 +180,7 @@ impl Store {
         check_depth(&found, parent)
     }
 
-    async fn take_snapshot(&self, head: Uuid, spec: &SnapshotSpec) -> Result<LvolInfo, StoreError> {
+    async fn take_snapshot(&self, head: Uuid, size: Option<u64>, spec: &SnapshotSpec) -> Result<LvolInfo, StoreError> {
         check_spec(&spec.name, &spec.attributes, spec.uuid)?;
         let _one = self.core.control_turn().await?;
         self.check_not_internal(spec.uuid)?;
@@ -187,9 +198,12 @@ impl Store {
         // Most of what has to become durable does so before writes are held.
         self.core.flush().await?;
         let old = self.record(head)?;
+        let size = size.unwrap_or(old.size);
+        self.check_cut(&lvol, &old, size)?;
         let snapshot = LvolRecord {
             uuid: spec.uuid,
             snapshot: true,
+            size,
             created_at: milliseconds_now(),
             name: spec.name.clone(),
             attributes: spec.attributes.clone(),
@@ -201,6 +215,22 @@ impl Store {
         self.core.flush().await?;
         self.core.start_hashing();
         self.expect_info(spec.uuid)
+    }
+
+    /// A snapshot of this size has all that the head has.
+    fn check_cut(&self, lvol: &Lvol, head: &LvolRecord, size: u64) -> Result<(), StoreError> {
+        if size == head.size {
+            return Ok(());
+        }
+        check_size(size, head.block_size, self.core.layout().cluster_size)?;
+        if size > head.size {
+            return Err(StoreError::invalid(format!("{} has {} bytes, less than {size}", head.uuid, head.size)));
+        }
+        let beyond = Range { offset: size.next_multiple_of(BLOCK), length: head.size - size };
+        match own_extents(&[lvol.volume().map()], head.size, beyond, 1).is_empty() {
+            true => Ok(()),
+            false => Err(StoreError::invalid(format!("{} has blocks beyond {size} bytes", head.uuid))),
+        }
     }
 
     async fn revert_to(&self, head: Uuid, snapshot: Uuid) -> Result<LvolInfo, StoreError> {

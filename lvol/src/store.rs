@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use block_device::Range;
 use reactor::{Buffer, Disk};
 use uuid::Uuid;
 
@@ -162,23 +163,23 @@ impl Store {
         self.core.open_lvol(id).await.map(Rc::new)
     }
 
-    /// Up to `max` extents that the lvol itself holds, in order, from byte `from` on. What is not in them is read
+    /// Up to `max` extents that the lvol itself holds within a range, in order. What is not in them is read
     /// through the parent, or zero when there is none. Ancestors that are to be deleted do not count: what they hold is on its
-    /// way into the lvol.
-    pub async fn extents(&self, id: Uuid, from: u64, max: usize) -> Result<Vec<Extent>, StoreError> {
-        self.extents_of(id, from, max, |catalog| 1 + catalog.doomed_parents(id)).await
+    /// way into the lvol. What is long comes in parts.
+    pub async fn extents(&self, id: Uuid, range: Range, max: usize) -> Result<Vec<Extent>, StoreError> {
+        self.extents_of(id, range, max, |catalog| 1 + catalog.doomed_parents(id)).await
     }
 
     /// As [`Store::extents`], but of all that the lvol reads through as well: what is not in them is zero.
-    pub async fn extents_of_chain(&self, id: Uuid, from: u64, max: usize) -> Result<Vec<Extent>, StoreError> {
-        self.extents_of(id, from, max, |_| usize::MAX).await
+    pub async fn extents_of_chain(&self, id: Uuid, range: Range, max: usize) -> Result<Vec<Extent>, StoreError> {
+        self.extents_of(id, range, max, |_| usize::MAX).await
     }
 
     /// Of an lvol and its nearest ancestors, as many together as `count` says.
     async fn extents_of(
         &self,
         id: Uuid,
-        from: u64,
+        range: Range,
         max: usize,
         count: impl Fn(&Catalog) -> usize,
     ) -> Result<Vec<Extent>, StoreError> {
@@ -191,7 +192,7 @@ impl Store {
         let maps = self.core.hold_maps(lineage).await?;
         let size = self.core.catalog.borrow().lvols.get(&id).map(|node| node.record.size);
         self.core.residency.look();
-        Ok(crate::extents::own_extents(&maps, size.ok_or(StoreError::NotFound { uuid: id })?, from, max))
+        Ok(crate::extents::own_extents(&maps, size.ok_or(StoreError::NotFound { uuid: id })?, range, max))
     }
 
     /// Writes a checkpoint and lets go of all maps that nobody uses: done by itself some time after an lvol was closed, too.

@@ -267,10 +267,10 @@ impl Connection {
         let replica = &self.replica;
         let none = |()| Control::Message(Vec::new());
         match command {
-            Command::Snapshot { id, name } => replica.snapshot(Uuid::from_bytes(id), &name).await.map(none),
+            Command::Snapshot { id, size, name } => replica.snapshot(Uuid::from_bytes(id), size, &name).await.map(none),
             Command::Chain => Ok(Control::Message(chain_to_wire(&replica.chain().await?).encode())),
-            Command::Extents { lvol, from, max } => {
-                let extents = replica.extents(Uuid::from_bytes(lvol), from, max).await?;
+            Command::Extents { lvol, offset, length, max } => {
+                let extents = replica.extents(Uuid::from_bytes(lvol), Range { offset, length }, max).await?;
                 Ok(Control::Message(extents_to_wire(&extents).encode()))
             }
             Command::ReadLvol { lvol, offset, length } => {

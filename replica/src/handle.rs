@@ -52,8 +52,9 @@ pub trait Replica: BlockDevice {
     /// The chain, oldest first, the head last.
     fn chain(&self) -> LocalFuture<'_, Result<Vec<ChainEntry>, Error>>;
 
-    /// Cuts the head. No write may be in flight (the engine holds them). The same snapshot again is no error.
-    fn snapshot(&self, id: Uuid, name: &str) -> LocalFuture<'_, Result<(), Error>>;
+    /// Cuts the head: the snapshot has this size, that of the volume when it was cut, whatever the head has (I24). No write may be in flight
+    /// (the engine holds them). The same snapshot again is no error.
+    fn snapshot(&self, id: Uuid, size: u64, name: &str) -> LocalFuture<'_, Result<(), Error>>;
 
     /// Deletes a snapshot of the chain: what it holds stays with whoever reads through it. One that is not there is no
     /// error.
@@ -66,8 +67,8 @@ pub trait Replica: BlockDevice {
     /// Makes the head at least so large, durably (I39). Then [`Replica::granted`] tells the new size.
     fn grow(&self, size: u64) -> LocalFuture<'_, Result<(), Error>>;
 
-    /// Own blocks of an lvol of the chain from `from` on, at most `max` of them.
-    fn extents(&self, lvol: Uuid, from: u64, max: u32) -> LocalFuture<'_, Result<Extents, Error>>;
+    /// Own blocks of an lvol of the chain within a range, at most `max` extents of them. What is long comes in parts.
+    fn extents(&self, lvol: Uuid, range: Range, max: u32) -> LocalFuture<'_, Result<Extents, Error>>;
 
     /// Reads through an lvol of the chain.
     fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome>;
@@ -78,6 +79,9 @@ pub trait Replica: BlockDevice {
 
     /// Changes whenever damage of a snapshot was found in the replica's store: then [`Replica::damage`] is worth a look. May lag a little.
     fn findings(&self) -> u32;
+
+    /// Waits until [`Replica::findings`] is not `seen` any more.
+    fn more_findings(&self, seen: u32) -> LocalFuture<'_, ()>;
 
     /// Regions of the chain's snapshots that are known to be damaged.
     fn damage(&self) -> LocalFuture<'_, Result<Vec<DamagedRegion>, Error>>;
@@ -203,7 +207,7 @@ pub enum LvolKind {
 pub struct Extents {
     /// The extents.
     pub list: Vec<Extent>,
-    /// Where to go on; none at the end.
+    /// Where to go on; none when that is all.
     pub next: Option<u64>,
 }
 

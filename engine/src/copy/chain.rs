@@ -3,12 +3,13 @@
 
 use std::cell::Cell;
 
-use block_device::{Error, ErrorKind};
-use replica::{ChainEntry, LvolKind, Replica};
+use block_device::{Error, ErrorKind, Range};
+use replica::{ChainEntry, Extent, LvolKind, Replica};
 use uuid::Uuid;
 
 use super::compare::Pair;
 use super::own::{merged, own_in};
+use super::transfer::both;
 use super::walk::Walk;
 use super::{Job, interrupted};
 use crate::members::Role;
@@ -61,7 +62,8 @@ impl Job<'_> {
     async fn has_same_content(&self, pair: Pair<'_>) -> Result<bool, Error> {
         let (walk, same) = (Walk::new(pair), Cell::new(true));
         let compare = async |region| {
-            for range in self.own_of_both(pair, region).await? {
+            let (ours, theirs) = self.own_of_both(pair, region).await?;
+            for range in merged(ours.iter().chain(&theirs).map(|extent| extent.range)) {
                 if same.get() && !self.is_equal(pair, range).await? {
                     same.set(false);
                     walk.end();
@@ -86,8 +88,8 @@ impl Job<'_> {
             self.begin_lvol(format!("copying snapshot {}", snapshot.name), wanted.len() - index)?;
             let pair = Pair { source: &*source, ours: snapshot.id, theirs: self.head(&*self.target).await? };
             self.copy_snapshot(pair).await?;
-            // The target's head reads like the snapshot now: cut it under the same uuid.
-            self.core.in_time(self.target.snapshot(snapshot.id, &snapshot.name)).await?;
+            // The target's head reads like the snapshot now: cut it under the same uuid, with the size that the volume had.
+            self.core.in_time(self.target.snapshot(snapshot.id, snapshot.size, &snapshot.name)).await?;
         }
         Ok(())
     }
@@ -97,15 +99,14 @@ impl Job<'_> {
         self.walk(&Walk::new(pair), copy).await.map_err(interrupted)
     }
 
-    /// Where either of two lvols has own blocks within a region.
-    pub(super) async fn own_of_both(
-        &self,
-        pair: Pair<'_>,
-        region: block_device::Range,
-    ) -> Result<Vec<block_device::Range>, Error> {
-        let mut own = self.core.in_time(own_in(pair.source, pair.ours, region)).await?;
-        own.extend(self.core.in_time(own_in(&*self.target, pair.theirs, region)).await?);
-        Ok(merged(own))
+    /// What the source's lvol and the target's have of their own within a region; with an empty target only the source is asked.
+    pub(super) async fn own_of_both(&self, pair: Pair<'_>, region: Range) -> Result<(Vec<Extent>, Vec<Extent>), Error> {
+        let ours = self.core.in_time(own_in(pair.source, pair.ours, region));
+        if self.is_empty() {
+            return Ok((ours.await?, Vec::new()));
+        }
+        let (ours, theirs) = both(ours, self.core.in_time(own_in(&*self.target, pair.theirs, region))).await;
+        Ok((ours?, theirs?))
     }
 
     async fn snapshots(&self, replica: &dyn Replica) -> Result<Vec<ChainEntry>, Error> {

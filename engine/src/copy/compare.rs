@@ -9,7 +9,7 @@ use super::transfer::{both, hashes, pieces, read_lvol, write};
 use super::{COMPARED_AT_ONCE, Job};
 
 /// Pieces compared first, and those in which what differs is sent, in bytes.
-const COARSE: u32 = 64 << 10;
+pub(super) const COARSE: u32 = 64 << 10;
 const FINE: u32 = 4 << 10;
 
 /// An lvol of the source and the one of the target that is compared with it.

@@ -2,10 +2,10 @@
 
 use block_device::{Error, ErrorKind, Range, Request};
 use reactor::bug;
-use replica::ExtentKind;
+use replica::{Extent, ExtentKind};
 
-use super::compare::Pair;
-use super::own::{next_own, own_in};
+use super::compare::{COARSE, Pair};
+use super::own::{Ahead, Plan};
 use super::transfer::{perform, pieces, write};
 use super::walk::Walk;
 use super::{Interrupted, Job};
@@ -31,38 +31,42 @@ impl Job<'_> {
     }
 
     /// The next region from `from` on in which the two may differ.
-    pub(super) async fn next_region(&self, pair: Pair<'_>, from: u64) -> Result<Option<Range>, Error> {
+    pub(super) async fn next_region(
+        &self,
+        pair: Pair<'_>,
+        (here, there): (&mut Ahead, &mut Ahead),
+        from: u64,
+    ) -> Result<Option<Range>, Error> {
         let size = self.size();
         if let Some(needs) = &*self.needs.borrow() {
             return Ok(next_needed(needs, from, size));
         }
-        let here = self.core.in_time(next_own(pair.source, pair.ours, from, size)).await?;
+        let here = self.core.in_time(here.next_region(pair.source, pair.ours, from, size)).await?;
         let there = match self.is_empty() {
             true => None,
-            false => self.core.in_time(next_own(&*self.target, pair.theirs, from, size)).await?,
+            false => self.core.in_time(there.next_region(&*self.target, pair.theirs, from, size)).await?,
         };
         Ok(here.into_iter().chain(there).min_by_key(|region| region.offset))
     }
 
-    /// Makes a region of the target's head read like the source.
+    /// Makes a region of the target's head read like the source: what only the source has is sent, and of the rest what differs.
     pub(super) async fn copy_region(&self, pair: Pair<'_>, region: Range) -> Result<(), Error> {
-        if self.is_empty() {
-            return self.copy_own(pair, region).await;
-        }
-        for range in self.own_of_both(pair, region).await? {
+        let (ours, theirs) = self.own_of_both(pair, region).await?;
+        let plan = Plan::new(&ours, &theirs, COARSE.into());
+        for range in plan.compare {
             self.equalize(pair, range).await?;
         }
-        Ok(())
+        self.send_own(pair, &plan.send).await
     }
 
     /// Whether the target began empty: only what the source has is to be looked at.
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.fresh.get() || bug!("look-only-at-what-the-source-has")
     }
 
-    /// Copies the source's own blocks of a region to a target that has none there.
-    async fn copy_own(&self, pair: Pair<'_>, region: Range) -> Result<(), Error> {
-        for extent in self.core.in_time(own_in(pair.source, pair.ours, region)).await? {
+    /// Copies own blocks of the source to where the target has none.
+    async fn send_own(&self, pair: Pair<'_>, own: &[Extent]) -> Result<(), Error> {
+        for extent in own {
             match extent.kind {
                 ExtentKind::Data => self.send(pair, extent.range).await?,
                 ExtentKind::Zero => self.zero(extent.range).await?,

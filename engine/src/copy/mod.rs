@@ -19,7 +19,7 @@ use replica::{Replica, ReplicaState};
 use tokio::sync::{Mutex, OwnedSemaphorePermit};
 
 use self::progress::Speed;
-pub(crate) use self::transfer::{cut, perform, pieces, read_lvol, write};
+pub(crate) use self::transfer::{perform, pieces, read_lvol, write};
 use crate::core::Core;
 use crate::members::Role;
 use crate::members::bit;
@@ -82,7 +82,7 @@ impl Core {
         loop {
             if let Some(replica) = self.in_sync(member) {
                 let since = now();
-                let error = replica.failed().await;
+                let error = self.watch_replica(member, &*replica).await;
                 self.member_failed(member, &error);
                 self.until(|| (self.role(member) == Role::Absent).then_some(())).await;
                 if self.departed(member, now() - since) == 1 {
@@ -96,6 +96,20 @@ impl Core {
                 Err(error) => {
                     self.drop_copy(member, &error);
                     self.pause(member, unreached.next()).await;
+                }
+            }
+        }
+    }
+
+    /// Until a replica has failed; whenever damage was found there, that is looked at.
+    async fn watch_replica(&self, member: usize, replica: &dyn Replica) -> Error {
+        let mut seen = self.seen_findings(member);
+        loop {
+            match race(replica.failed(), replica.more_findings(seen)).await {
+                Raced::First(error) => return error,
+                Raced::Second(()) => {
+                    seen = replica.findings();
+                    self.signals.damage.notify_one();
                 }
             }
         }

@@ -10,31 +10,40 @@ use tokio::sync::Mutex;
 
 use super::Job;
 use super::compare::Pair;
+use super::own::Ahead;
 
 /// Gives out the regions in which two lvols may differ, each once.
 pub(super) struct Walk<'a> {
     pair: Pair<'a>,
-    /// Where the next one is looked for.
-    from: Mutex<u64>,
+    next: Mutex<Next>,
     ended: Cell<bool>,
+}
+
+/// Where the next region is looked for.
+#[derive(Default)]
+struct Next {
+    from: u64,
+    source: Ahead,
+    target: Ahead,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(pair: Pair<'a>) -> Self {
-        Self { pair, from: Mutex::new(0), ended: Cell::new(false) }
+        Self { pair, next: Mutex::default(), ended: Cell::new(false) }
     }
 
     pub(super) async fn next(&self, job: &Job<'_>) -> Result<Option<Range>, Error> {
-        let mut from = self.from.lock().await;
+        let mut next = self.next.lock().await;
         if self.ended.get() {
             return Ok(None);
         }
-        let next = job.next_region(self.pair, *from).await.inspect_err(|_| self.end())?;
-        match next {
+        let Next { from, source, target } = &mut *next;
+        let region = job.next_region(self.pair, (source, target), *from).await.inspect_err(|_| self.end())?;
+        match region {
             Some(region) => *from = region.end(),
             None => self.end(),
         }
-        Ok(next)
+        Ok(region)
     }
 
     /// Gives out no more.

@@ -284,3 +284,27 @@ fn a_replica_that_was_away_grows_before_it_is_in_sync() {
         assert_eq!(seen(&cluster, 2).1.len() as u64, 2 * SIZE);
     });
 }
+
+#[test]
+fn a_snapshot_has_the_size_that_the_volume_had_on_replicas_that_get_it_later_too() {
+    // I24: each replica is away while the volume is snapshotted and grows; one has grown for a volume that has not.
+    story(14, async {
+        let cluster = Cluster::new(3, SIZE);
+        let engine = cluster.serve().await;
+        cluster.nodes[2].disk.borrow_mut().grow(8 * SIZE);
+        for (away, number) in [(1, 1), (0, 2), (2, 3)] {
+            let blocks = cluster.registry.record().size / BLOCK;
+            cluster.nodes[away].kill();
+            write(&*engine, blocks - 1, number).await.expect("acknowledged");
+            engine.snapshot(snapshot_id(number), "s").await.expect("cut");
+            engine.grow(SIZE * u64::from(number + 1)).await.expect("grown");
+            cluster.nodes[away].revive();
+            all_in_sync(&cluster).await;
+        }
+        engine.snapshot(snapshot_id(4), "with all").await.expect("cut");
+        let sizes: Vec<u64> = cluster.nodes[2].disk.borrow().chain().iter().map(|entry| entry.size / SIZE).collect();
+        assert_eq!(sizes, [1, 2, 3, 4, 8]);
+        (0..2).for_each(|node| cluster.nodes[node].disk.borrow_mut().grow(8 * SIZE));
+        assert_equal(&cluster);
+    });
+}

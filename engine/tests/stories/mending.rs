@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block_device::{ErrorKind, Request, execute};
+use block_device::{ErrorKind, Range, Request, execute};
 use engine::Engine;
 use reactor::{sleep, spawn};
 use uuid::Uuid;
@@ -91,6 +91,31 @@ fn what_is_written_while_a_block_is_mended_is_what_stays() {
 }
 
 #[test]
+fn a_write_that_meets_the_repair_between_its_read_and_its_write_is_what_stays() {
+    // I17, I22: the repair has asked the other replica for what was there before, and not written that yet.
+    for seed in crate::seeds(20) {
+        story(seed, async move {
+            let cluster = Cluster::new(2, SIZE);
+            let engine = cluster.serve().await;
+            write(&*engine, 3, 1).await.expect("acknowledged");
+            break_block(&cluster, 0, head(&cluster, 0), 3);
+            cluster.nodes.iter().for_each(|node| node.delay.set(Duration::from_millis(40)));
+            assert_eq!(read(&engine, 3).await, Ok(1));
+            let asked = cluster.nodes[1].reads_seen.get();
+            while cluster.nodes[1].reads_seen.get() == asked {
+                sleep(Duration::from_millis(1)).await;
+            }
+            write(&*engine, 3, 2).await.expect("acknowledged");
+            until("mended", || counts(&engine, 0) == (1, 0)).await;
+            cluster.nodes.iter().for_each(|node| node.delay.set(Duration::ZERO));
+            assert_eq!(read(&engine, 3).await, Ok(2));
+            engine.stop().await;
+            assert_equal(&cluster);
+        });
+    }
+}
+
+#[test]
 fn a_repair_that_hangs_never_lands_on_a_newer_write() {
     // I15, I17
     for seed in crate::seeds(20) {
@@ -159,7 +184,12 @@ fn a_block_of_a_snapshot_is_mended_in_the_snapshot() {
         assert_eq!(read(&engine, 3).await, Ok(7));
         until("mended", || counts(&engine, 0) == (1, 0)).await;
         assert!(!is_bad(&cluster, 0, snapshot_id(1), 3));
-        let own = cluster.nodes[0].disk.borrow().extents(head(&cluster, 0), 0, 100).list.len();
+        let own = cluster.nodes[0]
+            .disk
+            .borrow()
+            .extents(head(&cluster, 0), Range { offset: 0, length: SIZE }, 100)
+            .list
+            .len();
         assert_eq!(own, 1, "the head has what was written to it, nothing more");
         assert_equal(&cluster);
     });
@@ -177,7 +207,7 @@ fn what_a_scrub_finds_is_mended_without_a_read() {
         engine.snapshot(snapshot_id(1), "s").await.expect("cut");
         for (node, block) in [(0, 3), (1, 20), (2, 40), (2, 41)] {
             break_block(&cluster, node, snapshot_id(1), block);
-            cluster.nodes[node].findings.set(1);
+            cluster.nodes[node].find();
         }
         until("mended", || (0..3).all(|node| counts(&engine, node) == (1, 0))).await;
         assert!((0..3).all(|node| cluster.nodes[node].disk.borrow().damage().is_empty()));
@@ -196,7 +226,7 @@ fn only_bytes_that_are_known_to_be_right_mend_a_snapshot() {
         cluster.nodes[2].kill();
         write(&*engine, 9, 1).await.expect("acknowledged");
         break_block(&cluster, 0, snapshot_id(1), 3);
-        cluster.nodes[0].findings.set(1);
+        cluster.nodes[0].find();
         until("seen", || counts(&engine, 0) == (0, 1)).await;
         assert!(is_bad(&cluster, 0, snapshot_id(1), 3), "an error is better than wrong bytes");
         // A good copy comes back, and is used without anybody asking.
@@ -238,6 +268,31 @@ fn a_replica_that_takes_no_repairs_leaves_and_says_why() {
         cluster.nodes[0].disk.borrow_mut().make_anew();
         cluster.nodes[0].cut();
         all_in_sync(&cluster).await;
+        assert_equal(&cluster);
+    });
+}
+
+#[test]
+fn a_replica_that_took_no_repairs_is_compared_in_full_when_it_is_back() {
+    // I22, I23: what it lacks is known, but not what else its disk has lost.
+    story(10, async {
+        let cluster = Cluster::new(2, SIZE);
+        let engine = cluster.serve().await;
+        for block in 0..8 {
+            write(&*engine, block, 7).await.expect("acknowledged");
+        }
+        // From here on nothing of these blocks is among what it may lack.
+        execute(&*engine, Request::Flush).await.expect("durable");
+        let lvol = head(&cluster, 0);
+        (0..8).for_each(|block| break_block(&cluster, 0, lvol, block));
+        cluster.nodes[0].disk.borrow_mut().stubborn = true;
+        for block in 0..4 {
+            assert_eq!(read(&engine, block).await, Ok(7));
+        }
+        until("it left", || !cluster.registry.is_in_sync(0)).await;
+        cluster.nodes[0].disk.borrow_mut().stubborn = false;
+        all_in_sync(&cluster).await;
+        assert!((0..8).all(|block| !is_bad(&cluster, 0, lvol, block)), "also those that nobody read");
         assert_equal(&cluster);
     });
 }
@@ -292,7 +347,7 @@ fn a_crash_at_any_moment_of_a_repair_leaves_what_was_acknowledged() {
                 }
                 if round % 2 == 0 {
                     engine.snapshot(snapshot_id(round), "s").await.expect("cut");
-                    cluster.nodes[broken].findings.set(u32::from(round) + 1);
+                    cluster.nodes[broken].find();
                 }
                 match reactor::random() % 3 {
                     0 => {

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{BadRegion, REGION};
@@ -16,6 +17,7 @@ const MOST: usize = 1000;
 pub(crate) struct Damage {
     regions: RefCell<BTreeSet<(Uuid, u64)>>,
     findings: Cell<u32>,
+    found: Notify,
 }
 
 impl Damage {
@@ -25,6 +27,7 @@ impl Damage {
             regions.insert((id, region));
         }
         self.findings.set(self.findings.get().wrapping_add(1));
+        self.found.notify_waiters();
     }
 
     pub(super) fn is_good(&self, id: Uuid, region: u64) {
@@ -45,5 +48,16 @@ impl Store {
     /// Changes whenever damage was found: then [`Store::damage`] is worth a look.
     pub fn findings(&self) -> u32 {
         self.core.scrubs.damage.findings.get()
+    }
+
+    /// Waits until [`Store::findings`] is not `seen` any more.
+    pub async fn more_findings(&self, seen: u32) {
+        loop {
+            let found = self.core.scrubs.damage.found.notified();
+            if self.findings() != seen {
+                return;
+            }
+            found.await;
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use block_device::{BlockDevice, ErrorKind, Request, execute};
+use block_device::{BlockDevice, ErrorKind, Range, Request, execute};
 use lvol::{CreateLvol, Extent, ExtentKind, FormatOptions, LvolKind, LvolState, SnapshotSpec, Store, StoreError};
 use reactor::Disk;
 use reactor::simulated::{DiskFault, DiskFaultKind};
@@ -13,6 +13,7 @@ use crate::rig::{
 };
 
 const CLUSTER: u64 = 64 << 10;
+const EVERYWHERE: Range = Range { offset: 0, length: u64::MAX };
 
 #[test]
 fn a_disk_without_a_store_says_so() {
@@ -122,9 +123,9 @@ fn a_snapshot_keeps_what_was_there_and_the_head_goes_on() {
 
         let data = Extent { offset: 4096, length: 4096, kind: ExtentKind::Data };
         let zero = Extent { offset: CLUSTER, length: CLUSTER, kind: ExtentKind::Zero };
-        assert_eq!(store.extents(id(1), 0, 10).await.expect("extents"), [data, zero]);
+        assert_eq!(store.extents(id(1), EVERYWHERE, 10).await.expect("extents"), [data, zero]);
         let all = Extent { offset: 0, length: 2 * CLUSTER, kind: ExtentKind::Data };
-        assert_eq!(store.extents(id(2), 0, 10).await.expect("extents"), [all]);
+        assert_eq!(store.extents(id(2), EVERYWHERE, 10).await.expect("extents"), [all]);
 
         // The head reads through it: it is only marked.
         store.delete(id(2)).await.expect("marked");
@@ -137,6 +138,32 @@ fn a_snapshot_keeps_what_was_there_and_the_head_goes_on() {
         assert_eq!(kind(read(&head, 0, 4096).await), Some(ErrorKind::Unavailable));
         store.delete(id(2)).await.expect("deleted");
         check_space(&store);
+    });
+}
+
+/// As if the head had grown after it was cut.
+#[test]
+fn a_snapshot_can_be_smaller_than_its_head_where_that_has_nothing() {
+    let rig = Rig::formatted(6);
+    rig.run(async {
+        let store = open().await;
+        store.create(&lvol(1, 1 << 20)).await.expect("created");
+        let head = store.open_lvol(id(1)).await.expect("opened");
+        write(&head, 256 << 10, stamped(1, 8192)).await.expect("written");
+        for size in [2 << 20, 256 << 10, (256 << 10) + 4096, 4095] {
+            let refused = store.snapshot_of_size(id(1), size, &snapshot(2)).await;
+            assert!(matches!(refused, Err(StoreError::Invalid { .. })), "{size}: {refused:?}");
+        }
+        let size = (256 << 10) + 8192;
+        let cut = store.snapshot_of_size(id(1), size, &snapshot(2)).await.expect("all is within");
+        assert_eq!((cut.size, store.lvol_info(id(1)).expect("there").size), (size, 1 << 20));
+        assert_eq!(store.snapshot_of_size(id(1), size, &snapshot(2)).await.expect("again"), cut);
+        write(&head, 512 << 10, stamped(2, 4096)).await.expect("written");
+        let content = read(&head, 0, 1 << 20).await.expect("read");
+        assert!(content[256 << 10..][..8192] == stamped(1, 8192)[..]);
+        let old = store.open_lvol(id(2)).await.expect("opened");
+        assert!(read(&old, 256 << 10, 8192).await.expect("read") == stamped(1, 8192)[..]);
+        assert!(read(&old, size, 4096).await.is_err(), "it ends there");
     });
 }
 

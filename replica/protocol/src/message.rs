@@ -162,6 +162,8 @@ pub enum Command {
     Snapshot {
         /// The snapshot's uuid.
         id: Id,
+        /// The volume's size, in bytes.
+        size: u64,
         /// Its name.
         name: String,
     },
@@ -172,7 +174,9 @@ pub enum Command {
         /// Which.
         lvol: Id,
         /// From where, in bytes.
-        from: u64,
+        offset: u64,
+        /// Within how many bytes.
+        length: u64,
         /// At most so many.
         max: u32,
     },
@@ -297,13 +301,16 @@ impl Command {
             Self::WriteZeroes { offset, length, unmap, fua } => {
                 (frame.offset, frame.length, frame.flags) = (*offset, *length, Flags { fua: *fua, unmap: *unmap });
             }
-            Self::Snapshot { id, name } => {
+            Self::Snapshot { id, size, name } => {
+                frame.length = *size;
                 payload.extend_from_slice(id);
                 put_name(&mut payload, name);
             }
-            Self::Extents { lvol, from, max } => {
-                (frame.offset, frame.length) = (*from, u64::from(*max));
+            Self::Extents { lvol, offset, length, max } => {
+                (frame.offset, frame.length) = (*offset, *length);
                 payload.extend_from_slice(lvol);
+                payload.extend_from_slice(&max.to_le_bytes());
+                payload.extend_from_slice(&[0; 4]);
             }
             Self::ReadLvol { lvol, offset, length } => {
                 (frame.offset, frame.length) = (*offset, u64::from(*length));
@@ -349,11 +356,15 @@ impl Command {
             Kind::Flush => Self::Flush,
             Kind::Unmap => Self::Unmap(fields.ranges()?),
             Kind::WriteZeroes => Self::WriteZeroes { offset, length, unmap: frame.flags.unmap, fua: frame.flags.fua },
-            Kind::Snapshot => Self::Snapshot { id: fields.array()?, name: fields.name()? },
+            Kind::Snapshot => Self::Snapshot { id: fields.array()?, size: length, name: fields.name()? },
             Kind::Chain => Self::Chain,
             Kind::Extents => {
-                let max = u32::try_from(length).ok().filter(|max| (1..=MAX_EXTENTS).contains(max));
-                Self::Extents { lvol: fields.array()?, from: offset, max: max.ok_or(ProtocolError::Malformed)? }
+                let (lvol, max) = (fields.array()?, fields.u32()?);
+                fields.zeroes(4)?;
+                if !(1..=MAX_EXTENTS).contains(&max) {
+                    return Err(ProtocolError::Malformed);
+                }
+                Self::Extents { lvol, offset, length, max }
             }
             Kind::ReadLvol => Self::ReadLvol { lvol: fields.array()?, offset, length: transfer(length)? },
             Kind::Reset => Self::Reset,

@@ -238,8 +238,8 @@ fn messages_and_errors_arrive_whole() {
     let (mut engine, mut replica) = connected(16);
     let commands = [
         Command::Chain,
-        Command::Extents { lvol: [4; 16], from: 0, max: 2 },
-        Command::Snapshot { id: [5; 16], name: "vor dem Umbau".into() },
+        Command::Extents { lvol: [4; 16], offset: 0, length: 1 << 20, max: 2 },
+        Command::Snapshot { id: [5; 16], size: 1 << 30, name: "vor dem Umbau".into() },
         Command::DeleteSnapshot { id: [5; 16] },
         Command::Revert { id: [6; 16] },
         Command::Grow { size: 1 << 40 },

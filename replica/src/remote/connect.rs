@@ -43,6 +43,7 @@ impl RemoteReplica {
             stream,
             state: RefCell::new(state),
             changed: Notify::new(),
+            news: Notify::new(),
             unsent: Cell::new(false),
             sender: RefCell::new(None),
         });

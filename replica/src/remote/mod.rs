@@ -55,6 +55,8 @@ pub struct RemoteReplica {
     state: RefCell<State>,
     /// Notified when it fails.
     changed: Notify,
+    /// Notified when it may have said something else of damage.
+    news: Notify,
     /// Output was queued since the last flush.
     unsent: Cell<bool>,
     /// The task that flushes.
@@ -204,6 +206,7 @@ impl RemoteReplica {
                         state.pinged.pop_front().ok_or(wire::ProtocolError::Unexpected(wire::Kind::Pong as u8))?;
                     state.reported_age = Some(Duration::from_millis(pong.oldest_ms));
                     state.findings = pong.findings;
+                    self.news.notify_waiters();
                     match pong.fenced {
                         true => fenced = true,
                         // The replica may have granted a newer epoch since it answered, but not when it was asked.
@@ -367,15 +370,15 @@ impl Replica for RemoteReplica {
         })
     }
 
-    fn snapshot(&self, id: Uuid, name: &str) -> LocalFuture<'_, Result<(), Error>> {
-        let command = Command::Snapshot { id: id.into_bytes(), name: name.to_owned() };
+    fn snapshot(&self, id: Uuid, size: u64, name: &str) -> LocalFuture<'_, Result<(), Error>> {
+        let command = Command::Snapshot { id: id.into_bytes(), size, name: name.to_owned() };
         Box::pin(self.done(command))
     }
 
-    fn extents(&self, lvol: Uuid, from: u64, max: u32) -> LocalFuture<'_, Result<Extents, Error>> {
+    fn extents(&self, lvol: Uuid, range: Range, max: u32) -> LocalFuture<'_, Result<Extents, Error>> {
         Box::pin(async move {
-            let max = max.min(wire::MAX_EXTENTS);
-            let message = self.message(Command::Extents { lvol: lvol.into_bytes(), from, max }).await?;
+            let (Range { offset, length }, max) = (range, max.clamp(1, wire::MAX_EXTENTS));
+            let message = self.message(Command::Extents { lvol: lvol.into_bytes(), offset, length, max }).await?;
             wire::Extents::parse(&message).map(extents_from_wire).map_err(malformed)
         })
     }
@@ -407,6 +410,18 @@ impl Replica for RemoteReplica {
 
     fn findings(&self) -> u32 {
         self.state.borrow().findings
+    }
+
+    fn more_findings(&self, seen: u32) -> LocalFuture<'_, ()> {
+        Box::pin(async move {
+            loop {
+                let news = self.news.notified();
+                if self.findings() != seen {
+                    return;
+                }
+                news.await;
+            }
+        })
     }
 
     fn damage(&self) -> LocalFuture<'_, Result<Vec<DamagedRegion>, Error>> {

@@ -50,18 +50,18 @@ impl LocalReplica {
         self.server.store.open_lvol(lvol).await.map_err(|error: StoreError| Error::from(error))
     }
 
-    async fn list_extents(&self, id: Uuid, from: u64, max: u32) -> Result<Extents, Error> {
+    async fn list_extents(&self, id: Uuid, range: Range, max: u32) -> Result<Extents, Error> {
         self.check()?;
         let lvol = self.lvol(id)?;
         let store = &self.server.store;
         let max = max.clamp(1, replica_protocol::MAX_EXTENTS) as usize;
         // What a clone begins with is in no chain that an engine sees: the oldest of the chain has it.
         let own = match view::chain(&store.lvols(), self.open.replica).first() {
-            Some(oldest) if oldest.uuid == lvol => store.extents_of_chain(lvol, from, max).await,
-            _ => store.extents(lvol, from, max).await,
+            Some(oldest) if oldest.uuid == lvol => store.extents_of_chain(lvol, range, max).await,
+            _ => store.extents(lvol, range, max).await,
         };
         let own = own.map_err(Error::from)?;
-        let next = (own.len() == max).then(|| own.last().map(|last| last.offset + last.length)).flatten();
+        let next = (own.len() == max).then(|| own.last().map(lvol::Extent::end)).flatten();
         let extent = |extent: &lvol::Extent| Extent {
             range: Range { offset: extent.offset, length: extent.length },
             kind: match extent.kind {
@@ -124,13 +124,13 @@ impl Replica for LocalReplica {
         })
     }
 
-    fn snapshot(&self, id: Uuid, name: &str) -> LocalFuture<'_, Result<(), Error>> {
+    fn snapshot(&self, id: Uuid, size: u64, name: &str) -> LocalFuture<'_, Result<(), Error>> {
         let name = name.to_owned();
-        Box::pin(async move { self.server.snapshot(self.open.replica, &self.gate, id, &name).await })
+        Box::pin(async move { self.server.snapshot(self.open.replica, &self.gate, id, size, &name).await })
     }
 
-    fn extents(&self, lvol: Uuid, from: u64, max: u32) -> LocalFuture<'_, Result<Extents, Error>> {
-        Box::pin(self.list_extents(lvol, from, max))
+    fn extents(&self, lvol: Uuid, range: Range, max: u32) -> LocalFuture<'_, Result<Extents, Error>> {
+        Box::pin(self.list_extents(lvol, range, max))
     }
 
     fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome> {
@@ -149,6 +149,10 @@ impl Replica for LocalReplica {
 
     fn findings(&self) -> u32 {
         self.server.store.findings()
+    }
+
+    fn more_findings(&self, seen: u32) -> LocalFuture<'_, ()> {
+        Box::pin(self.server.store.more_findings(seen))
     }
 
     fn damage(&self) -> LocalFuture<'_, Result<Vec<DamagedRegion>, Error>> {

@@ -388,7 +388,7 @@ impl Inner {
         Ok(self.store_attribute(head.uuid, &Attribute { state, ..attribute }).await?)
     }
 
-    async fn snapshot(&self, replica: Uuid, gate: &Gate, id: Uuid, name: &str) -> Result<(), Error> {
+    async fn snapshot(&self, replica: Uuid, gate: &Gate, id: Uuid, size: u64, name: &str) -> Result<(), Error> {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
         let (head, attribute) = self.still_granted(replica, gate)?;
@@ -397,7 +397,8 @@ impl Inner {
         if uuid != id {
             attributes.insert(SNAPSHOT_ID.to_owned(), id.as_bytes().to_vec());
         }
-        self.store.snapshot(head.uuid, &SnapshotSpec { uuid, name: name.to_owned(), attributes }).await?;
+        let spec = SnapshotSpec { uuid, name: name.to_owned(), attributes };
+        self.store.snapshot_of_size(head.uuid, size, &spec).await?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use block_device::{Range, Request, execute};
 use replica::{LvolKind, OpenReplica, Origin, Replica, ReplicaError, ReplicaServer, ReplicaSpec};
 use uuid::Uuid;
 
-use crate::node::{BLOCK, REPLICA, SIZE, boot, open, read, spec, world, write};
+use crate::node::{BLOCK, EVERYWHERE, REPLICA, SIZE, boot, open, read, spec, world, write};
 
 const CLONE: Uuid = Uuid::from_bytes([2; 16]);
 const OTHER_CLONE: Uuid = Uuid::from_bytes([3; 16]);
@@ -24,7 +24,7 @@ async fn replica_with_snapshot(server: &ReplicaServer) {
     server.create(&spec()).await.expect("created");
     let replica = server.open_local(open(1, 1)).await.expect("granted");
     write(&*replica, 1, 1).await.expect("written");
-    replica.snapshot(SNAPSHOT, "base").await.expect("cut");
+    replica.snapshot(SNAPSHOT, replica.granted().geometry.size(), "base").await.expect("cut");
     write(&*replica, 1, 2).await.expect("written");
     write(&*replica, 2, 2).await.expect("written");
     execute(&*replica, Request::Flush).await.expect("flushed");
@@ -48,7 +48,7 @@ fn a_clone_reads_like_the_snapshot_and_shows_engines_a_chain_of_its_own() {
         assert_eq!(ranges(&*clone, chain[0].id).await, block_one);
         // After a snapshot of its own that one is the oldest, and the head has what was written since.
         let own = Uuid::from_bytes([8; 16]);
-        clone.snapshot(own, "own").await.expect("cut");
+        clone.snapshot(own, SIZE, "own").await.expect("cut");
         write(&*clone, 3, 3).await.expect("written");
         assert_eq!(ranges(&*clone, own).await, block_one);
         let head = clone.chain().await.expect("listed").last().expect("a head").id;
@@ -95,7 +95,10 @@ fn a_replica_whose_snapshot_a_clone_needs_is_rebuilt_with_that_snapshot() {
         replica.reset().await.expect("reset");
         write(&*replica, 1, 5).await.expect("written");
         for _ in 0..2 {
-            replica.snapshot(SNAPSHOT, "base").await.expect("cut, and found the second time (I30)");
+            replica
+                .snapshot(SNAPSHOT, replica.granted().geometry.size(), "base")
+                .await
+                .expect("cut, and found the second time (I30)");
         }
         write(&*replica, 1, 6).await.expect("written");
         let chain = replica.chain().await.expect("listed");
@@ -137,6 +140,6 @@ fn what_is_not_there_cannot_be_cloned() {
 }
 
 async fn ranges(replica: &dyn Replica, lvol: Uuid) -> Vec<Range> {
-    let extents = replica.extents(lvol, 0, 100).await.expect("listed");
+    let extents = replica.extents(lvol, EVERYWHERE, 100).await.expect("listed");
     extents.list.into_iter().map(|extent| extent.range).collect()
 }

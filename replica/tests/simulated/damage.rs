@@ -23,7 +23,7 @@ fn damaged(seed: u64) -> (World, NodeId, NodeId, Server) {
         server.create(&spec()).await.expect("created");
         let replica = server.open_local(open(1, 1)).await.expect("granted");
         write(&*replica, 3, VALUE).await.expect("written");
-        replica.snapshot(SNAPSHOT, "s").await.expect("cut");
+        replica.snapshot(SNAPSHOT, replica.granted().geometry.size(), "s").await.expect("cut");
         let store = server.store();
         store.set_hash_rate(1 << 40);
         while store.scrub_status().hashed == 0 {

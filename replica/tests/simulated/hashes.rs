@@ -33,7 +33,7 @@ fn a_snapshot_that_was_hashed_is_not_read_again() {
         let replica = server.open_local(open(1, 1)).await.expect("granted");
         let content: Vec<u8> = (0..4 * REGION).map(|byte| (byte * 7 % 251) as u8).collect();
         execute(&*replica, Request::write(0, Slice::from(&content[..]))).await.expect("written");
-        replica.snapshot(SNAPSHOT, "s1").await.expect("cut");
+        replica.snapshot(SNAPSHOT, replica.granted().geometry.size(), "s1").await.expect("cut");
         let expected: Vec<u128> = content.chunks(REGION as usize).map(content_hash).collect();
         let range = Range { offset: 0, length: 4 * REGION };
         let hashes = async || replica.hashes(SNAPSHOT, range, REGION as u32).await.expect("hashed");

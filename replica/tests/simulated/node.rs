@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block_device::{BlockDevice, Error, ErrorKind, Outcome, Request, Slice, execute};
+use block_device::{BlockDevice, Error, ErrorKind, Outcome, Range, Request, Slice, execute};
 use lvol::{FormatOptions, Store, StoreError};
 use reactor::simulated::{NodeId, World};
 use reactor::{Disk, DiskOptions};
@@ -18,6 +18,7 @@ pub(crate) const VOLUME: Uuid = Uuid::from_bytes([0xaa; 16]);
 pub(crate) const REPLICA: Uuid = Uuid::from_bytes([1; 16]);
 pub(crate) const SIZE: u64 = 4 << 20;
 pub(crate) const BLOCK: u64 = 4096;
+pub(crate) const EVERYWHERE: Range = Range { offset: 0, length: u64::MAX };
 
 pub(crate) fn address() -> SocketAddr {
     ([10, 0, 0, 1], 9601).into()

@@ -79,7 +79,7 @@ fn notes_end_with_their_head_and_stay_when_it_is_cut() {
     world.block_on(engine, async {
         let replica = connect(1).await;
         replica.set_note(2, b"x", false).await.expect("kept");
-        replica.snapshot(Uuid::from_bytes([0x51; 16]), "s").await.expect("cut");
+        replica.snapshot(Uuid::from_bytes([0x51; 16]), replica.granted().geometry.size(), "s").await.expect("cut");
         assert_eq!(replica.notes().await.expect("listed"), [note(2, true, b"x")]);
         replica.reset().await.expect("reset");
         assert_eq!(replica.notes().await.expect("listed"), [], "a head made anew knows nothing");
@@ -120,7 +120,7 @@ fn hashes_are_those_of_what_is_read() {
         let replica = connect(1).await;
         write(&*replica, 1, 7).await.expect("written");
         let snapshot = Uuid::from_bytes([0x51; 16]);
-        replica.snapshot(snapshot, "s").await.expect("cut");
+        replica.snapshot(snapshot, replica.granted().geometry.size(), "s").await.expect("cut");
         write(&*replica, 1, 8).await.expect("written");
         let head = replica.chain().await.expect("listed").pop().expect("a head").id;
         let range = Range { offset: 0, length: 3 * BLOCK };

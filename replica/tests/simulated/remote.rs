@@ -9,7 +9,7 @@ use reactor::{now, sleep, spawn};
 use replica::{ExtentKind, LvolKind, OpenError, OpenReplica, RemoteOptions, RemoteReplica, Replica, ReplicaState};
 use uuid::Uuid;
 
-use crate::node::{BLOCK, DISK, SIZE, address, boot, kind, open, read, spec, world, write};
+use crate::node::{BLOCK, DISK, EVERYWHERE, SIZE, address, boot, kind, open, read, spec, world, write};
 
 /// A world whose node has the replica.
 fn with_replica(seed: u64) -> (World, NodeId, NodeId, crate::node::Server) {
@@ -37,8 +37,11 @@ fn everything_a_local_replica_does_a_remote_one_does() {
         execute(&*replica, fua).await.expect("written");
         execute(&*replica, Request::Flush).await.expect("flushed");
         let snapshot = Uuid::from_bytes([0x51; 16]);
-        replica.snapshot(snapshot, "first").await.expect("cut");
-        replica.snapshot(snapshot, "first").await.expect("the same again is no error");
+        replica.snapshot(snapshot, replica.granted().geometry.size(), "first").await.expect("cut");
+        replica
+            .snapshot(snapshot, replica.granted().geometry.size(), "first")
+            .await
+            .expect("the same again is no error");
         let ranges = [Range { offset: BLOCK, length: BLOCK }].into_iter().collect();
         execute(&*replica, Request::Unmap { ranges }).await.expect("unmapped");
         let zeroes =
@@ -54,7 +57,7 @@ fn everything_a_local_replica_does_a_remote_one_does() {
         let range = Range { offset: 0, length: 3 * BLOCK };
         let old = replica.read_lvol(snapshot, range).await.expect("read").to_vec();
         assert_eq!([old[0], old[4096], old[8192]], [1, 2, 3]);
-        let own = replica.extents(chain[1].id, 0, 100).await.expect("listed");
+        let own = replica.extents(chain[1].id, EVERYWHERE, 100).await.expect("listed");
         assert_eq!(own.next, None);
         let data: Vec<_> = own.list.iter().filter(|own| own.kind == ExtentKind::Data).collect();
         assert!(matches!(&data[..], [.., last] if last.range == Range { offset: 5 * BLOCK, length: BLOCK }), "{own:?}");
@@ -77,7 +80,7 @@ fn a_chain_changes_through_a_connection_as_it_does_without_one() {
         for number in 1..=3 {
             write(&*replica, 0, number).await.expect("written");
             write(&*replica, u64::from(number), number).await.expect("written");
-            replica.snapshot(snapshot(number), "s").await.expect("cut");
+            replica.snapshot(snapshot(number), replica.granted().geometry.size(), "s").await.expect("cut");
         }
         write(&*replica, 0, 9).await.expect("written");
         replica.delete_snapshot(snapshot(1)).await.expect("deleted");

@@ -20,7 +20,7 @@ fn prepared(seed: u64) -> (World, NodeId) {
         for block in 0..8 {
             write(&*replica, block, 5).await.expect("written");
         }
-        replica.snapshot(SNAPSHOT, "s").await.expect("cut");
+        replica.snapshot(SNAPSHOT, replica.granted().geometry.size(), "s").await.expect("cut");
         write(&*replica, 40, 6).await.expect("written");
         drop(replica);
         let store = server.store().clone();

@@ -7,7 +7,9 @@ use reactor::simulated::{DiskFault, DiskFaultKind, DiskLatency, World};
 use replica::{Directory, LvolKind, OpenError, Replica, ReplicaError, ReplicaServer, ReplicaSpec, ReplicaState};
 use uuid::Uuid;
 
-use crate::node::{BLOCK, DISK, REPLICA, VOLUME, boot, kind, open, open_store, read, spec, world, write};
+use crate::node::{
+    BLOCK, DISK, EVERYWHERE, REPLICA, SIZE, VOLUME, boot, kind, open, open_store, read, spec, world, write,
+};
 
 fn server(shared: &crate::node::Server) -> ReplicaServer {
     shared.borrow().clone().expect("the node runs")
@@ -114,7 +116,7 @@ fn a_newer_grant_ends_the_older_one_and_waits_for_what_it_has_at_the_disk() {
         writing.await.expect("it ends").expect("it took effect, before the grant");
         assert_eq!(kind(write(&*old, 0, 8).await), Some(ErrorKind::Fenced));
         assert_eq!(kind(read(&*old, 0).await), Some(ErrorKind::Fenced));
-        assert_eq!(kind(old.snapshot(Uuid::from_bytes([9; 16]), "late").await), Some(ErrorKind::Fenced));
+        assert_eq!(kind(old.snapshot(Uuid::from_bytes([9; 16]), SIZE, "late").await), Some(ErrorKind::Fenced));
         assert_eq!(kind(old.reset().await), Some(ErrorKind::Fenced));
         assert_eq!(old.failed().await.kind(), ErrorKind::Fenced);
         assert_eq!(read(&*new, 0).await.expect("read"), 7);
@@ -171,7 +173,10 @@ fn a_reset_leaves_an_empty_head_and_nothing_else() {
         let replica = server.open_local(open(1, 1)).await.expect("granted");
         for number in 1..4 {
             write(&*replica, number, 0xbd).await.expect("written");
-            replica.snapshot(Uuid::from_bytes([0x50 + number as u8; 16]), "s").await.expect("cut");
+            replica
+                .snapshot(Uuid::from_bytes([0x50 + number as u8; 16]), replica.granted().geometry.size(), "s")
+                .await
+                .expect("cut");
         }
         assert_eq!(replica.chain().await.expect("listed").len(), 4);
         replica.reset().await.expect("reset");
@@ -198,7 +203,10 @@ fn killed_while_resetting(milliseconds: u64) {
         let replica = first.open_local(open(1, 1)).await.expect("granted");
         for number in 1..5 {
             write(&*replica, number, number as u8).await.expect("written");
-            replica.snapshot(Uuid::from_bytes([0x50 + number as u8; 16]), "s").await.expect("cut");
+            replica
+                .snapshot(Uuid::from_bytes([0x50 + number as u8; 16]), replica.granted().geometry.size(), "s")
+                .await
+                .expect("cut");
         }
         reactor::spawn(async move { replica.reset().await });
     });
@@ -246,7 +254,7 @@ fn a_delete_takes_everything_of_the_replica_and_finds_success_when_nothing_is_le
         let other = ReplicaSpec { replica: Uuid::from_bytes([2; 16]), ..spec() };
         server.create(&other).await.expect("created");
         let replica = server.open_local(open(1, 1)).await.expect("granted");
-        replica.snapshot(Uuid::from_bytes([0x51; 16]), "s").await.expect("cut");
+        replica.snapshot(Uuid::from_bytes([0x51; 16]), replica.granted().geometry.size(), "s").await.expect("cut");
         let wrong = server.delete(REPLICA, Some(Uuid::from_bytes([9; 16]))).await;
         assert!(matches!(wrong, Err(ReplicaError::OtherVolume { volume: VOLUME, .. })), "{wrong:?}");
         server.delete(REPLICA, Some(VOLUME)).await.expect("deleted");
@@ -270,7 +278,7 @@ fn a_snapshot_that_is_to_be_deleted_is_not_in_the_chain() {
         let [oldest, middle, newest] = [0x50, 0x51, 0x52].map(|byte| Uuid::from_bytes([byte; 16]));
         for (block, id) in [oldest, middle, newest].into_iter().enumerate() {
             write(&*replica, block as u64, 7).await.expect("written");
-            replica.snapshot(id, "s").await.expect("cut");
+            replica.snapshot(id, replica.granted().geometry.size(), "s").await.expect("cut");
         }
         // It stays as long as someone reads it.
         let mut reader = Some(store.open_lvol(middle).await.expect("opened"));
@@ -283,10 +291,10 @@ fn a_snapshot_that_is_to_be_deleted_is_not_in_the_chain() {
             assert_eq!(store.lvol_info(middle).is_none(), reader.is_none());
             let chain: Vec<Uuid> = replica.chain().await.expect("a chain").iter().map(|entry| entry.id).collect();
             assert_eq!(chain, [oldest, newest, REPLICA]);
-            let held = replica.extents(newest, 0, 10).await.expect("extents").list;
+            let held = replica.extents(newest, EVERYWHERE, 10).await.expect("extents").list;
             assert_eq!(held.len(), 1);
             assert_eq!((held[0].range.offset, held[0].range.length), (BLOCK, 2 * BLOCK));
-            assert_eq!(kind(replica.extents(middle, 0, 10).await.map(drop)), Some(ErrorKind::InvalidField));
+            assert_eq!(kind(replica.extents(middle, EVERYWHERE, 10).await.map(drop)), Some(ErrorKind::InvalidField));
             assert_eq!(read(&*replica, 1).await.expect("read"), 7);
         }
 

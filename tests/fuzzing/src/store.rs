@@ -216,7 +216,7 @@ async fn repair(disk: &Disk) {
 async fn use_store() {
     let Ok(store) = Store::open(open_disk()).await else { return };
     for info in store.lvols() {
-        let _ = store.extents(info.uuid, 0, 100).await;
+        let _ = store.extents(info.uuid, block_device::Range { offset: 0, length: u64::MAX }, 100).await;
         let Ok(lvol) = store.open_lvol(info.uuid).await else { continue };
         let size = lvol.geometry().size().min(1 << 20);
         let _ = execute(&*lvol, Request::read(0, size & !4095)).await;

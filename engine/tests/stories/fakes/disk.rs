@@ -15,6 +15,13 @@ pub(crate) const BLOCK: u64 = 4096;
 /// What one lvol has of its own: blocks of data, or none for zeroes.
 type Own = BTreeMap<u64, Option<Vec<u8>>>;
 
+struct Snapshot {
+    id: Uuid,
+    name: String,
+    size: u64,
+    own: Own,
+}
+
 pub(crate) struct FakeDisk {
     pub(crate) id: Uuid,
     pub(crate) state: ReplicaState,
@@ -26,7 +33,7 @@ pub(crate) struct FakeDisk {
     /// What is kept with it; a reset leaves it behind.
     pub(crate) attached: Option<Vec<u8>>,
     size: u64,
-    snapshots: Vec<(Uuid, String, Own)>,
+    snapshots: Vec<Snapshot>,
     head: Own,
     /// The head as it was made durable last.
     durable: Own,
@@ -108,8 +115,8 @@ impl FakeDisk {
 
     /// The chain up to an lvol, newest first.
     fn layers(&self, lvol: Uuid) -> Vec<&Own> {
-        let mut layers: Vec<_> = self.snapshots.iter().map(|(_, _, own)| own).collect();
-        match self.snapshots.iter().position(|(id, _, _)| *id == lvol) {
+        let mut layers: Vec<_> = self.snapshots.iter().map(|snapshot| &snapshot.own).collect();
+        match self.snapshots.iter().position(|snapshot| snapshot.id == lvol) {
             Some(place) => layers.truncate(place + 1),
             None => layers.push(&self.head),
         }
@@ -141,7 +148,7 @@ impl FakeDisk {
     }
 
     fn owner(&self, lvol: Uuid, block: u64) -> Option<Uuid> {
-        let chain = self.snapshots.iter().map(|(id, _, own)| (*id, own)).chain([(self.id, &self.head)]);
+        let chain = self.snapshots.iter().map(|snapshot| (snapshot.id, &snapshot.own)).chain([(self.id, &self.head)]);
         let upper = chain.clone().position(|(id, _)| id == lvol)?;
         let owners: Vec<_> = chain.take(upper + 1).filter(|(_, own)| own.contains_key(&block)).collect();
         owners.last().map(|(id, _)| *id)
@@ -158,7 +165,7 @@ impl FakeDisk {
     /// Takes only what is known to be right.
     pub(crate) fn repair(&mut self, snapshot: Uuid, offset: u64, data: &[u8]) -> Result<(), ErrorKind> {
         let range = Range { offset, length: data.len() as u64 };
-        if self.snapshots.iter().all(|(id, _, _)| *id != snapshot) {
+        if self.snapshots.iter().all(|there| there.id != snapshot) {
             return Err(ErrorKind::InvalidField);
         }
         if self.read(snapshot, range) != data {
@@ -177,8 +184,8 @@ impl FakeDisk {
 
     /// Puts garbage into a block of a snapshot.
     pub(crate) fn spoil_snapshot(&mut self, id: Uuid, block: u64, byte: u8) {
-        let snapshot = self.snapshots.iter_mut().find(|(snapshot, _, _)| *snapshot == id);
-        snapshot.expect("it is there").2.insert(block, Some(vec![byte; BLOCK as usize]));
+        let snapshot = self.snapshots.iter_mut().find(|snapshot| snapshot.id == id);
+        snapshot.expect("it is there").own.insert(block, Some(vec![byte; BLOCK as usize]));
     }
 
     pub(crate) fn read(&self, lvol: Uuid, range: Range) -> Vec<u8> {
@@ -200,8 +207,8 @@ impl FakeDisk {
 
     /// Everything a snapshot reads as.
     pub(crate) fn snapshot_content(&self, id: Uuid) -> Option<Vec<u8>> {
-        let there = self.snapshots.iter().any(|(snapshot, _, _)| *snapshot == id);
-        there.then(|| self.read(id, Range { offset: 0, length: self.size }))
+        let snapshot = self.snapshots.iter().find(|snapshot| snapshot.id == id)?;
+        Some(self.read(id, Range { offset: 0, length: snapshot.size }))
     }
 
     /// Puts garbage into a block of the head, as a stale replica has it.
@@ -210,17 +217,19 @@ impl FakeDisk {
     }
 
     pub(crate) fn chain(&self) -> Vec<ChainEntry> {
-        let snapshots = self.snapshots.iter().map(|(id, name, _)| (*id, name.clone(), LvolKind::Snapshot));
-        let head = [(self.id, "head".to_owned(), LvolKind::Head)];
-        snapshots
-            .chain(head)
-            .map(|(id, name, kind)| ChainEntry { id, created: 0, size: self.size, kind, name })
-            .collect()
+        let entry = |snapshot: &Snapshot| {
+            let Snapshot { id, size, ref name, .. } = *snapshot;
+            ChainEntry { id, created: 0, size, kind: LvolKind::Snapshot, name: name.clone() }
+        };
+        let (id, size, name) = (self.id, self.size, "head".to_owned());
+        let head = ChainEntry { id, created: 0, size, kind: LvolKind::Head, name };
+        self.snapshots.iter().map(entry).chain([head]).collect()
     }
 
-    pub(crate) fn snapshot(&mut self, id: Uuid, name: String) {
-        if self.snapshots.iter().all(|(snapshot, _, _)| *snapshot != id) {
-            self.snapshots.push((id, name, std::mem::take(&mut self.head)));
+    pub(crate) fn snapshot(&mut self, id: Uuid, size: u64, name: String) {
+        if self.snapshots.iter().all(|snapshot| snapshot.id != id) {
+            assert!(size <= self.size && self.head.keys().all(|block| block * BLOCK < size), "nothing is cut off");
+            self.snapshots.push(Snapshot { id, name, size, own: std::mem::take(&mut self.head) });
             let own = self.id;
             self.bad = self.bad.iter().map(|(lvol, block)| (if *lvol == own { id } else { *lvol }, *block)).collect();
             self.flush();
@@ -229,9 +238,9 @@ impl FakeDisk {
 
     /// Its blocks go to the next of the chain, unless that has its own.
     pub(crate) fn delete_snapshot(&mut self, id: Uuid) {
-        let Some(place) = self.snapshots.iter().position(|(snapshot, _, _)| *snapshot == id) else { return };
-        let (_, _, own) = self.snapshots.remove(place);
-        let child = self.snapshots.get_mut(place).map_or(&mut self.head, |(_, _, own)| own);
+        let Some(place) = self.snapshots.iter().position(|snapshot| snapshot.id == id) else { return };
+        let Snapshot { own, .. } = self.snapshots.remove(place);
+        let child = self.snapshots.get_mut(place).map_or(&mut self.head, |child| &mut child.own);
         for (block, data) in own {
             child.entry(block).or_insert(data);
         }
@@ -239,7 +248,7 @@ impl FakeDisk {
     }
 
     pub(crate) fn revert(&mut self, id: Uuid) -> Result<(), ErrorKind> {
-        let place = self.snapshots.iter().position(|(snapshot, _, _)| *snapshot == id);
+        let place = self.snapshots.iter().position(|snapshot| snapshot.id == id);
         self.snapshots.truncate(place.ok_or(ErrorKind::InvalidField)? + 1);
         self.head.clear();
         self.flush();
@@ -250,13 +259,15 @@ impl FakeDisk {
         self.size = self.size.max(size);
     }
 
-    pub(crate) fn extents(&self, lvol: Uuid, from: u64, max: u32) -> Extents {
-        let own = match self.snapshots.iter().find(|(id, _, _)| *id == lvol) {
-            Some((_, _, own)) => own,
+    pub(crate) fn extents(&self, lvol: Uuid, range: Range, max: u32) -> Extents {
+        let own = match self.snapshots.iter().find(|snapshot| snapshot.id == lvol) {
+            Some(snapshot) => &snapshot.own,
             None => &self.head,
         };
-        // From the first block that ends behind `from`, as a store would.
-        let blocks = own.range(from / BLOCK..).take(max as usize).map(|(block, data)| Extent {
+        // From the block that the range begins in, as a store would.
+        let first = range.offset / BLOCK;
+        let end = range.end().min(self.size).div_ceil(BLOCK).max(first);
+        let blocks = own.range(first..end).take(max as usize).map(|(block, data)| Extent {
             range: Range { offset: block * BLOCK, length: BLOCK },
             kind: if data.is_some() { ExtentKind::Data } else { ExtentKind::Zero },
         });

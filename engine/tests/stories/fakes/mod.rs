@@ -50,7 +50,7 @@ pub(crate) struct FakeNode {
     pub(crate) reads_seen: Cell<u32>,
     pub(crate) notes_seen: Cell<u32>,
     /// How often a scrub found damage.
-    pub(crate) findings: Cell<u32>,
+    findings: Cell<u32>,
     connections: RefCell<Vec<Weak<FakeReplica>>>,
     changed: Notify,
 }
@@ -106,6 +106,12 @@ impl FakeNode {
 
     pub(crate) fn set_stalled(&self, stalled: bool) {
         self.stalled.set(stalled);
+        self.changed.notify_waiters();
+    }
+
+    /// A scrub finds damage.
+    pub(crate) fn find(&self) {
+        self.findings.set(self.findings.get() + 1);
         self.changed.notify_waiters();
     }
 
@@ -324,12 +330,12 @@ impl Replica for FakeReplica {
         self.control(|node| Ok(node.disk.borrow().chain()))
     }
 
-    fn snapshot(&self, id: Uuid, name: &str) -> LocalFuture<'_, Result<(), Error>> {
+    fn snapshot(&self, id: Uuid, size: u64, name: &str) -> LocalFuture<'_, Result<(), Error>> {
         let name = name.to_owned();
         self.control(move |node| match node.snapshot_error.get() {
             Some(kind) => Err(kind.into()),
             None => {
-                node.disk.borrow_mut().snapshot(id, name);
+                node.disk.borrow_mut().snapshot(id, size, name);
                 Ok(())
             }
         })
@@ -353,8 +359,8 @@ impl Replica for FakeReplica {
         })
     }
 
-    fn extents(&self, lvol: Uuid, from: u64, max: u32) -> LocalFuture<'_, Result<Extents, Error>> {
-        self.control(move |node| Ok(node.disk.borrow().extents(lvol, from, max)))
+    fn extents(&self, lvol: Uuid, range: Range, max: u32) -> LocalFuture<'_, Result<Extents, Error>> {
+        self.control(move |node| Ok(node.disk.borrow().extents(lvol, range, max)))
     }
 
     fn read_lvol(&self, lvol: Uuid, range: Range) -> LocalFuture<'_, Outcome> {
@@ -370,6 +376,18 @@ impl Replica for FakeReplica {
 
     fn findings(&self) -> u32 {
         self.node.findings.get()
+    }
+
+    fn more_findings(&self, seen: u32) -> LocalFuture<'_, ()> {
+        Box::pin(async move {
+            loop {
+                let changed = self.node.changed.notified();
+                if self.findings() != seen {
+                    return;
+                }
+                changed.await;
+            }
+        })
     }
 
     fn damage(&self) -> LocalFuture<'_, Result<Vec<DamagedRegion>, Error>> {

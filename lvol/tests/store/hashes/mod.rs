@@ -8,6 +8,7 @@ mod scrub;
 use std::rc::Rc;
 use std::time::Duration;
 
+use block_device::Range;
 use lvol::{Lvol, REGION, Store};
 use reactor::simulated::DiskImage;
 use reactor::sleep;
@@ -45,7 +46,8 @@ fn expected(content: &[u8], region: u64) -> [u8; 16] {
 
 /// Every value of a snapshot is that of its content. If all are there (`complete`), each region with blocks of its own has one.
 async fn check_values(store: &Store, snapshot: Uuid, content: &[u8], complete: bool) -> usize {
-    let extents = store.extents(snapshot, 0, usize::MAX).await.expect("extents");
+    let everywhere = Range { offset: 0, length: u64::MAX };
+    let extents = store.extents(snapshot, everywhere, usize::MAX).await.expect("extents");
     let values = store.hashes(snapshot, 0, u64::MAX).await.expect("values");
     assert_eq!(values.len() as u64, (content.len() as u64).div_ceil(REGION));
     for (region, value) in &values {
