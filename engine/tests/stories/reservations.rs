@@ -35,7 +35,7 @@ fn they_are_with_the_registry_and_every_replica_in_sync_and_come_back() {
     story(1, async {
         let cluster = Cluster::new(3, SIZE);
         let engine = cluster.serve().await;
-        assert_eq!(engine.reservations(), []);
+        assert!(engine.reservations().is_empty());
         for reservations in [b"one".to_vec(), many(2), b"three".to_vec(), Vec::new(), many(5)] {
             engine.set_reservations(reservations.clone()).await.expect("kept");
             assert_eq!(engine.reservations(), reservations);
@@ -135,7 +135,8 @@ fn one_that_does_not_take_them_is_out_of_sync_before_anyone_hears_of_it() {
 async fn lost_at_any_moment(seed: u64) {
     let cluster = Cluster::new(3, SIZE);
     let mut possible = vec![0u8];
-    let reservations = |number: u8| if number % 3 == 0 { many(number) } else { vec![number; 1 + usize::from(number)] };
+    let reservations =
+        |number: u8| if number.is_multiple_of(3) { many(number) } else { vec![number; 1 + usize::from(number)] };
     let mut next = 1;
     for _ in 0..4 {
         let engine = cluster.serve().await;
@@ -164,10 +165,10 @@ async fn lost_at_any_moment(seed: u64) {
         possible = (answered.get()..first + 6).collect();
         next = first + 6;
         cluster.nodes.iter().for_each(|node| node.revive());
-        if random() % 2 == 0 {
+        if random().is_multiple_of(2) {
             cluster.registry.lose();
             let record = cluster.survey(&[0, 1, 2]).await.record().expect("all are there");
-            engine::restore(&*cluster.registry, &record).await.expect("stored");
+            engine::restore(&*cluster.registry, None, &record).await.expect("stored");
         }
         let engine = cluster.serve().await;
         let found = engine.reservations();

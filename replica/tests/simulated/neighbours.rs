@@ -4,7 +4,7 @@ use block_device::{ErrorKind, Request, execute};
 use replica::{OpenReplica, Replica, ReplicaServer, ReplicaSpec, ReplicaState};
 use uuid::Uuid;
 
-use crate::node::{REPLICA, boot, kind, open, read, spec, world, write};
+use crate::node::{REPLICA, SIZE, boot, kind, open, read, spec, world, write};
 
 const NEW: Uuid = Uuid::from_bytes([2; 16]);
 const SNAPSHOT: Uuid = Uuid::from_bytes([7; 16]);
@@ -22,7 +22,7 @@ async fn old_replica(server: &ReplicaServer) {
     server.create(&spec()).await.expect("created");
     let old = server.open_local(open(1, 1)).await.expect("granted");
     write(&*old, 0, 1).await.expect("written");
-    old.snapshot(SNAPSHOT, "monday").await.expect("cut");
+    old.snapshot(SNAPSHOT, SIZE, "monday").await.expect("cut");
     write(&*old, 0, 2).await.expect("written");
 }
 
@@ -31,7 +31,7 @@ async fn rebuilt(new: &dyn Replica) {
     new.set_state(ReplicaState::Rebuilding).await.expect("noted");
     write(new, 0, 3).await.expect("written");
     for _ in 0..2 {
-        new.snapshot(SNAPSHOT, "monday").await.expect("cut, and found the second time (I30)");
+        new.snapshot(SNAPSHOT, SIZE, "monday").await.expect("cut, and found the second time (I30)");
     }
     write(new, 0, 4).await.expect("written");
     new.set_state(ReplicaState::Complete).await.expect("noted");
