@@ -1,11 +1,8 @@
 //! `cargo xtask e2e`: prepares the guest, and runs the program in `tests/e2e`, which tells the story.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
-
-use anyhow::Result;
 
 use crate::debian::{self, Missing, Tool};
 use crate::libtest::Tell;
@@ -38,7 +35,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
         Err(Missing::Failed(error)) => return report.fail("e2e: the guest", &error),
     };
     let directory = workspace.logs().join("e2e");
-    if let Err(error) = empty(&directory) {
+    if let Err(error) = workspace.empty(&directory) {
         return report.fail("e2e: the folder for its logs", &error);
     }
     let mut story = Command::new(test_programs(workspace).join("e2e"));
@@ -58,11 +55,4 @@ fn guest(workspace: &Workspace) -> Result<PathBuf, Missing> {
     }
     println!("building the guest of e2e (half a minute)");
     guest::build(workspace).map_err(Missing::Failed)
-}
-
-fn empty(directory: &Path) -> Result<()> {
-    if directory.exists() {
-        fs::remove_dir_all(directory)?;
-    }
-    Ok(fs::create_dir_all(directory)?)
 }

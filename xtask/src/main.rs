@@ -1,6 +1,7 @@
-//! One entry for people and CI: `cargo xtask test|tidy|e2e|fuzz|miri|demo|simulate|bench`. docs/testing.md tells what each does.
+//! One entry for people and CI: `cargo xtask test|tidy|e2e|conformance|fuzz|miri|demo|simulate|bench`. docs/testing.md tells what each does.
 #![forbid(unsafe_code)]
 
+mod conformance;
 mod debian;
 mod e2e;
 mod fuzz;
@@ -18,7 +19,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use report::Report;
 use workspace::Workspace;
@@ -40,6 +41,11 @@ enum Task {
     Tidy,
     /// Test with a real Linux host, in a guest under qemu
     E2e,
+    /// Test with the test programs of others; ends with `N passed, N failed, N skipped`
+    Conformance {
+        /// What to test
+        frontend: Conformance,
+    },
     /// Fuzz the parsers and the opening of stores with libFuzzer
     Fuzz {
         /// One of the targets in `fuzz/fuzz_targets`; all of them if none is named
@@ -70,6 +76,13 @@ enum Task {
     },
 }
 
+/// What test programs of others are there for.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum Conformance {
+    /// iSCSI and SCSI, with libiscsi's tests
+    Iscsi,
+}
+
 fn main() -> Result<ExitCode> {
     let workspace = Workspace::find();
     match Task::parse() {
@@ -83,6 +96,13 @@ fn main() -> Result<ExitCode> {
             let mut report = Report::default();
             if report.check("build", || programs::build(&workspace)).is_some() {
                 e2e::run(&workspace, &mut report);
+            }
+            Ok(report.close())
+        }
+        Task::Conformance { frontend: Conformance::Iscsi } => {
+            let mut report = Report::default();
+            if report.check("build", || programs::build(&workspace)).is_some() {
+                conformance::iscsi(&workspace, &mut report);
             }
             Ok(report.close())
         }

@@ -11,7 +11,7 @@ use crate::process::Beside;
 use crate::programs::{self, cargo, test_programs};
 use crate::report::Report;
 use crate::workspace::Workspace;
-use crate::{e2e, libtest, miri, process, tidy};
+use crate::{conformance, e2e, libtest, miri, process, tidy};
 
 /// No single check may take longer; the whole is to be done in 30 minutes on two cores.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
@@ -42,6 +42,7 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
         provide_for_scenarios(&mut report);
         let seeds = simulate(workspace, if fast { SIMULATED_FAST } else { SIMULATED }, &mut report);
         test(workspace, long, &mut report);
+        conformance::iscsi(workspace, &mut report);
         miri::run(workspace, &mut report);
         if fast {
             report.skip("e2e", "left out by --fast");

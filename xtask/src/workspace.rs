@@ -38,6 +38,14 @@ impl Workspace {
         Ok(logs.join(format!("{name}.log")))
     }
 
+    /// Makes `directory`, without what is left in it of an earlier run.
+    pub(crate) fn empty(&self, directory: &Path) -> Result<()> {
+        if directory.exists() {
+            std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+        }
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))
+    }
+
     /// `path` as people write it: relative to the root where it is in there.
     pub(crate) fn display<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()

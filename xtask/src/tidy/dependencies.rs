@@ -62,6 +62,7 @@ const HOUSE: &[Room] = &[
         &["cli", "proto", "nvmf-initiator", "iscsi-target-protocol", "lvol", "block-device", "reactor", "loop-device"],
     ),
     room("e2e", &["cli"]),
+    room("conformance", &["cli", "proto"]),
     room("xtask", &[]),
 ];
 
