@@ -15,6 +15,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 const IO_ERRORS: &str = "I/O error|failing I/O|critical .* error|Buffer I/O|lost async page write|EXT4-fs (error|warning)|\
     XFS .*(error|corrupt|shut)|Remounting filesystem read-only|hung_task|blocked for more than";
 
+/// Compares the files that [`Host::write_files`] wrote.
+pub(crate) const COMPARE_FILES: &str = "sha256sum --check --quiet /tmp/checksums";
+
 /// A volume as the daemon describes it to hosts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Export {
@@ -54,6 +57,17 @@ impl Host {
     /// Runs commands in the guest and returns what they say.
     pub(crate) fn run(&mut self, script: &str) -> Result<String> {
         self.guest.run(script, LIMIT)
+    }
+
+    /// Files of random content in /mnt, and their checksums where no reconnect can touch them.
+    pub(crate) fn write_files(&mut self) -> Result<()> {
+        self.run(
+            "mkdir /mnt/files\n\
+             for file in 1 2 3 4; do head -c 8M /dev/urandom >/mnt/files/$file; done\n\
+             sync\n\
+             sha256sum /mnt/files/* >/tmp/checksums",
+        )?;
+        Ok(())
     }
 
     /// What NVMe discovery offers at `port`.

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod host;
+mod iscsi;
 mod machine;
+mod nodes;
 mod scenario;
 mod steps;
 mod wait;
