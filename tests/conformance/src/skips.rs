@@ -9,6 +9,14 @@ const SKIPS: &[(&str, &str)] = &[
     ("ReadOnly.ReadOnlySBC", "for units that are write-protected as a whole"),
     ("Sanitize", "SANITIZE is not supported: blocks of snapshots and of other volumes share the disk"),
     ("StartStopUnit.Simple", "for units with removable media"),
+    ("MultipathIO", "needs a second URL; multipath is tested in the guest"),
+    ("WriteAtomic16", "WRITE ATOMIC is not supported"),
+    ("WriteSame10.ZeroBlocks", "WRITE SAME of no blocks is refused (WSNZ)"),
+    ("WriteSame10.UnmapUnaligned", "for units with several blocks in a physical one; here it is the same"),
+    ("WriteSame10.InvalidDataOutSize", "for units with several blocks in a physical one; here it is the same"),
+    ("WriteSame16.ZeroBlocks", "WRITE SAME of no blocks is refused (WSNZ)"),
+    ("WriteSame16.UnmapUnaligned", "for units with several blocks in a physical one; here it is the same"),
+    ("WriteSame16.InvalidDataOutSize", "for units with several blocks in a physical one; here it is the same"),
 ];
 
 /// Why a test may leave itself out.
