@@ -151,6 +151,11 @@ impl Target {
         }
     }
 
+    /// Takes over what is reserved, where that became known after the start.
+    pub fn set_reservations(&self, reservations: Reservations) {
+        self.unit.borrow_mut().restore_reservations(reservations);
+    }
+
     /// Sets what this path can do, and tells the initiators.
     pub fn set_access_state(&self, state: AccessState) {
         self.unit.borrow_mut().set_access_state(PORT.group, state);

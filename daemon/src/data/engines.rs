@@ -16,7 +16,7 @@ use replica::RemoteOptions;
 use uuid::Uuid;
 
 use super::errors::{engine_error, registry_error};
-use super::frontends::{self, Shown};
+use super::frontends::Shown;
 use super::room::room;
 use super::standby::{Local, Standby};
 use super::{EngineFacts, EngineSpec, Inner, MemberFacts, MemberSpec, SnapshotFacts, VolumeChange};
@@ -57,7 +57,7 @@ pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), Con
     update_addresses(&*registry, &spec).await?;
     let engine = Engine::start(config, registry).await.map_err(|error| engine_error(&spec.name, error))?;
     *export.engine.borrow_mut() = Some(Rc::clone(&engine));
-    reactor::spawn(serve_until_lost(export, engine));
+    reactor::spawn(serve_until_lost(inner, export, engine));
     Ok(())
 }
 
@@ -139,11 +139,15 @@ fn local_replicas(spec: &EngineSpec) -> Vec<(Uuid, replica::ReplicaServer)> {
     local.collect()
 }
 
-async fn serve_until_lost(export: Rc<Export>, engine: Rc<Engine>) {
+async fn serve_until_lost(inner: Arc<Inner>, export: Rc<Export>, engine: Rc<Engine>) {
     // An error means that it was stopped: its status says so.
     if engine.ready().await.is_ok() {
+        // First what is reserved, then the commands that wait.
+        if let Err(error) = export.shown.serve(&inner, &engine).await {
+            tracing::error!(%error, "hosts cannot attach the volume over iSCSI");
+        }
         export.device.serve(Rc::clone(&engine) as Rc<dyn BlockDevice>);
-        // The size on record may be newer than the one that hosts were shown meanwhile.
+        // Its size may be another one than hosts were shown meanwhile.
         export.shown.refresh();
     }
     if engine.stopped().await.kind() == ErrorKind::Fenced {
@@ -204,7 +208,6 @@ async fn update_addresses(registry: &dyn Registry, spec: &EngineSpec) -> Result<
 
 /// Forgets which replicas of a volume are in sync, and what hosts have reserved of it.
 pub(super) async fn forget_membership(inner: Arc<Inner>, volume: Uuid) -> Result<(), ControlError> {
-    frontends::remove_reservations(&inner, volume).await?;
     room().registry(&inner).remove(volume).await.map_err(registry_error)
 }
 

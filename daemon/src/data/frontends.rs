@@ -1,19 +1,20 @@
 //! What hosts see of a volume: a subsystem (NVMe/TCP) and a target (iSCSI) over the same device.
 
 use std::cell::{Cell, RefCell};
-use std::io;
-use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block_device::{BlockDevice, Error};
+use block_device::{BlockDevice, Error, ErrorKind};
+use engine::{Engine, RegistryError};
 use iscsi_target::{AccessState, ReservationStore, Reservations, Saved, Target, TargetOptions};
 use nvmf_target::identity::NAMESPACE_ID;
 use nvmf_target::{AnaState, Limits, Subsystem, SubsystemOptions};
-use reactor::files;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::Inner;
+use super::errors::{engine_error, registry_error};
+use super::room::room;
 use super::standby::Standby;
 use crate::control::{ControlError, Frontends, Iscsi, Nvmf};
 
@@ -30,6 +31,19 @@ pub(super) struct Shown {
     lost: Cell<bool>,
     /// A host has a persistent reservation over iSCSI.
     reserved: Cell<bool>,
+    /// Shown over iSCSI as soon as the reservations are known.
+    awaited: RefCell<Option<Iscsi>>,
+    /// What the registry's record said was reserved.
+    recorded: RefCell<Vec<u8>>,
+    keeper: RefCell<Keeper>,
+    keeper_changed: Notify,
+}
+
+/// The engine as what keeps reservations, with the record of the volume and its copies (I38).
+enum Keeper {
+    Coming,
+    Here(Rc<Engine>),
+    Gone,
 }
 
 impl Shown {
@@ -42,7 +56,34 @@ impl Shown {
             iscsi: RefCell::default(),
             lost: Cell::new(false),
             reserved: Cell::new(false),
+            awaited: RefCell::default(),
+            recorded: RefCell::default(),
+            keeper: RefCell::new(Keeper::Coming),
+            keeper_changed: Notify::new(),
         })
+    }
+
+    /// The engine serves: what is reserved is certain.
+    pub(super) async fn serve(self: &Rc<Self>, inner: &Inner, engine: &Rc<Engine>) -> Result<(), ControlError> {
+        self.keeper.replace(Keeper::Here(Rc::clone(engine)));
+        self.keeper_changed.notify_waiters();
+        let awaited = self.awaited.take();
+        if let Some(iscsi) = awaited {
+            self.show_iscsi(inner, &iscsi).await?;
+        }
+        let target = self.iscsi.borrow().clone();
+        match target {
+            Some(_) if *self.recorded.borrow() == engine.reservations() => Ok(()),
+            // The copies knew more than the registry.
+            Some(target) => {
+                let reservations = self.decode(&engine.reservations())?;
+                self.reserved.set(reservations.is_reserved());
+                target.set_reservations(reservations);
+                self.update_paths();
+                Ok(())
+            }
+            None => self.forget_reservations().await,
+        }
     }
 
     /// Makes the frontends those that are wanted. The caller does not call it twice at once.
@@ -52,7 +93,8 @@ impl Shown {
         self.end_nvmf_unless(wanted.nvmf.is_some()).await?;
         if wanted.iscsi.is_none() {
             // Nobody could release them.
-            self.forget_reservations(inner).await?;
+            self.awaited.take();
+            self.forget_reservations().await?;
         }
         if let Some(iscsi) = &wanted.iscsi {
             self.show_iscsi(inner, iscsi).await?;
@@ -83,6 +125,8 @@ impl Shown {
     /// Ends the connections of initiators. An answer that says that nothing serves any more would be an I/O error to them; that a
     /// connection is gone makes them try again.
     pub(super) fn disconnect(&self) {
+        self.keeper.replace(Keeper::Gone);
+        self.keeper_changed.notify_waiters();
         if let Some(target) = &*self.iscsi.borrow() {
             target.close();
         }
@@ -136,12 +180,12 @@ impl Shown {
             target.set_access(access);
             return Ok(());
         }
-        let path = self.reservations_path(inner);
-        let reservations = match files::read(&path).await {
-            Ok(record) => Reservations::decode(&record).map_err(|error| self.unreadable(format_args!("{error:?}")))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Reservations::default(),
-            Err(error) => return Err(self.unreadable(error)),
+        let Some(record) = self.recorded_reservations(inner).await? else {
+            self.awaited.replace(Some(wanted.clone()));
+            return Ok(());
         };
+        let reservations = self.decode(&record)?;
+        self.recorded.replace(record);
         self.reserved.set(reservations.is_reserved());
         let options = TargetOptions {
             identity: iscsi_target::Identity::of_volume(self.volume),
@@ -149,29 +193,60 @@ impl Shown {
             access,
             access_state: self.access_state(),
             reservations,
-            store: Rc::new(Kept { path, shown: Rc::downgrade(self) }),
+            store: Rc::new(Kept { shown: Rc::downgrade(self) }),
         };
         self.iscsi.replace(Some(Target::start(&inner.targets, options).map_err(already_exported)?));
         Ok(())
     }
 
-    fn unreadable(&self, error: impl std::fmt::Display) -> ControlError {
-        let text = format!("the reservations of volume {} cannot be read: {error}", self.volume);
-        ControlError::failed("STATE_DIRECTORY", text)
+    /// The reservations as far as they are known: before the engine serves those of the registry's record, if it has one.
+    async fn recorded_reservations(&self, inner: &Inner) -> Result<Option<Vec<u8>>, ControlError> {
+        if let Keeper::Here(engine) = &*self.keeper.borrow() {
+            return Ok(Some(engine.reservations()));
+        }
+        match room().registry(inner).load(self.volume).await {
+            Ok(record) => Ok(record.map(|record| record.reservations)),
+            Err(RegistryError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(registry_error(error)),
+        }
+    }
+
+    fn decode(&self, record: &[u8]) -> Result<Reservations, ControlError> {
+        if record.is_empty() {
+            return Ok(Reservations::default());
+        }
+        let unreadable = |error| {
+            let text = format!("the reservations of volume {} cannot be read: {error:?}", self.volume);
+            ControlError::failed("REGISTRY", text)
+        };
+        Reservations::decode(record).map_err(unreadable)
     }
 
     fn device(&self) -> Rc<dyn BlockDevice> {
         Rc::clone(&self.device) as Rc<dyn BlockDevice>
     }
 
-    fn reservations_path(&self, inner: &Inner) -> PathBuf {
-        inner.reservations.join(self.volume.to_string())
+    /// Forgets what hosts have reserved; before the engine serves, as soon as it does.
+    async fn forget_reservations(&self) -> Result<(), ControlError> {
+        self.reserved.set(false);
+        let engine = match &*self.keeper.borrow() {
+            Keeper::Here(engine) if !engine.reservations().is_empty() => Rc::clone(engine),
+            _ => return Ok(()),
+        };
+        engine.set_reservations(Vec::new()).await.map_err(|error| engine_error(&self.volume.to_string(), error))
     }
 
-    /// Forgets what hosts have reserved.
-    async fn forget_reservations(&self, inner: &Inner) -> Result<(), ControlError> {
-        self.reserved.set(false);
-        remove_reservations(inner, self.volume).await
+    /// The engine, once it serves.
+    async fn keeper(&self) -> Result<Rc<Engine>, Error> {
+        loop {
+            let changed = self.keeper_changed.notified();
+            match &*self.keeper.borrow() {
+                Keeper::Coming => {}
+                Keeper::Here(engine) => return Ok(Rc::clone(engine)),
+                Keeper::Gone => return Err(ErrorKind::Unavailable.into()),
+            }
+            changed.await;
+        }
     }
 
     /// Tells the hosts of each frontend what this path can do.
@@ -206,12 +281,6 @@ impl Shown {
     }
 }
 
-/// Forgets what hosts have reserved of a volume. Nothing to forget is a success.
-pub(super) async fn remove_reservations(inner: &Inner, volume: Uuid) -> Result<(), ControlError> {
-    let removed = files::remove(&inner.reservations.join(volume.to_string())).await;
-    removed.map_err(|error| ControlError::failed("STATE_DIRECTORY", format!("cannot forget the reservations: {error}")))
-}
-
 /// Waits for the end of a frontend, for a while.
 async fn drained(stop: impl Future<Output = ()>) -> Result<(), ControlError> {
     let text = "no host gets in any more, but what was sent before is not answered yet: send it again soon";
@@ -222,22 +291,22 @@ fn already_exported(error: impl std::fmt::Display) -> ControlError {
     ControlError::precondition("ALREADY_EXPORTED", error)
 }
 
-/// A volume's reservations in a file of the state directory.
+/// A volume's reservations, kept by its engine.
 struct Kept {
-    path: PathBuf,
     shown: Weak<Shown>,
 }
 
 impl ReservationStore for Kept {
     fn save(&self, record: Vec<u8>) -> Saved {
-        let (path, shown) = (self.path.clone(), self.shown.clone());
+        let shown = self.shown.clone();
         Box::pin(async move {
+            let shown = shown.upgrade().ok_or(ErrorKind::Unavailable)?;
+            let engine = shown.keeper().await?;
             // What the unit has just written.
             let reserved = Reservations::decode(&record).is_ok_and(|reservations| reservations.is_reserved());
-            files::replace(&path, record).await.map_err(|error| Error::write_failed(&error))?;
-            if let Some(shown) = shown.upgrade() {
-                shown.follow_reservation(reserved).await;
-            }
+            let kept = engine.set_reservations(record).await;
+            kept.map_err(|error| Error::with_detail(ErrorKind::WriteFailed, error))?;
+            shown.follow_reservation(reserved).await;
             Ok(())
         })
     }

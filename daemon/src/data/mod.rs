@@ -54,7 +54,6 @@ struct Inner {
     subsystems: Arc<nvmf_target::Directory>,
     targets: Arc<iscsi_target::Directory>,
     registry: PathBuf,
-    reservations: PathBuf,
     node: String,
     replica_deadline: Duration,
     /// Bytes a second at which each store hashes its snapshots; 0 for not at all.

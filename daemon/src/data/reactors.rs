@@ -37,7 +37,6 @@ impl Reactors {
             subsystems: nvmf_target::Directory::new(),
             targets,
             registry: state.registry(),
-            reservations: state.reservations(),
             node: self.config.node.clone(),
             replica_deadline: self.config.replica_deadline,
             hash_rate: self.config.hash_rate,

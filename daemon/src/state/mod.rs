@@ -9,7 +9,6 @@
 //! volumes/        a record for each volume
 //! deletions/      a record for each replica elsewhere that waits to be deleted
 //! registry/       the engines' membership records (crate engine)
-//! reservations/   what hosts have reserved, a record for each volume
 //! ```
 //!
 //! Every file is replaced as a whole: a temporary file, fsync, rename, fsync of the folder. After a crash a file has its
@@ -29,7 +28,6 @@ use uuid::Uuid;
 pub(crate) use records::{Records, StateError};
 
 const REGISTRY: &str = "registry";
-const RESERVATIONS: &str = "reservations";
 
 /// How long a lock is waited for: a daemon that was just killed holds it until the kernel has taken its memory apart.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -78,9 +76,7 @@ impl StateDirectory {
         let path = path.canonicalize().map_err(failed)?;
         let lock = lock(&path)?;
         let node_uuid = claim(&path, node)?;
-        for folder in [REGISTRY, RESERVATIONS] {
-            file::make_folder(&path.join(folder)).map_err(failed)?;
-        }
+        file::make_folder(&path.join(REGISTRY)).map_err(failed)?;
         Ok(Self { path, node_uuid, _lock: lock })
     }
 
@@ -102,11 +98,6 @@ impl StateDirectory {
     /// Where the engines keep their membership records.
     pub(crate) fn registry(&self) -> PathBuf {
         self.path.join(REGISTRY)
-    }
-
-    /// Where the reservations of the volumes are kept.
-    pub(crate) fn reservations(&self) -> PathBuf {
-        self.path.join(RESERVATIONS)
     }
 }
 
