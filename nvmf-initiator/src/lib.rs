@@ -1,9 +1,9 @@
-//! An NVMe/TCP host in user space, on the target's protocol crate, and a load generator on top of it.
+//! An NVMe/TCP host in user space, on the target's protocol crate.
 //!
 //! - [`Controller`]: connects to a subsystem and keeps it connected; reads and writes its namespace.
 //! - [`Queue`]: the data path, a command without a future, a task or an allocation.
 //! - [`discover`]: the subsystems that a discovery controller knows.
-//! - [`load`]: a load generator in fio's terms, which can tell lost, stale, misplaced and torn blocks apart.
+//! - [`load`]: the load generator [`host_load`] on a controller.
 //!
 //! Everything runs on a [`reactor`] and is `!Send`. Whatever a controller answers leads to an error, never to a panic
 //! or unbounded memory.

@@ -224,11 +224,11 @@ fn jobs_that_do_not_fit_are_refused() {
         let job = job(Pattern::RandRead);
         let controller = connect_for(&job).await;
         let deeper = Job { depth: 9, ..job.clone() };
-        assert_eq!(Load::start(&controller, &deeper, None).err(), Some(JobError::Queues));
+        assert_eq!(Load::start(&controller, &deeper, None).err(), Some(JobError::Lanes));
         let record = load::new_record(&controller, &Job { size: Some(1 << 20), ..job.clone() }).expect("a good job");
         let verified = Job { verify: true, ..job.clone() };
         assert_eq!(Load::start(&controller, &verified, Some(record)).err(), Some(JobError::OtherRecord));
         let admin = connect(Options { io_queues: 0, ..Options::default() }).await.expect("connected");
-        assert_eq!(Load::start(&admin, &job, None).err(), Some(JobError::NoNamespace));
+        assert_eq!(Load::start(&admin, &job, None).err(), Some(JobError::NoDevice));
     });
 }

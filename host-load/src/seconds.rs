@@ -18,19 +18,14 @@ pub(super) mod optional {
     use super::{Deserialize, Deserializer, Duration, Error, Serializer};
 
     #[allow(clippy::ref_option, reason = "serde passes the field by reference")]
-    pub(in crate::load) fn serialize<S: Serializer>(
-        duration: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         match duration {
             Some(duration) => serializer.serialize_some(&duration.as_secs_f64()),
             None => serializer.serialize_none(),
         }
     }
 
-    pub(in crate::load) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         Option::<f64>::deserialize(deserializer)?
             .map(|seconds| Duration::try_from_secs_f64(seconds).map_err(D::Error::custom))
             .transpose()

@@ -1,4 +1,4 @@
-//! The part of a load that runs on one I/O queue.
+//! The part of a load that runs on one lane.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,18 +15,17 @@ use super::report::{Figures, Report};
 use super::stamp::fill_pattern;
 use super::statistics::{Kind, Statistics};
 use super::{Progress, SharedRecord};
-use crate::error::CommandError;
-use crate::queue::{CommandSink, Queue};
-use crate::request::Request;
-use crate::{Command, Controller};
+use crate::host::{Host, Io, IoError, Lane, Sink};
 
 /// How often a load with a rate looks whether more I/Os are due.
 const PACE: Duration = Duration::from_millis(1);
 
+type ErrorOf<H> = <<H as Host>::Lane as Lane>::Error;
+
 /// What all workers of a load have in common.
-pub(crate) struct Shared {
+pub(crate) struct Shared<H> {
     pub(crate) plan: Plan,
-    controller: Rc<Controller>,
+    host: Rc<H>,
     record: Option<SharedRecord>,
     statistics: RefCell<Statistics>,
     began: Instant,
@@ -46,10 +45,10 @@ pub(crate) struct Shared {
     reconnects_before: u64,
 }
 
-/// One queue's share of a load.
-pub(crate) struct Worker {
-    shared: Rc<Shared>,
-    queue: Rc<Queue>,
+/// One lane's share of a load.
+pub(crate) struct Worker<H: Host> {
+    shared: Rc<Shared<H>>,
+    lane: H::Lane,
     this: Weak<Self>,
     state: RefCell<State>,
     /// What writes without verify send.
@@ -78,14 +77,14 @@ struct Slot {
     content: Vec<u8>,
 }
 
-impl Shared {
-    pub(crate) fn new(controller: Rc<Controller>, plan: Plan, record: Option<SharedRecord>) -> Rc<Self> {
+impl<H: Host> Shared<H> {
+    pub(crate) fn new(host: Rc<H>, plan: Plan, record: Option<SharedRecord>) -> Rc<Self> {
         let began = reactor::now();
-        let reconnects_before = controller.reconnects();
+        let reconnects_before = host.reconnects();
         Rc::new(Self {
             measuring: Cell::new(plan.job.ramp.is_zero()),
             plan,
-            controller,
+            host,
             record,
             statistics: RefCell::default(),
             began,
@@ -158,10 +157,7 @@ impl Shared {
         let end = self.measured_to.get().unwrap_or_else(reactor::now);
         let elapsed = end - self.measured_from.get();
         let block_size = u64::from(self.plan.job.block_size);
-        let aborted = self.aborted.get().then(|| match self.controller.failure() {
-            Some(failure) => failure.to_string(),
-            None => CommandError::Lost.to_string(),
-        });
+        let aborted = self.aborted.get().then(|| self.host.failure().unwrap_or_else(|| "connection lost".to_owned()));
         Report {
             job: self.plan.job.clone(),
             elapsed,
@@ -170,7 +166,7 @@ impl Shared {
             flush: Figures::new(&statistics.flush, 0, elapsed),
             errors: statistics.errors.clone(),
             verify: statistics.verified.clone(),
-            reconnects: self.controller.reconnects() - self.reconnects_before,
+            reconnects: self.host.reconnects() - self.reconnects_before,
             aborted,
         }
     }
@@ -196,9 +192,9 @@ impl Shared {
     }
 }
 
-impl Worker {
-    /// The worker on I/O queue `number`.
-    pub(crate) fn new(shared: &Rc<Shared>, number: u16) -> Rc<Self> {
+impl<H: Host> Worker<H> {
+    /// The worker on lane `number`.
+    pub(crate) fn new(shared: &Rc<Shared<H>>, number: u16) -> Rc<Self> {
         let Plan { job, units, budget, .. } = &shared.plan;
         let (number, jobs) = (u64::from(number), u64::from(job.jobs));
         let (offsets, budget) = if job.rw.is_random() {
@@ -222,7 +218,7 @@ impl Worker {
         fill_pattern(&mut pattern, job.seed ^ number);
         Rc::new_cyclic(|this| Self {
             shared: Rc::clone(shared),
-            queue: Rc::clone(&shared.controller.queues()[number as usize]),
+            lane: shared.host.lane(number as usize),
             this: this.clone(),
             state: RefCell::new(state),
             pattern: pattern.freeze(),
@@ -235,7 +231,7 @@ impl Worker {
         let depth = self.state.borrow().slots.len();
         self.shared.in_flight.set(self.shared.in_flight.get() + depth as u64);
         (0..depth).for_each(|slot| self.next(slot, now));
-        self.queue.flush();
+        self.lane.flush();
     }
 
     /// Starts the next I/O in a slot that counts as in flight, or lets it rest.
@@ -247,13 +243,13 @@ impl Worker {
         if !shared.may_start(now) {
             return self.end(true, slot);
         }
-        let Some(request) = self.state.borrow_mut().next_request(self, slot, now) else {
+        let Some(io) = self.state.borrow_mut().next_io(self, slot, now) else {
             return self.end(false, slot);
         };
         shared.started.set(shared.started.get() + 1);
         let Some(this) = self.this.upgrade() else { unreachable!("whoever calls this has an Rc") };
-        if self.queue.submit(request, this, slot as u64).is_err() {
-            // As many slots as the queue is deep: it refuses only when it is gone for good.
+        if self.lane.submit(io, this, slot as u64).is_err() {
+            // As many slots as the lane is deep: it refuses only when it is gone for good.
             self.state.borrow().abandon(self, slot);
             shared.aborted.set(true);
             shared.stopping.set(true);
@@ -282,37 +278,36 @@ impl Worker {
             shared.in_flight.set(shared.in_flight.get() + 1);
             self.next(slot, now);
         }
-        self.queue.flush();
+        self.lane.flush();
     }
 }
 
 impl State {
     /// Chooses what to do next in `slot`; none when everything is done.
-    fn next_request(&mut self, worker: &Worker, slot: usize, now: Instant) -> Option<Request> {
-        let Plan { job, namespace, .. } = &worker.shared.plan;
+    fn next_io<H: Host>(&mut self, worker: &Worker<H>, slot: usize, now: Instant) -> Option<Io> {
+        let Plan { job, geometry, .. } = &worker.shared.plan;
         if job.flush_every > 0 && self.writes_since_flush >= job.flush_every {
             self.writes_since_flush = 0;
             self.slots[slot].begin(Kind::Flush, 0, now);
-            return Some(Command::flush(namespace.id).into());
+            return Some(Io::Flush);
         }
         let unit = self.next_unit(worker)?;
         let is_read = job.rw.reads() && (!job.rw.writes() || self.random.below(100) < u64::from(job.read_percent));
-        let blocks = job.block_size / namespace.block_size;
-        let first_block = job.offset / u64::from(namespace.block_size);
+        let blocks = job.block_size / geometry.block_size;
+        let first_block = job.offset / u64::from(geometry.block_size);
         let block_of = |unit: u64| first_block + unit * u64::from(blocks);
         if is_read {
             self.slots[slot].begin(Kind::Read, unit, now);
             self.slots[slot].expect(worker);
-            return Some(Command::read(namespace.id, block_of(unit), blocks, namespace.block_size).into());
+            return Some(Io::Read { block: block_of(unit), blocks });
         }
         self.writes_since_flush += 1;
         let (unit, data) = worker.content(unit);
         self.slots[slot].begin(Kind::Write, unit, now);
-        let command = Command::write(namespace.id, block_of(unit), blocks, namespace.block_size, false);
-        Some(Request::sending(command, data))
+        Some(Io::Write { block: block_of(unit), blocks, data })
     }
 
-    fn next_unit(&mut self, worker: &Worker) -> Option<u64> {
+    fn next_unit<H: Host>(&mut self, worker: &Worker<H>) -> Option<u64> {
         let only_written = worker.shared.plan.only_written;
         loop {
             self.budget = self.budget.checked_sub(1)?;
@@ -325,7 +320,7 @@ impl State {
     }
 
     /// Undoes the begin of a write that was never sent.
-    fn abandon(&self, worker: &Worker, slot: usize) {
+    fn abandon<H: Host>(&self, worker: &Worker<H>, slot: usize) {
         if let (Kind::Write, Some(record)) = (self.slots[slot].kind, &worker.shared.record) {
             record.borrow_mut().end_write(self.slots[slot].unit, false);
         }
@@ -338,7 +333,7 @@ impl Slot {
     }
 
     /// Prepares a read for being verified.
-    fn expect(&mut self, worker: &Worker) {
+    fn expect<H: Host>(&mut self, worker: &Worker<H>) {
         if let Some(record) = &worker.shared.record {
             self.least = record.borrow().begin_read(self.unit);
             self.content.resize(worker.shared.plan.job.block_size as usize, 0);
@@ -346,7 +341,7 @@ impl Slot {
     }
 }
 
-impl Worker {
+impl<H: Host> Worker<H> {
     /// What to write to `unit`, or to one after it that has no write in flight.
     fn content(&self, unit: u64) -> (u64, Slice) {
         let Some(record) = &self.shared.record else { return (unit, self.pattern.clone()) };
@@ -357,7 +352,7 @@ impl Worker {
     }
 
     /// Books the end of the I/O in `slot`.
-    fn finished(&self, slot: &Slot, outcome: Result<u64, CommandError>, now: Instant) {
+    fn finished(&self, slot: &Slot, outcome: Result<(), ErrorOf<H>>, now: Instant) {
         let shared = &self.shared;
         let mut statistics = shared.statistics.borrow_mut();
         if let Some(record) = &shared.record {
@@ -371,7 +366,7 @@ impl Worker {
             }
         }
         match outcome {
-            Ok(_) => {
+            Ok(()) => {
                 if slot.kind != Kind::Flush {
                     shared.completed.set(shared.completed.get() + 1);
                 }
@@ -381,7 +376,7 @@ impl Worker {
             }
             Err(error) => {
                 statistics.error(error);
-                if error == CommandError::Lost {
+                if error.is_lost() {
                     shared.aborted.set(true);
                     shared.stopping.set(true);
                 }
@@ -390,7 +385,7 @@ impl Worker {
     }
 }
 
-impl CommandSink for Worker {
+impl<H: Host> Sink<ErrorOf<H>> for Worker<H> {
     #[inline]
     fn data(&self, token: u64, offset: usize, bytes: &[u8]) {
         if self.shared.record.is_some() {
@@ -400,7 +395,7 @@ impl CommandSink for Worker {
     }
 
     #[inline]
-    fn complete(&self, token: u64, outcome: Result<u64, CommandError>) {
+    fn complete(&self, token: u64, outcome: Result<(), ErrorOf<H>>) {
         let now = reactor::now();
         self.finished(&self.state.borrow().slots[token as usize], outcome, now);
         self.next(token as usize, now);
@@ -408,7 +403,7 @@ impl CommandSink for Worker {
 }
 
 /// Wakes what waits for the rate, until it is aborted.
-pub(crate) async fn pace(workers: Vec<Rc<Worker>>) {
+pub(crate) async fn pace<H: Host>(workers: Vec<Rc<Worker<H>>>) {
     loop {
         reactor::sleep(PACE).await;
         workers.iter().for_each(|worker| worker.wake_rested());

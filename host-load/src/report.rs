@@ -223,7 +223,7 @@ impl fmt::Display for Nanoseconds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::record::FaultKind;
+    use crate::record::FaultKind;
 
     fn report() -> Report {
         let mut histogram = Histogram::default();

@@ -7,7 +7,7 @@
 //! All little-endian. The CRC covers everything before it. The generation stands at both ends, so that a block whose
 //! halves come from two writes is told apart from a damaged one.
 
-use nvmf_target_protocol::wire::digest::digest_of;
+use crc_fast::crc32_iscsi;
 
 use super::random::mix;
 
@@ -50,7 +50,7 @@ impl Stamp {
         }
         fill_pattern(&mut block[HEADER..body], self.run ^ mix(self.block) ^ mix(!self.generation));
         put(block, body, self.generation);
-        let crc = digest_of(&block[..body + 8]);
+        let crc = crc32_iscsi(&block[..body + 8]);
         put(block, body + 8, u64::from(crc));
     }
 
@@ -65,7 +65,7 @@ impl Stamp {
         if get(block, body) != stamp.generation {
             return Content::Torn;
         }
-        if get(block, body + 8) != u64::from(digest_of(&block[..body + 8])) {
+        if get(block, body + 8) != u64::from(crc32_iscsi(&block[..body + 8])) {
             return Content::Damaged;
         }
         Content::Stamped(stamp)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::seconds;
-use crate::connect::Namespace;
+use crate::host::Geometry;
 
 /// The order of offsets and the kind of I/O (fio's `rw`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +84,7 @@ pub struct Job {
     pub block_size: u32,
     /// I/Os in flight for each of `jobs` (`iodepth`).
     pub depth: u16,
-    /// How many times the load runs at once, each on an I/O queue, that is a connection, of its own (`numjobs`).
+    /// How many times the load runs at once, each on a lane, that is a connection, of its own (`numjobs`).
     pub jobs: u16,
     /// Reads in a hundred I/Os of a mixed pattern (`rwmixread`).
     pub read_percent: u8,
@@ -148,8 +148,8 @@ pub enum JobError {
     /// A block size that the device or the load cannot do.
     #[error("block size {0} must be a multiple of the device's {1} bytes, at most {BLOCK_SIZE_MAX}")]
     BlockSize(u32, u32),
-    /// More than the controller takes in one command.
-    #[error("block size {0} is more than the {1} bytes that the controller takes at once")]
+    /// More than the target takes in one command.
+    #[error("block size {0} is more than the {1} bytes that the target takes at once")]
     Transfer(u32, u32),
     /// No depth or no jobs.
     #[error("depth and number of jobs must be at least 1")]
@@ -188,12 +188,12 @@ pub enum JobError {
     /// What is known of each block must fit in memory.
     #[error("a verified load has a region of at most {0} bytes with this block size: set a smaller size")]
     RegionTooLarge(u64),
-    /// Connected for administration only.
-    #[error("connected without I/O queues")]
-    NoNamespace,
-    /// Fewer I/O queues than jobs, or shallower ones than the job's depth.
-    #[error("the connection has too few or too short I/O queues for this job")]
-    Queues,
+    /// Connected without a device.
+    #[error("connected for administration only")]
+    NoDevice,
+    /// Fewer lanes than jobs, or shallower ones than the job's depth.
+    #[error("there are too few connections for this job, or they take too few commands at once")]
+    Lanes,
     /// The record of an earlier load is of another region or block size.
     #[error("the record to verify against is of another region or block size")]
     OtherRecord,
@@ -203,7 +203,7 @@ pub enum JobError {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) job: Job,
-    pub(crate) namespace: Namespace,
+    pub(crate) geometry: Geometry,
     /// Whole units in the region; at least one.
     pub(crate) units: u64,
     /// I/Os after which the load ends, ramp included; the largest number there is without `loops`.
@@ -213,14 +213,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Checks a job against a namespace.
-    pub(crate) fn new(job: &Job, namespace: &Namespace) -> Result<Self, JobError> {
-        let device_block = namespace.block_size;
+    /// Checks a job against a device.
+    pub(crate) fn new(job: &Job, geometry: &Geometry) -> Result<Self, JobError> {
+        let device_block = geometry.block_size;
         if job.block_size == 0 || !job.block_size.is_multiple_of(device_block) || job.block_size > BLOCK_SIZE_MAX {
             return Err(JobError::BlockSize(job.block_size, device_block));
         }
-        if job.block_size > namespace.max_transfer {
-            return Err(JobError::Transfer(job.block_size, namespace.max_transfer));
+        if job.block_size > geometry.max_transfer {
+            return Err(JobError::Transfer(job.block_size, geometry.max_transfer));
         }
         if job.depth == 0 || job.jobs == 0 {
             return Err(JobError::NothingInFlight);
@@ -234,9 +234,9 @@ impl Plan {
         if job.runtime.is_none() && job.loops.is_none() {
             return Err(JobError::Endless);
         }
-        let units = Self::units(job, namespace.size(), device_block)?;
+        let units = Self::units(job, geometry.size(), device_block)?;
         let budget = job.loops.map_or(u64::MAX, |loops| units.saturating_mul(loops.into()));
-        Ok(Self { job: job.clone(), namespace: *namespace, units, budget, only_written: false })
+        Ok(Self { job: job.clone(), geometry: *geometry, units, budget, only_written: false })
     }
 
     fn units(job: &Job, device: u64, block_size: u32) -> Result<u64, JobError> {
@@ -264,21 +264,14 @@ mod tests {
 
     const DEVICE: u64 = 1 << 20;
 
-    fn namespace() -> Namespace {
-        Namespace {
-            id: 1,
-            blocks: DEVICE / 4096,
-            block_size: 4096,
-            nguid: [0; 16],
-            uuid: None,
-            max_transfer: 128 << 10,
-        }
+    fn geometry() -> Geometry {
+        Geometry { blocks: DEVICE / 4096, block_size: 4096, max_transfer: 128 << 10 }
     }
 
     fn error(change: impl FnOnce(&mut Job)) -> Option<JobError> {
         let mut job = Job::default();
         change(&mut job);
-        Plan::new(&job, &namespace()).err()
+        Plan::new(&job, &geometry()).err()
     }
 
     #[test]
@@ -326,7 +319,7 @@ mod tests {
 
     #[test]
     fn the_record_of_a_device_of_any_size_is_bounded() {
-        let huge = Namespace { blocks: 1 << 51, ..namespace() };
+        let huge = Geometry { blocks: 1 << 51, ..geometry() };
         let job = Job { verify: true, ..Job::default() };
         assert_eq!(Plan::new(&job, &huge).err(), Some(JobError::RegionTooLarge(256 << 30)));
         assert!(Plan::new(&Job { verify: false, ..job }, &huge).is_ok());
@@ -335,7 +328,7 @@ mod tests {
     #[test]
     fn loops_count_the_ios_of_a_region() {
         let job = Job { loops: Some(3), size: Some(10 * 4096 + 1), ..Job::default() };
-        let plan = Plan::new(&job, &namespace()).expect("a good job");
+        let plan = Plan::new(&job, &geometry()).expect("a good job");
         assert_eq!((plan.units, plan.budget), (10, 30));
     }
 }

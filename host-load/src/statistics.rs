@@ -1,11 +1,11 @@
 //! What a load counts while it runs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::histogram::Histogram;
 use super::record::Fault;
 use super::report::Verified;
-use crate::error::CommandError;
 
 /// The kinds of I/O that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Statistics {
         histogram.record(nanoseconds);
     }
 
-    pub(crate) fn error(&mut self, error: CommandError) {
+    pub(crate) fn error(&mut self, error: impl fmt::Display) {
         self.error_count += 1;
         *self.errors.entry(error.to_string()).or_default() += 1;
     }
