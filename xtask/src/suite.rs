@@ -40,6 +40,7 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
     check_with(workspace, "doc", &["--workspace", "--no-deps", "--keep-going"], &mut report);
     if report.check("build", || programs::build_with_tests(workspace)).is_some() {
         provide_for_scenarios(&mut report);
+        provide_tshark(&mut report);
         let seeds = simulate(workspace, if fast { SIMULATED_FAST } else { SIMULATED }, &mut report);
         test(workspace, long, &mut report);
         conformance::iscsi(workspace, &mut report);
@@ -98,6 +99,15 @@ fn provide_for_scenarios(report: &mut Report) {
         None => {}
         Some(Missing::LeftOut(reason)) => report.skip("scenarios", reason),
         Some(Missing::Failed(error)) => report.skip("scenarios", format_args!("{error:#}")),
+    }
+}
+
+/// What the recorded sessions of `iscsi-target/tests/initiator` are decoded with. Without it they are not.
+fn provide_tshark(report: &mut Report) {
+    match debian::provide(&[Tool { program: "tshark", package: "tshark" }]) {
+        Ok(()) => {}
+        Err(Missing::LeftOut(reason)) => report.skip("recorded sessions", reason),
+        Err(Missing::Failed(error)) => report.skip("recorded sessions", format_args!("{error:#}")),
     }
 }
 
