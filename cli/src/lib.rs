@@ -1,7 +1,7 @@
 //! The command line, and the parts of it that the integration tests use too: [`cluster`] and [`client`].
 //!
 //! `ashlar` is a gRPC client and nothing else: whatever it can do, any other client of `proto/ashlar/v1` can do. The
-//! exceptions need no running daemon: `bench` drives any NVMe/TCP target, `demo` starts daemons of its own, `store check` and
+//! exceptions need no running daemon: `bench` drives any NVMe/TCP or iSCSI target, `demo` starts daemons of its own, `store check` and
 //! `store dump` work on the disk of a store that no daemon has open (docs/decisions).
 
 #![forbid(unsafe_code)]

@@ -1,12 +1,15 @@
-//! `ashlar bench`: a load on any NVMe/TCP target, in fio's terms.
+//! `ashlar bench`: a load on any NVMe/TCP or iSCSI target, in fio's terms.
+
+mod iscsi;
+mod nvmf;
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::Args;
-use nvmf_initiator::load::{self, Job, Pattern, Report};
-use nvmf_initiator::{Controller, DiscoveryEntry, Options, Reconnect, SubsystemType, discover};
+use clap::{Args, ValueEnum};
+use host_load::{Host, Job, Pattern, Report};
 use reactor::{Config, Reactor};
 use serde::Serialize;
 
@@ -17,12 +20,18 @@ use crate::size::Size;
 /// Flags of `ashlar bench`; names and defaults are fio's where fio has one.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BenchArguments {
-    /// Where the target listens
-    #[arg(long, default_value = "127.0.0.1:4420", value_name = "ADDRESS:PORT")]
-    address: SocketAddr,
-    /// The subsystem; not needed if the target has only one
-    #[arg(long)]
-    nqn: Option<String>,
+    /// What the target speaks
+    #[arg(long, value_enum, default_value_t = Protocol::Nvmf)]
+    protocol: Protocol,
+    /// Where the target listens; 127.0.0.1:4420 for nvmf, 127.0.0.1:3260 for iscsi if it is not told
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    address: Option<SocketAddr>,
+    /// The subsystem's NQN, or the target's IQN; not needed if there is only one
+    #[arg(long, visible_alias = "nqn", value_name = "NAME")]
+    target: Option<String>,
+    /// The logical unit of an iSCSI target; its first disk if it is not told
+    #[arg(long, value_name = "NUMBER")]
+    lun: Option<u16>,
     /// What to do: read, write, randread, randwrite, rw, randrw
     #[arg(long, default_value = "randread")]
     rw: Pattern,
@@ -91,11 +100,21 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-/// What is printed as JSON.
+/// What hosts and targets speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    /// NVMe/TCP
+    Nvmf,
+    /// iSCSI
+    Iscsi,
+}
+
+/// What is printed, as it is in JSON.
 #[derive(Serialize)]
-struct Outcome {
+struct Measured {
     address: SocketAddr,
-    nqn: String,
+    /// NQN or IQN.
+    target: String,
     load: Report,
     /// Reading back what was written, with --verify.
     check: Option<Report>,
@@ -117,7 +136,7 @@ pub(crate) fn run(arguments: &BenchArguments, output: Output) -> anyhow::Result<
     match output {
         Output::Json => print_json(&outcome)?,
         Output::Table => {
-            println!("{} at {}", outcome.nqn, outcome.address);
+            println!("{} at {}", outcome.target, outcome.address);
             print!("{}", outcome.load);
             if let Some(check) = &outcome.check {
                 print!("What was written, read back:\n{check}");
@@ -131,31 +150,26 @@ pub(crate) fn run(arguments: &BenchArguments, output: Output) -> anyhow::Result<
     Ok(())
 }
 
-async fn measure(arguments: &BenchArguments) -> anyhow::Result<Outcome> {
+async fn measure(arguments: &BenchArguments) -> anyhow::Result<Measured> {
     let job = arguments.job()?;
-    let options = Options {
-        header_digest: arguments.header_digest,
-        data_digest: arguments.data_digest,
-        reconnect: arguments.reconnect.map(Reconnect::within),
-        ..load::options(&job)
-    };
-    let (address, nqn) = match &arguments.nqn {
-        Some(nqn) => (arguments.address, nqn.clone()),
-        None => only_subsystem(arguments.address, &options).await?,
-    };
-    let controller = Controller::connect(address, &nqn, options)
-        .await
-        .with_context(|| format!("cannot connect to {nqn} at {address}"))?;
-    let record = if job.verify { Some(load::new_record(&controller, &job)?) } else { None };
-    let report = load::run(&controller, &job, record.clone()).await?;
+    match arguments.protocol {
+        Protocol::Nvmf if arguments.lun.is_some() => bail!("--lun is for --protocol iscsi"),
+        Protocol::Nvmf => nvmf::measure(arguments, arguments.address.unwrap_or(nvmf::ADDRESS.into()), &job).await,
+        Protocol::Iscsi => iscsi::measure(arguments, arguments.address.unwrap_or(iscsi::ADDRESS.into()), &job).await,
+    }
+}
+
+/// Runs the load, and reads back what it wrote if it is verified.
+async fn drive<H: Host>(host: &Rc<H>, job: &Job) -> anyhow::Result<(Report, Option<Report>)> {
+    let record = if job.verify { Some(host_load::new_record(host, job)?) } else { None };
+    let report = host_load::run(host, job, record.clone()).await?;
     let check = match record {
         Some(record) if job.rw.writes() && report.aborted.is_none() => {
-            Some(load::check(&controller, &job, &record).await?)
+            Some(host_load::check(host, job, &record).await?)
         }
         _ => None,
     };
-    controller.disconnect().await;
-    Ok(Outcome { address, nqn, load: report, check })
+    Ok((report, check))
 }
 
 impl BenchArguments {
@@ -183,31 +197,6 @@ impl BenchArguments {
     }
 }
 
-/// The one subsystem of a target that was not named.
-async fn only_subsystem(address: SocketAddr, options: &Options) -> anyhow::Result<(SocketAddr, String)> {
-    let entries =
-        discover(address, options).await.with_context(|| format!("cannot ask {address} for its subsystems"))?;
-    choose(address, &entries)
-}
-
-fn choose(address: SocketAddr, entries: &[DiscoveryEntry]) -> anyhow::Result<(SocketAddr, String)> {
-    let volumes = entries.iter().filter(|entry| entry.subsystem_type == SubsystemType::Nvm);
-    let mut names: Vec<_> = volumes.clone().map(|entry| entry.subsystem_nqn.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    match names[..] {
-        [] => bail!("{address} has no subsystem"),
-        [name] => {
-            // At the address that was asked, if it is there too.
-            let mut addresses = volumes.map(|entry| entry.address);
-            let first = addresses.clone().next().unwrap_or(address);
-            let chosen = addresses.find(|found| *found == address).unwrap_or(first);
-            Ok((chosen, name.to_owned()))
-        }
-        _ => bail!("{address} has several subsystems; choose one with --nqn:\n  {}", names.join("\n  ")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -223,16 +212,6 @@ mod tests {
     fn job(line: &str) -> Job {
         let words = std::iter::once("bench").chain(line.split_whitespace());
         Line::try_parse_from(words).expect("a good line").bench.job().expect("a good job")
-    }
-
-    fn entry(nqn: &str, port: u16, subsystem_type: SubsystemType) -> DiscoveryEntry {
-        DiscoveryEntry {
-            subsystem_type,
-            port_id: 0,
-            admin_queue_entries: 32,
-            subsystem_nqn: nqn.into(),
-            address: ([127, 0, 0, 1], port).into(),
-        }
     }
 
     #[test]
@@ -261,16 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn the_only_subsystem_needs_no_name() {
-        let asked = ([127, 0, 0, 1], 4420).into();
-        let (volume, discovery) = (SubsystemType::Nvm, SubsystemType::CurrentDiscovery);
-        let one = [entry("nqn.d", 4420, discovery), entry("nqn.v", 4421, volume), entry("nqn.v", 4420, volume)];
-        assert_eq!(choose(asked, &one).expect("one"), (asked, "nqn.v".to_owned()));
-        let elsewhere = choose(asked, &one[..2]).expect("one");
-        assert_eq!(elsewhere, (([127, 0, 0, 1], 4421).into(), "nqn.v".to_owned()));
-        let two = [entry("nqn.v", 4420, volume), entry("nqn.w", 4420, volume)];
-        let error = choose(asked, &two).expect_err("two").to_string();
-        assert!(error.contains("nqn.v") && error.contains("nqn.w") && error.contains("--nqn"), "{error}");
-        assert!(choose(asked, &one[..1]).is_err());
+    fn a_target_is_named_by_either_name_and_speaks_nvme_unless_told() {
+        let bench = |line: &str| {
+            let words = std::iter::once("bench").chain(line.split_whitespace());
+            Line::try_parse_from(words).expect("a good line").bench
+        };
+        assert_eq!(bench("--nqn nqn.v").target.as_deref(), Some("nqn.v"));
+        assert_eq!(bench("").protocol, Protocol::Nvmf);
+        let iscsi = bench("--protocol iscsi --target iqn.v --address 10.0.0.1:3261 --lun 1");
+        assert_eq!((iscsi.protocol, iscsi.target.as_deref(), iscsi.lun), (Protocol::Iscsi, Some("iqn.v"), Some(1)));
+        assert_eq!(iscsi.address, Some(([10, 0, 0, 1], 3261).into()));
     }
 }
