@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use block_device::BlockDevice;
-use nvmf_initiator::Controller;
-use nvmf_initiator::load::{self, Job, Pattern};
+use host_load::{Host, Job, Pattern};
+use nvmf_initiator::{Controller, load};
 use nvmf_target::identity::NAMESPACE_ID;
 use nvmf_target::{
     AnaState, Directory, Hosts, Identity, Limits, Listener, ListenerOptions, Subsystem, SubsystemOptions,
@@ -18,14 +18,14 @@ use uuid::Uuid;
 
 use crate::device;
 use crate::echo::{self, Reached, Shape};
-use crate::thread::{block_on, processor_time};
+use crate::thread::{ProcessorTime, block_on, processor_time};
 
 /// The core of the servers, and that of the load.
-const SERVER_CORE: usize = 0;
-const LOAD_CORE: usize = 1;
+pub(crate) const SERVER_CORE: usize = 0;
+pub(crate) const LOAD_CORE: usize = 1;
 
 /// Runs before each measurement, so that nobody is measured cold.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
 
 /// What stands behind the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,20 @@ pub(crate) struct Case {
     pub(crate) connections: u16,
 }
 
+impl Case {
+    /// The load of this case.
+    pub(crate) fn job(self, runtime: Duration) -> Job {
+        Job {
+            rw: if self.writes { Pattern::RandWrite } else { Pattern::RandRead },
+            block_size: self.block_size,
+            depth: self.depth,
+            jobs: self.connections,
+            runtime: Some(runtime),
+            ..Job::default()
+        }
+    }
+}
+
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
@@ -82,6 +96,26 @@ pub(crate) struct Contestant {
     server: Reactor,
     address: SocketAddr,
     nqn: String,
+}
+
+/// What a load and its server cost between two moments.
+pub(crate) struct Costs {
+    pub(crate) server: ProcessorTime,
+    pub(crate) load: ProcessorTime,
+}
+
+impl Sample {
+    pub(crate) fn new(driven: &Driven, costs: &Costs) -> Self {
+        let count = driven.count.max(1) as f64;
+        let per_io = |time: Duration| time.as_nanos() as f64 / count;
+        Self {
+            iops: driven.count as f64 / driven.elapsed.as_secs_f64(),
+            p50_ns: driven.p50_ns as f64,
+            server_ns: per_io(costs.server.total),
+            server_user_ns: per_io(costs.server.user),
+            load_ns: per_io(costs.load.total),
+        }
+    }
 }
 
 /// How reactors of this run are set up, but for their core.
@@ -120,16 +154,7 @@ impl Contestant {
         let before = times()?;
         let driven = self.drive(load, case, runtime)?;
         let after = times()?;
-        let count = driven.count.max(1) as f64;
-        let per_io = |time: Duration| time.as_nanos() as f64 / count;
-        let (server, load) = (after.0 - before.0, after.1 - before.1);
-        Ok(Sample {
-            iops: driven.count as f64 / driven.elapsed.as_secs_f64(),
-            p50_ns: driven.p50_ns as f64,
-            server_ns: per_io(server.total),
-            server_user_ns: per_io(server.user),
-            load_ns: per_io(load.total),
-        })
+        Ok(Sample::new(&driven, &Costs { server: after.0 - before.0, load: after.1 - before.1 }))
     }
 
     fn drive(&self, load: &Handle, case: Case, runtime: Duration) -> anyhow::Result<Driven> {
@@ -160,10 +185,10 @@ impl Contestant {
 }
 
 /// What a load did.
-struct Driven {
-    count: u64,
-    elapsed: Duration,
-    p50_ns: u64,
+pub(crate) struct Driven {
+    pub(crate) count: u64,
+    pub(crate) elapsed: Duration,
+    pub(crate) p50_ns: u64,
 }
 
 async fn drive_echo(address: SocketAddr, case: Case, runtime: Duration) -> anyhow::Result<Driven> {
@@ -174,25 +199,29 @@ async fn drive_echo(address: SocketAddr, case: Case, runtime: Duration) -> anyho
     Ok(Driven { count: latency.count(), elapsed, p50_ns: latency.percentile(50.0) })
 }
 
-async fn drive_target(address: SocketAddr, nqn: &str, case: Case, runtime: Duration) -> anyhow::Result<Driven> {
-    let job = Job {
-        rw: if case.writes { Pattern::RandWrite } else { Pattern::RandRead },
-        block_size: case.block_size,
-        depth: case.depth,
-        jobs: case.connections,
-        runtime: Some(runtime),
-        ..Job::default()
-    };
+pub(crate) async fn drive_target(
+    address: SocketAddr,
+    nqn: &str,
+    case: Case,
+    runtime: Duration,
+) -> anyhow::Result<Driven> {
+    let job = case.job(runtime);
     let controller = Controller::connect(address, nqn, load::options(&job)).await?;
-    let report = load::run(&controller, &job, None).await?;
+    let driven = drive_host(&controller, &job).await?;
     controller.disconnect().await;
+    Ok(driven)
+}
+
+/// Runs a job on whatever is connected.
+pub(crate) async fn drive_host<H: Host>(host: &Rc<H>, job: &Job) -> anyhow::Result<Driven> {
+    let report = host_load::run(host, job, None).await?;
     anyhow::ensure!(report.is_clean(), "the load met errors:\n{report}");
-    let figures = if case.writes { report.write } else { report.read };
+    let figures = if job.rw.writes() { report.write } else { report.read };
     Ok(Driven { count: figures.count, elapsed: report.elapsed, p50_ns: figures.latency.p50 })
 }
 
 /// Exports `device` for as long as the reactor runs.
-fn serve(identity: &Identity, device: Rc<dyn BlockDevice>) -> anyhow::Result<SocketAddr> {
+pub(crate) fn serve(identity: &Identity, device: Rc<dyn BlockDevice>) -> anyhow::Result<SocketAddr> {
     let directory = Directory::new();
     let options = SubsystemOptions { identity: identity.clone(), hosts: Hosts::Any, limits: Limits::default() };
     let subsystem = Subsystem::start(&directory, options)?;

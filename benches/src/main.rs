@@ -5,6 +5,7 @@
 mod contestant;
 mod device;
 mod echo;
+mod iscsi;
 mod limit;
 mod replication;
 mod report;
@@ -29,6 +30,8 @@ enum Bench {
     Limit(limit::LimitArguments),
     /// The logical-volume store beside what it is to be compared with: overwrites, snapshots, chains, 1 TiB mapped
     Store(store::StoreArguments),
+    /// The iSCSI target beside our NVMe/TCP target and beside tgt
+    Iscsi(iscsi::IscsiArguments),
     /// Volumes of real daemons on loopback: crashes, outages, rebuilds, stalls, and what replicas cost
     Replication(replication::ReplicationArguments),
     /// Opens a store and tells what that took, for `store`
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().bench {
         Bench::Limit(arguments) => limit::run(&arguments),
         Bench::Store(arguments) => store::run(&arguments),
+        Bench::Iscsi(arguments) => iscsi::run(&arguments),
         Bench::Replication(arguments) => replication::run(&arguments),
         Bench::StoreOpen(arguments) => store::open_in_this_process(&arguments),
     };

@@ -1,7 +1,8 @@
 //! What a thread has cost, and waiting for a reactor's answers without one.
 
 use std::future::Future;
-use std::ops::Sub;
+use std::ops::{Add, Sub};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,6 +20,14 @@ pub(crate) struct ProcessorTime {
     pub(crate) user: Duration,
 }
 
+impl Add for ProcessorTime {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { total: self.total + other.total, user: self.user + other.user }
+    }
+}
+
 impl Sub for ProcessorTime {
     type Output = Self;
 
@@ -27,16 +36,22 @@ impl Sub for ProcessorTime {
     }
 }
 
+impl ProcessorTime {
+    /// That of the thread whose folder in `/proc` this is.
+    pub(crate) fn of_thread(folder: &Path) -> anyhow::Result<Self> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let total = parse_total(&read("schedstat")?).context("a thread's schedstat begins with no number")?;
+        let user = parse_user(&read("stat")?).context("a thread's stat has no user time")?;
+        Ok(Self { total, user })
+    }
+}
+
 /// The processor time of a reactor's thread.
 pub(crate) async fn processor_time(handle: &Handle) -> anyhow::Result<ProcessorTime> {
-    let read = || async {
-        let read = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/{name}"));
-        std::io::Result::Ok((read("schedstat")?, read("stat")?))
-    };
-    let (schedstat, stat) = handle.call(read).await?.context("cannot read /proc/thread-self")?;
-    let total = parse_total(&schedstat).context("/proc/thread-self/schedstat begins with no number")?;
-    let user = parse_user(&stat).context("/proc/thread-self/stat has no user time")?;
-    Ok(ProcessorTime { total, user })
+    handle.call(|| async { ProcessorTime::of_thread(Path::new("/proc/thread-self")) }).await?
 }
 
 /// Linux counts the times in `stat` in hundredths of a second, whatever its own clock.

@@ -115,8 +115,10 @@ fn main() -> Result<ExitCode> {
         Task::Demo { arguments } => programs::demo(&workspace, &arguments),
         Task::Simulate { arguments } => programs::simulate(&workspace, &arguments),
         Task::Bench { arguments } => {
-            if arguments.first().is_some_and(|bench| bench == "store") {
-                programs::provide_fio();
+            match arguments.first().and_then(|bench| bench.to_str()) {
+                Some("store") => programs::provide_fio(),
+                Some("iscsi") => programs::provide_tgt(),
+                _ => {}
             }
             programs::bench(&workspace, &arguments)
         }

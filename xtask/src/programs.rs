@@ -59,6 +59,20 @@ pub(crate) fn provide_fio() {
     }
 }
 
+/// Installs what `bench iscsi` compares with, in the same way.
+pub(crate) fn provide_tgt() {
+    let tools = [
+        Tool { program: "tgtd", package: "tgt" },
+        Tool { program: "iscsi-perf", package: "libiscsi-bin" },
+        Tool { program: "taskset", package: "util-linux" },
+    ];
+    match debian::provide(&tools) {
+        Ok(()) => {}
+        Err(Missing::LeftOut(reason)) => eprintln!("without tgt: {reason}"),
+        Err(Missing::Failed(error)) => eprintln!("without tgt: {error:#}"),
+    }
+}
+
 /// Builds the benchmarks in release, and the daemon for those that measure it, and becomes them.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
     let of_daemons = arguments.first().is_some_and(|bench| bench == "replication");
