@@ -13,7 +13,7 @@ use iscsi_target_protocol::wire::Name;
 use iscsi_target_protocol::wire::request::TaskFunction;
 use iscsi_target_protocol::wire::response::{LogoutOutcome, TaskManagementOutcome};
 
-const CHALLENGE: Challenge = Challenge { identifier: 1, bytes: [0x5a; 32] };
+pub(super) const CHALLENGE: Challenge = Challenge { identifier: 1, bytes: [0x5a; 32] };
 /// Bytes of the large commands.
 const LARGE: u32 = 20_000;
 /// Most bytes that a command of the fuzzer's gets.
@@ -53,7 +53,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn options(digests: Digests) -> Options {
+pub(super) fn options(digests: Digests) -> Options {
     let name = |text: &str| Name::parse(text).expect("a name");
     Options {
         initiator: name("iqn.2026-01.org:host"),
@@ -68,14 +68,14 @@ fn options(digests: Digests) -> Options {
 }
 
 /// Both ends after a login.
-struct Ends {
-    target_session: Session,
-    target: Connection,
+pub(super) struct Ends {
+    pub(super) target_session: Session,
+    pub(super) target: Connection,
     initiator_session: initiator::Session,
     initiator: initiator::Connection,
 }
 
-fn logged_in(digests: Digests) -> Ends {
+pub(super) fn logged_in(digests: Digests) -> Ends {
     let mut login = initiator_login::Login::new(options(digests), 1);
     let mut target = Login::new(Limits::default(), 1);
     let (mut request, mut answer) = (Vec::new(), Vec::new());
@@ -138,7 +138,7 @@ fn drive_login(stream: &[u8], cut: usize) {
 }
 
 /// A driver that answers each command once, and checks what the connection promises.
-fn drive_target(session: &mut Session, connection: &mut Connection, stream: &[u8], cut: usize) {
+pub(super) fn drive_target(session: &mut Session, connection: &mut Connection, stream: &[u8], cut: usize) {
     let mut out = Vec::new();
     let mut expected = vec![None; 1024];
     for chunk in stream.chunks(cut) {

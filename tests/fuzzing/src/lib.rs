@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod iscsi;
+mod iscsi_text;
 mod mutation;
 mod nvmf;
 mod replica;
@@ -27,12 +28,13 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "store_image", run: store::image, seeds: store::image_seeds },
     Target { name: "store_structures", run: store::structures, seeds: store::structure_seeds },
     Target { name: "replica_frames", run: replica::frames, seeds: replica::seeds },
     Target { name: "nvmf_pdus", run: nvmf::pdus, seeds: nvmf::seeds },
     Target { name: "iscsi_pdus", run: iscsi::pdus, seeds: iscsi::seeds },
+    Target { name: "iscsi_text", run: iscsi_text::text, seeds: iscsi_text::seeds },
     Target { name: "scsi_commands", run: scsi::commands, seeds: scsi::seeds },
 ];
 

@@ -53,3 +53,8 @@ fn scsi_commands() {
 fn iscsi_pdus() {
     run("iscsi_pdus", 4000);
 }
+
+#[test]
+fn iscsi_text() {
+    run("iscsi_text", 4000);
+}
