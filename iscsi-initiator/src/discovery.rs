@@ -25,7 +25,8 @@ pub struct DiscoveredTarget {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// The targets that the portal at `address` tells this initiator of.
+/// The targets that the portal at `address` tells this initiator of. What [`Options::chap`] proves is for a target: a portal is not
+/// proved anything.
 ///
 /// # Errors
 /// No session, or an answer that makes no sense.
@@ -39,7 +40,7 @@ pub async fn discover(address: SocketAddr, options: &Options) -> Result<Vec<Disc
 async fn ask(address: SocketAddr, options: &Options) -> Result<Vec<DiscoveredTarget>, ConnectError> {
     let initiator = options.initiator.clone().unwrap_or_else(random_name);
     let place = Place { initiator: &initiator, target: None, isid: random_isid(), cid: 0, joins: None };
-    let entered = log_in(address, &place, options).await?;
+    let entered = log_in(address, &place, &Options { chap: None, ..options.clone() }).await?;
     let text = send_targets(entered).await?;
     parse(&text).ok_or(ConnectError::Nonsense("SendTargets"))
 }
