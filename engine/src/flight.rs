@@ -247,6 +247,14 @@ impl Flight {
         }
     }
 
+    /// What writes are at replicas of.
+    pub(crate) fn written(&self) -> impl Iterator<Item = Range> + '_ {
+        self.claims.iter().filter_map(|claim| match claim.owner {
+            Owner::Write(write) if self.is_at_replicas(write) => Some(claim.range),
+            Owner::Write(_) | Owner::Copy => None,
+        })
+    }
+
     /// Whether a write has started and not been answered.
     pub(crate) fn has_active_writes(&self) -> bool {
         self.slots.iter().flatten().any(|slot| slot.stage != Stage::Waiting && slot.request.is_write())

@@ -168,7 +168,15 @@ impl Core {
     fn begin_following(&self) -> u32 {
         let unflushed = self.unflushed.borrow().regions();
         // Nobody follows what going back to a snapshot changes.
-        let known = unflushed.filter(|_| self.record.borrow().pending.is_none());
+        let mut known = unflushed.filter(|_| self.record.borrow().pending.is_none());
+        if let Some(known) = &mut known
+            && !bug!("forget-writes-in-flight-at-the-failure")
+        {
+            // A flush that ends on all replicas says nothing about those that are still there.
+            for range in self.flight.borrow().written() {
+                known.insert_range(range);
+            }
+        }
         let mut members = self.members.borrow_mut();
         let mut following = 0;
         for (index, member) in members.0.iter_mut().enumerate() {

@@ -387,6 +387,30 @@ fn after_a_power_cut_of_all_copies_come_from_one_that_the_record_calls_in_sync()
 }
 
 #[test]
+fn one_that_fails_lacks_the_writes_that_it_had_not_answered_whatever_was_flushed_meanwhile() {
+    // I23: a flush that passed a write says nothing about it.
+    for seed in crate::seeds(4) {
+        story(seed, async {
+            let cluster = Cluster::new(3, SIZE);
+            let engine = cluster.serve().await;
+            fill(&engine, 0..4).await;
+            cluster.nodes[2].delay.set(Duration::from_secs(3));
+            let late = Rc::clone(&engine);
+            let writing = spawn(async move { write(&*late, 2 * REGION_BLOCKS, 7).await });
+            sleep(Duration::from_millis(5)).await;
+            cluster.nodes[2].delay.set(Duration::ZERO);
+            execute(&*engine, Request::Flush).await.expect("flushed");
+            cluster.nodes[2].lose_power();
+            writing.await.expect("it ran").expect("acknowledged by the others");
+            cluster.nodes[2].revive();
+            all_in_sync(&cluster).await;
+            assert_equal(&cluster);
+            drop(engine);
+        });
+    }
+}
+
+#[test]
 fn one_that_kept_its_power_is_the_source_for_one_that_lost_it() {
     // I3: the local one would be preferred otherwise.
     story(1, async {
