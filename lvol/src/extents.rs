@@ -19,7 +19,8 @@ pub(crate) fn own_extents(maps: &[Rc<Map>], size: u64, range: Range, max: usize)
     let blocks = map.shape().blocks();
     let mut extents: Vec<Extent> = Vec::new();
     let mut at = range.offset / BLOCK;
-    let end = range.offset.saturating_add(range.length).min(size).div_ceil(BLOCK);
+    let until = range.offset.saturating_add(range.length).min(size);
+    let end = if range.offset < until { until.div_ceil(BLOCK) } else { 0 };
     while at < end {
         // An lvol has at most 2^32 clusters.
         let index = (at / u64::from(blocks)) as u32;
