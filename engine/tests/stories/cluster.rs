@@ -188,20 +188,20 @@ impl Cluster {
         self.end(node, false);
     }
 
-    /// What a node's store holds of the replica: the head and each snapshot.
+    /// What a node's store holds of the replica, the newest if there are several: the head and each snapshot.
     fn content(&self, node: usize) -> Vec<Vec<u8>> {
         self.end(node, false);
         self.world.block_on(self.nodes[node], async {
             let store = open_store().await;
             let server = ReplicaServer::new(store.clone(), &Directory::new());
-            let info = server.list().remove(0);
-            let chain = info.snapshots.iter().map(|snapshot| snapshot.id);
-            let head = store.lvols().into_iter().find(|lvol| lvol.kind == lvol::LvolKind::Head).expect("one head").uuid;
+            let head = server.list().pop().expect("a replica").spec.replica;
             let mut contents = Vec::new();
-            for lvol in [head].into_iter().chain(chain) {
+            let mut next = Some(head);
+            while let Some(lvol) = next {
                 let device = store.open_lvol(lvol).await.expect("it opens");
                 contents
                     .push(execute(&*device, block_device::Request::read(0, SIZE)).await.expect("readable").to_vec());
+                next = store.lvols().into_iter().find(|info| info.uuid == lvol).and_then(|info| info.parent);
             }
             contents
         })

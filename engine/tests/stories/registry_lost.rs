@@ -332,6 +332,7 @@ fn a_survey_is_no_reason_to_replace_what_came_into_the_registry_since_it_began()
         cluster.registry.lose();
         made_anew(&cluster).await.expect("all are there");
         let engine = cluster.serve().await;
+        all_in_sync(&cluster).await;
         let record = cluster.registry.record();
         let late = cluster.survey(&[0]).await.record().expect("all are there");
         assert!(late.epoch > record.epoch);
