@@ -208,8 +208,8 @@ impl Link {
 
     pub(super) fn log_out(&mut self) {
         let (session, cid) = (&mut self.window.numbers.borrow_mut(), self.connection.cid());
-        // Without room for it the connection just ends.
-        let sent = self.connection.logout(session, LogoutReason::CloseSession, cid, &mut Output(&self.stream));
+        // Each connection for itself: a session ends with its last one. Without room for it the connection just ends.
+        let sent = self.connection.logout(session, LogoutReason::CloseConnection, cid, &mut Output(&self.stream));
         self.logged_out = sent.is_none();
         self.stream.flush();
     }
