@@ -118,10 +118,17 @@ impl House {
         Ok(client.lvols().get(request).await?.into_inner())
     }
 
-    /// All lvols of the first daemon.
+    /// All lvols of the first daemon, once all of its stores are open.
     pub async fn lvols(&self) -> anyhow::Result<Vec<Lvol>> {
-        let request = ListLvolsRequest::default();
-        Ok(answer(self.client(0).await?.lvols().list(request).await)?.lvols)
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            let list = answer(self.client(0).await?.lvols().list(ListLvolsRequest::default()).await)?;
+            if list.unopened.is_empty() {
+                return Ok(list.lvols);
+            }
+            ensure!(Instant::now() < limit, "not open: {:?}", list.unopened);
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Waits until an lvol is as wanted; none when it is gone.
