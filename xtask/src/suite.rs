@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands, in one command.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::libtest::Tell;
 use crate::process::Beside;
 use crate::programs::{self, cargo, test_programs};
 use crate::report::Report;
+use crate::tidy::metadata;
 use crate::workspace::Workspace;
 use crate::{conformance, e2e, libtest, miri, process, tidy};
 
@@ -57,21 +59,30 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
     Ok(report.close())
 }
 
-/// Runs the tests of the crates, and beside them those of whole daemons, which wait more than they work.
+/// Runs the tests of the crates, and beside them those of whole daemons, which wait more than they work. They are told apart by names of
+/// tests: for each choice of packages cargo would build anew, as their features differ.
 fn test(workspace: &Workspace, long: bool, report: &mut Report) {
-    let (mut crates, mut daemons) = (Report::default(), Report::default());
+    let Some((daemons, crates)) = report.check("test targets", || metadata::tests_apart(workspace, "integration"))
+    else {
+        return;
+    };
+    let named = |names: BTreeSet<String>| names.into_iter().map(|name| format!("--test={name}"));
+    let daemons: Vec<_> = named(daemons).collect();
+    let crates: Vec<_> = ["--lib", "--bins"].map(str::to_owned).into_iter().chain(named(crates)).collect();
+    let (mut of_crates, mut of_daemons) = (Report::default(), Report::default());
     std::thread::scope(|scope| {
-        scope.spawn(|| cargo_test(workspace, "tests of daemons", &["--package", "integration"], long, &mut daemons));
-        cargo_test(workspace, "tests of crates", &["--workspace", "--exclude", "integration"], long, &mut crates);
+        scope.spawn(|| cargo_test(workspace, "tests of daemons", &daemons, long, &mut of_daemons));
+        cargo_test(workspace, "tests of crates", &crates, long, &mut of_crates);
     });
-    report.take_in(crates);
-    report.take_in(daemons);
+    report.take_in(of_crates);
+    report.take_in(of_daemons);
+    cargo_test(workspace, "tests of documentation", &["--doc".to_owned()], long, report);
 }
 
-/// Runs `cargo test` with the tests of some packages.
-fn cargo_test(workspace: &Workspace, name: &str, packages: &[&str], long: bool, report: &mut Report) {
+/// Runs `cargo test` with some targets of the workspace.
+fn cargo_test(workspace: &Workspace, name: &str, targets: &[String], long: bool, report: &mut Report) {
     let mut tests = cargo(workspace);
-    tests.arg("test").args(packages).arg("--no-fail-fast").env("ASHLAR_BIN_DIR", test_programs(workspace));
+    tests.args(["test", "--workspace", "--no-fail-fast"]).args(targets).env("ASHLAR_BIN_DIR", test_programs(workspace));
     if long {
         // What runs all night is built to run.
         tests.env("ASHLAR_LONG_TESTS", "1").args(["--profile", "simulator"]);

@@ -220,6 +220,7 @@ mod tests {
             folder: folder.to_owned(),
             dependencies: dependencies.iter().map(normal).collect(),
             crate_roots: Vec::new(),
+            tests: Vec::new(),
         }
     }
 

@@ -1,9 +1,14 @@
 //! The workspace's packages, out of `cargo metadata`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+
+use crate::process;
+use crate::programs::cargo;
+use crate::workspace::Workspace;
 
 /// A package of the workspace. Paths are relative to the workspace's root, with `/`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +19,8 @@ pub(super) struct Package {
     pub(super) dependencies: Vec<Dependency>,
     /// The root files of its library and its binaries.
     pub(super) crate_roots: Vec<String>,
+    /// The names of its integration tests.
+    pub(super) tests: Vec<String>,
 }
 
 /// What a package's manifest asks for.
@@ -35,8 +42,23 @@ impl Package {
     }
 }
 
+/// What cargo says about the packages of the workspace.
+pub(super) fn read(workspace: &Workspace) -> Result<Vec<Package>> {
+    let mut cargo = cargo(workspace);
+    let json = process::output(cargo.args(["metadata", "--no-deps", "--format-version", "1", "--offline"]))?;
+    parse(&json, &workspace.root)
+}
+
+/// The names of all integration tests: those of one package, and those of the others.
+pub(crate) fn tests_apart(workspace: &Workspace, package: &str) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
+    let packages = read(workspace)?;
+    let (of_it, of_others): (Vec<_>, Vec<_>) = packages.into_iter().partition(|found| found.name == package);
+    let tests = |packages: Vec<Package>| packages.into_iter().flat_map(|package| package.tests).collect();
+    Ok((tests(of_it), tests(of_others)))
+}
+
 /// Reads the output of `cargo metadata --no-deps --format-version 1` for the workspace at `root`.
-pub(super) fn parse(json: &str, root: &Path) -> Result<Vec<Package>> {
+fn parse(json: &str, root: &Path) -> Result<Vec<Package>> {
     let metadata: Value = serde_json::from_str(json).context("cargo metadata is not JSON")?;
     let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
     packages.iter().map(|package| parse_package(package, root)).collect()
@@ -46,13 +68,16 @@ fn parse_package(package: &Value, root: &Path) -> Result<Package> {
     let manifest = relative(text(package, "manifest_path")?, root)?;
     let folder = manifest.strip_suffix("/Cargo.toml").context("the workspace's root is a package")?;
     let dependencies = list(package, "dependencies")?.iter().map(parse_dependency).collect::<Result<_>>()?;
-    let mut crate_roots = Vec::new();
+    let (mut crate_roots, mut tests) = (Vec::new(), Vec::new());
     for target in list(package, "targets")? {
         if list(target, "kind")?.iter().any(|kind| kind == "lib" || kind == "bin" || kind == "proc-macro") {
             crate_roots.push(relative(text(target, "src_path")?, root)?);
         }
+        if list(target, "kind")?.iter().any(|kind| kind == "test") {
+            tests.push(text(target, "name")?.to_owned());
+        }
     }
-    Ok(Package { name: text(package, "name")?.to_owned(), folder: folder.to_owned(), dependencies, crate_roots })
+    Ok(Package { name: text(package, "name")?.to_owned(), folder: folder.to_owned(), dependencies, crate_roots, tests })
 }
 
 fn parse_dependency(dependency: &Value) -> Result<Dependency> {
@@ -86,7 +111,7 @@ mod tests {
             "dependencies": [{"name": "crc-fast", "kind": null}, {"name": "proptest", "kind": "dev"}],
             "targets": [
                 {"kind": ["lib"], "src_path": "/house/replica/protocol/src/lib.rs"},
-                {"kind": ["test"], "src_path": "/house/replica/protocol/tests/pairs.rs"}
+                {"kind": ["test"], "name": "pairs", "src_path": "/house/replica/protocol/tests/pairs.rs"}
             ]
         }]}"#;
         let packages = parse(json, Path::new("/house"))?;
@@ -98,6 +123,7 @@ mod tests {
                 Dependency { name: "proptest".to_owned(), for_tests: true },
             ],
             crate_roots: vec!["replica/protocol/src/lib.rs".to_owned()],
+            tests: vec!["pairs".to_owned()],
         };
         assert_eq!(packages, [expected]);
         Ok(())

@@ -7,7 +7,7 @@
 mod bugs;
 mod dependencies;
 mod documents;
-mod metadata;
+pub(crate) mod metadata;
 mod rust_text;
 mod sources;
 mod tree;

@@ -171,6 +171,7 @@ mod tests {
             folder: folder.to_owned(),
             dependencies: Vec::new(),
             crate_roots: vec![format!("{folder}/src/lib.rs")],
+            tests: Vec::new(),
         });
         tree
     }

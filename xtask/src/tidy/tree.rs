@@ -28,13 +28,7 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn read(workspace: &Workspace) -> Result<Self> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let json = process::output(
-            Command::new(cargo)
-                .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
-                .current_dir(&workspace.root),
-        )?;
-        let mut packages = metadata::parse(&json, &workspace.root)?;
+        let mut packages = metadata::read(workspace)?;
         packages.extend(fuzz_targets(workspace)?);
         let mut tree = Self { packages, ..Self::default() };
         tree.read_folder(&workspace.root, "", &workspace.target)?;
@@ -97,7 +91,13 @@ fn fuzz_targets(workspace: &Workspace) -> Result<Option<Package>> {
     for entry in fs::read_dir(workspace.root.join("fuzz/fuzz_targets")).context("fuzz/fuzz_targets")? {
         crate_roots.push(format!("fuzz/fuzz_targets/{}", entry?.file_name().to_string_lossy()));
     }
-    Ok(Some(Package { name: "fuzz".to_owned(), folder: "fuzz".to_owned(), dependencies, crate_roots }))
+    Ok(Some(Package {
+        name: "fuzz".to_owned(),
+        folder: "fuzz".to_owned(),
+        dependencies,
+        crate_roots,
+        tests: Vec::new(),
+    }))
 }
 
 /// Which of `paths` git ignores. A source archive has no git, and then nothing is ignored.
