@@ -296,7 +296,12 @@ impl Story {
 
     /// The names of the volume's disks once there are `count` of them, known by what the daemon says they are.
     fn disks(&mut self, count: usize) -> Result<Vec<String>> {
-        let find = format!("grep -l naa.{} /sys/block/sd*/device/wwid 2>/dev/null | cut -d/ -f4 || true", self.naa);
+        // Of several designators the kernel shows one as the disk's wwid, and not this one.
+        let find = format!(
+            "for disk in $(ls /sys/block | grep ^sd); do\n\
+             od -An -v -tx1 /sys/block/$disk/device/vpd_pg83 | tr -d ' \\n' | grep -q {} && echo $disk\ndone; true",
+            self.naa
+        );
         let disks = wait_until("the disks appear", LIMIT, || {
             let disks: Vec<_> = self.host.run(&find)?.lines().map(str::to_owned).collect();
             Ok((disks.len() == count).then_some(disks))
