@@ -203,7 +203,9 @@ impl Node {
         for _ in 0..volume.plan.workers {
             spawn(Rc::clone(&volume).work_on(Rc::clone(&engine), path));
         }
-        spawn(Rc::clone(&volume).haunt(Rc::clone(&engine), path));
+        let (record, late, id) = (Rc::clone(&self.registry), Rc::clone(&engine), volume.id);
+        let is_replaced = Rc::new(move || record.record(id).epoch > late.status().epoch);
+        spawn(Rc::clone(&volume).haunt(Rc::clone(&engine), path, is_replaced));
         let error = engine.stopped().await;
         volume.log(&format!("the engine of path {path} has stopped: {error}"));
     }

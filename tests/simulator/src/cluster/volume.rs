@@ -176,8 +176,9 @@ impl Volume {
         }
     }
 
-    /// Waits until the host is on another path that has acknowledged something, and uses this one as if nothing had happened.
-    pub(super) async fn haunt(self: Rc<Self>, engine: Rc<Engine>, path: u64) {
+    /// Waits until the host is on another path that has acknowledged something, and uses this one as if nothing had happened. `is_replaced`
+    /// tells whether a newer epoch is recorded than the engine's: one that began later than the next one is not replaced by it.
+    pub(super) async fn haunt(self: Rc<Self>, engine: Rc<Engine>, path: u64, is_replaced: Rc<dyn Fn() -> bool>) {
         let mut left = HAUNTED;
         while left > 0 && self.acknowledged_on.get() <= path {
             sleep(MOMENT).await;
@@ -185,15 +186,26 @@ impl Volume {
         }
         if self.acknowledged_on.get() > path {
             // Each by itself: some wait behind what the host had in flight.
-            (0..8).for_each(|number| drop(spawn(Rc::clone(&self).haunt_block(Rc::clone(&engine), path, number))));
+            for number in 0..8 {
+                spawn(Rc::clone(&self).haunt_block(Rc::clone(&engine), path, number, Rc::clone(&is_replaced)));
+            }
         }
     }
 
     /// I14: an engine that lost its volume acknowledges nothing that is submitted after the next one's first acknowledgement, none of it is
     /// ever read, and no read of it is answered.
-    async fn haunt_block(self: Rc<Self>, engine: Rc<Engine>, path: u64, number: u64) {
+    async fn haunt_block(
+        self: Rc<Self>,
+        engine: Rc<Engine>,
+        path: u64,
+        number: u64,
+        is_replaced: Rc<dyn Fn() -> bool>,
+    ) {
         let block = number % self.plan.hot;
         let read = execute(&*engine, Request::read(block * self.block(), self.block())).await;
+        if !is_replaced() {
+            return;
+        }
         assert!(read.is_err(), "I14 broken: v{}: an engine that was replaced answers reads", self.plan.number);
         let value = GHOSTS | path << 8 | number;
         let data = Slice::from(&self.encode(value, self.units(block, 1))[..]);
