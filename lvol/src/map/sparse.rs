@@ -233,9 +233,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 200 }, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+        #[cfg_attr(miri, ignore = "takes minutes there")]
         #[test]
-        fn it_holds_what_a_plain_list_of_entries_does(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 12 } else { 100 })) {
+        fn it_holds_what_a_plain_list_of_entries_does(steps in prop::collection::vec(step(), 1..100)) {
             let (mut sparse, mut model) = (Sparse::empty(), vec![0u64; 4096]);
             for step in steps {
                 match step {
