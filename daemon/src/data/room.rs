@@ -19,8 +19,9 @@ use super::engines::Export;
 use super::scrubs::Runs;
 use crate::config::Config;
 
-/// How long ports and locks of a process that was killed may stay taken.
-const RELEASE_LIMIT: Duration = Duration::from_secs(20);
+/// How long ports and locks of a process that was killed may stay taken: the kernel first ends what that has at a disk, which takes tens of
+/// seconds while a file system gives much space back.
+const RELEASE_LIMIT: Duration = Duration::from_secs(45);
 const RELEASE_PAUSE: Duration = Duration::from_millis(10);
 
 thread_local! {
