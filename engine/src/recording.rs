@@ -121,6 +121,10 @@ impl Core {
             .change_record(|record| {
                 let members = self.members.borrow();
                 recorded = members.followed();
+                if record.replicas.len() != members.0.len() {
+                    // Whoever added or removed one gave up after the registry had it: the next session has its members.
+                    return false;
+                }
                 if members.in_sync() & !members.failing() == 0 && !bug!("record-the-last-in-sync-as-failed") {
                     // I3: the last one is never recorded.
                     return false;

@@ -254,7 +254,7 @@ impl Job<'_> {
     async fn begin_rebuild(&self) -> Result<(), NotRecorded> {
         let partial = self.partial.get();
         let begun = |record: &mut VolumeRecord| {
-            let replica = &mut record.replicas[self.member];
+            let Some(replica) = record.replicas.get_mut(self.member) else { return false };
             replica.state = MemberState::Rebuilding;
             replica.changes = replica.changes.filter(|_| partial);
             true
@@ -336,7 +336,7 @@ impl Job<'_> {
             self.core.members.borrow_mut().0[self.member].noted = token.is_some();
         }
         let recorded = self.core.change_record(|record| {
-            let replica = &mut record.replicas[self.member];
+            let Some(replica) = record.replicas.get_mut(self.member) else { return false };
             (replica.state, replica.token, replica.changes) = (MemberState::InSync, token, None);
             self.check_attached().is_ok()
         });
