@@ -45,6 +45,20 @@ impl Core {
         self.change_locked_record(change).await
     }
 
+    /// The same for what finds replicas by their places in the session. Whoever added or removed one may have given up after the registry had
+    /// that: places mean other replicas there. The session ends then, and the next one has the record's members.
+    pub(crate) async fn change_states(
+        &self,
+        mut change: impl FnMut(&mut VolumeRecord) -> bool,
+    ) -> Result<(), NotRecorded> {
+        self.change_record(|record| self.has_members_of(record) && change(record)).await
+    }
+
+    fn has_members_of(&self, record: &VolumeRecord) -> bool {
+        let ids = |record: &VolumeRecord| record.replicas.iter().map(|replica| replica.replica).collect::<Vec<_>>();
+        ids(&self.record.borrow()) == ids(record)
+    }
+
     /// The same for whoever holds the lock.
     pub(crate) async fn change_locked_record(
         &self,
@@ -118,13 +132,9 @@ impl Core {
         let since = wall_clock().as_secs();
         let mut recorded = 0;
         let result = self
-            .change_record(|record| {
+            .change_states(|record| {
                 let members = self.members.borrow();
                 recorded = members.followed();
-                if record.replicas.len() != members.0.len() {
-                    // Whoever added or removed one gave up after the registry had it: the next session has its members.
-                    return false;
-                }
                 if members.in_sync() & !members.failing() == 0 && !bug!("record-the-last-in-sync-as-failed") {
                     // I3: the last one is never recorded.
                     return false;

@@ -254,12 +254,12 @@ impl Job<'_> {
     async fn begin_rebuild(&self) -> Result<(), NotRecorded> {
         let partial = self.partial.get();
         let begun = |record: &mut VolumeRecord| {
-            let Some(replica) = record.replicas.get_mut(self.member) else { return false };
+            let replica = &mut record.replicas[self.member];
             replica.state = MemberState::Rebuilding;
             replica.changes = replica.changes.filter(|_| partial);
             true
         };
-        self.core.change_record(begun).await?;
+        self.core.change_states(begun).await?;
         if !partial {
             // Not before the record says so: a map that it names is complete.
             self.core.members.borrow_mut().stop_following(bit(self.member));
@@ -335,8 +335,8 @@ impl Job<'_> {
             self.attach(Role::Settling);
             self.core.members.borrow_mut().0[self.member].noted = token.is_some();
         }
-        let recorded = self.core.change_record(|record| {
-            let Some(replica) = record.replicas.get_mut(self.member) else { return false };
+        let recorded = self.core.change_states(|record| {
+            let replica = &mut record.replicas[self.member];
             (replica.state, replica.token, replica.changes) = (MemberState::InSync, token, None);
             self.check_attached().is_ok()
         });
