@@ -15,6 +15,10 @@ const LIMIT: Duration = Duration::from_secs(10 * 60);
 const TOOLS: &[Tool] = &[
     Tool { program: "iscsi-test-cu", package: "libiscsi-bin" },
     Tool { program: "qemu-img", package: "qemu-utils" },
+    Tool { program: "nbdfuse", package: "libnbd-bin" },
+    Tool { program: "fusermount3", package: "fuse3" },
+    Tool { program: "mkfs.ext4", package: "e2fsprogs" },
+    Tool { program: "losetup", package: "mount" },
     // No program, but what makes the others know iSCSI.
     Tool { program: QEMU_MODULE, package: "qemu-block-extra" },
 ];
@@ -38,5 +42,8 @@ pub(crate) fn iscsi(workspace: &Workspace, report: &mut Report) {
     }
     let mut tests = Command::new(test_programs(workspace).join("conformance"));
     tests.arg("iscsi").arg(&directory).env("ASHLAR_BIN_DIR", test_programs(workspace));
-    libtest::run(&mut tests, name, &directory.join("tests.log"), LIMIT, Tell::Sums, report);
+    let good = libtest::run(&mut tests, name, &directory.join("tests.log"), LIMIT, Tell::Sums, report);
+    if good && let Err(error) = workspace.remove_stores(&directory) {
+        report.fail(name, &error);
+    }
 }

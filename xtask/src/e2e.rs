@@ -40,7 +40,10 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     }
     let mut story = Command::new(test_programs(workspace).join("e2e"));
     story.arg(guest).arg(&directory).env("ASHLAR_BIN_DIR", test_programs(workspace));
-    libtest::run(&mut story, "e2e", &directory.join("story.log"), LIMIT, Tell::Everything, report);
+    let good = libtest::run(&mut story, "e2e", &directory.join("story.log"), LIMIT, Tell::Everything, report);
+    if good && let Err(error) = workspace.remove_stores(&directory) {
+        report.fail("e2e: its stores", &error);
+    }
 }
 
 /// The guest, built now if there is none yet.

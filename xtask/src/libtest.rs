@@ -18,8 +18,15 @@ pub(crate) enum Tell {
     Everything,
 }
 
-/// Runs `command`, which runs programs of tests, and adds what these say to `report`. `name` is its own.
-pub(crate) fn run(command: &mut Command, name: &str, log: &Path, limit: Duration, tell: Tell, report: &mut Report) {
+/// Runs `command`, which runs programs of tests, and adds what these say to `report`. `name` is its own. Says whether all is well.
+pub(crate) fn run(
+    command: &mut Command,
+    name: &str,
+    log: &Path,
+    limit: Duration,
+    tell: Tell,
+    report: &mut Report,
+) -> bool {
     println!("{name}:");
     let start = Instant::now();
     let mut count = Count { program: name.to_owned(), ..Count::default() };
@@ -37,10 +44,12 @@ pub(crate) fn run(command: &mut Command, name: &str, log: &Path, limit: Duration
         Err(error) => Some(error.context(format!("see {}", log.display()))),
     };
     println!("    {name}: {} passed in {:.1} s", count.passed, start.elapsed().as_secs_f64());
+    let good = count.failures.is_empty() && problem.is_none();
     report.add(count.passed, count.failures, count.ignored);
     if let Some(problem) = problem {
         report.fail(name, &problem);
     }
+    good
 }
 
 /// What the programs of tests have said so far.

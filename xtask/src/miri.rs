@@ -36,7 +36,9 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
         // Tests of properties draw their seed from the system, and write failures down.
         command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
         match workspace.log(&format!("miri-{package}")) {
-            Ok(log) => libtest::run(&mut command, &name, &log, LIMIT, Tell::Sums, report),
+            Ok(log) => {
+                libtest::run(&mut command, &name, &log, LIMIT, Tell::Sums, report);
+            }
             Err(error) => report.fail(&name, &error),
         }
     }

@@ -89,7 +89,9 @@ fn cargo_test(workspace: &Workspace, name: &str, targets: &[String], long: bool,
     }
     let limit = if long { LONG_LIMIT } else { LIMIT };
     match workspace.log(&name.replace(' ', "-")) {
-        Ok(log) => libtest::run(&mut tests, name, &log, limit, Tell::Sums, report),
+        Ok(log) => {
+            libtest::run(&mut tests, name, &log, limit, Tell::Sums, report);
+        }
         Err(error) => report.fail(name, &error),
     }
 }

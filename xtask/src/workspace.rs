@@ -46,6 +46,18 @@ impl Workspace {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))
     }
 
+    /// Removes the stores of the nodes that ran in `directory`: they are large, and of use only to whoever looks into a failure.
+    pub(crate) fn remove_stores(&self, directory: &Path) -> Result<()> {
+        let read = || format!("cannot read {}", directory.display());
+        for node in std::fs::read_dir(directory).with_context(read)? {
+            let store = node.with_context(read)?.path().join("store.img");
+            if store.is_file() {
+                std::fs::remove_file(&store).with_context(|| format!("cannot remove {}", store.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// `path` as people write it: relative to the root where it is in there.
     pub(crate) fn display<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()

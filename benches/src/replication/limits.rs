@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use reactor::{Buffer, Disk, DiskOptions, Reactor, Slice};
@@ -12,6 +12,23 @@ use reactor::{Buffer, Disk, DiskOptions, Reactor, Slice};
 const PIECE: u64 = 1 << 20;
 /// Pieces on their way at once.
 const DEPTH: u64 = 4;
+
+/// Waits until the file system of `folder` is done with what was removed there before: freeing and discarding the blocks of large files can
+/// take a disk many seconds, in which each flush waits, and with it the kernel's last steps for a process that was killed. A minute at most.
+pub(super) fn settle(folder: &Path) -> anyhow::Result<()> {
+    const QUICK: Duration = Duration::from_millis(50);
+    const QUICK_IN_A_ROW: u32 = 40;
+    let mut file = tempfile::tempfile_in(folder)?;
+    let (begun, mut quick) = (Instant::now(), 0);
+    while quick < QUICK_IN_A_ROW && begun.elapsed() < Duration::from_secs(60) {
+        thread::sleep(QUICK);
+        let flush = Instant::now();
+        file.write_all(&[1; 4096])?;
+        file.sync_all()?;
+        quick = if flush.elapsed() < QUICK { quick + 1 } else { 0 };
+    }
+    Ok(())
+}
 
 /// A file that can be copied.
 pub(super) fn make_file(path: &Path, length: u64) -> anyhow::Result<()> {

@@ -86,6 +86,7 @@ pub(crate) fn run(arguments: &ReplicationArguments) -> anyhow::Result<()> {
     for case in cases {
         let folder = tempfile::Builder::new().prefix("ashlar-bench-").tempdir_in(&arguments.folder);
         let folder = folder.with_context(|| format!("no folder in {}", arguments.folder.display()))?;
+        limits::settle(folder.path())?;
         let plan = Plan { folder: folder.path().to_owned(), ..plan.clone() };
         let rows = runtime.block_on(async {
             match case {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cunit;
+mod kernel;
 mod qemu;
 mod skips;
 mod volumes;
@@ -53,7 +54,9 @@ fn run(logs: &Path) -> Result<Vec<Test>> {
             let command = volumes.command(variant)?;
             runs.spawn(test(variant, command, logs.join(format!("{}.log", variant.name()))));
         }
-        let mut tests = qemu::test(&volumes.url(Variant::Qemu)?, logs).await;
+        let url = volumes.url(Variant::Qemu)?;
+        let mut tests = qemu::test(&url, logs).await;
+        tests.push(kernel::test(&url, logs).await);
         while let Some(run) = runs.join_next().await {
             tests.extend(run??);
         }

@@ -84,7 +84,7 @@ async fn parts(url: &str) -> Result<()> {
 }
 
 /// Runs a program to its end and returns what it says.
-async fn run(program: &str, arguments: &[&str]) -> Result<String> {
+pub(crate) async fn run(program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).kill_on_drop(true).output().await;
     let output = output.with_context(|| format!("cannot run {program}"))?;
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -3,6 +3,7 @@
 /// A test, or a suite of which every test may, and the reason.
 const SKIPS: &[(&str, &str)] = &[
     ("CompareAndWrite.InvalidDataOutSize", "for units with several blocks in a physical one; here it is the same"),
+    ("KernelFileSystem", "needs root, FUSE and loop devices"),
     ("PreventAllow", "for units with removable media"),
     ("ReadDefectData10", "READ DEFECT DATA is for disks with defects of their own"),
     ("ReadDefectData12", "READ DEFECT DATA is for disks with defects of their own"),

@@ -24,7 +24,7 @@ const TARGET_SECRET: &str = "what-the-volume-knows";
 /// A step of the story, and what it shows.
 type Step = (&'static str, fn(&mut Story) -> Result<()>);
 
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 17] = [
     ("iscsi: discovery names the target", Story::discover),
     ("iscsi: login, the disk is the volume", Story::log_in),
     ("iscsi: mkfs.ext4, mount, files, fio verifies", Story::use_ext4),
@@ -34,6 +34,7 @@ const STEPS: [Step; 16] = [
     ("iscsi: umount, fsck is clean, files are equal after a new login", Story::log_in_again),
     ("iscsi: fstrim gives space back", Story::trim),
     ("iscsi: without the secret there is no login", Story::refuse),
+    ("iscsi: login with each algorithm of CHAP", Story::log_in_with_each_algorithm),
     ("iscsi: login with mutual CHAP and digests", Story::log_in_with_chap),
     ("iscsi: no I/O error in the kernel's log", Story::no_io_errors),
     ("iscsi: logout", Story::log_out),
@@ -184,6 +185,21 @@ impl Story {
         let result = self.host.run(&format!("{node} -o new\n{node} --login"));
         let error = result.err().context("the host logged in without a secret")?;
         ensure!(format!("{error:#}").contains("authorization failure"), "{error:#}");
+        Ok(())
+    }
+
+    /// Mutual, and with nothing else on offer each time.
+    fn log_in_with_each_algorithm(&mut self) -> Result<()> {
+        let [port, _] = self.nodes.portals();
+        let node = format!("iscsiadm -m node -T {} -p {HOST}:{port}", self.iqn);
+        for algorithm in ["MD5", "SHA1", "SHA256", "SHA3-256"] {
+            let offer = format!("{node} -o update -n node.session.auth.chap_algs -v {algorithm}");
+            let commands =
+                self.attach_commands(1)?.replace(&format!("{node} --login"), &format!("{offer}\n{node} --login"));
+            self.host.run(&commands).with_context(|| algorithm)?;
+            self.disks(1)?;
+            self.log_out()?;
+        }
         Ok(())
     }
 
