@@ -45,8 +45,7 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
         provide_tshark(&mut report);
         let seeds = simulate(workspace, if fast { SIMULATED_FAST } else { SIMULATED }, &mut report);
         test(workspace, long, &mut report);
-        conformance::iscsi(workspace, &mut report);
-        miri::run(workspace, &mut report);
+        conform(workspace, &mut report);
         if fast {
             report.skip("e2e", "left out by --fast");
         } else {
@@ -77,6 +76,16 @@ fn test(workspace: &Workspace, long: bool, report: &mut Report) {
     report.take_in(of_crates);
     report.take_in(of_daemons);
     cargo_test(workspace, "tests of documentation", &["--doc".to_owned()], long, report);
+}
+
+/// Runs the test programs of others, and beside them Miri: those wait more than they work, and Miri has one thread.
+fn conform(workspace: &Workspace, report: &mut Report) {
+    let mut of_conformance = Report::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| conformance::iscsi(workspace, &mut of_conformance));
+        miri::run(workspace, report);
+    });
+    report.take_in(of_conformance);
 }
 
 /// Runs `cargo test` with some targets of the workspace.
