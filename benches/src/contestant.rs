@@ -1,6 +1,7 @@
 //! Who is measured: each runs on a reactor of its own, all pinned to one core, and the load on the other. One that is not
 //! being measured sleeps.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,12 +9,12 @@ use std::time::Duration;
 use anyhow::Context;
 use block_device::BlockDevice;
 use host_load::{Host, Job, Pattern};
-use nvmf_initiator::{Controller, load};
+use nvmf_initiator::{Controller, Options, load};
 use nvmf_target::identity::NAMESPACE_ID;
 use nvmf_target::{
     AnaState, Directory, Hosts, Identity, Limits, Listener, ListenerOptions, Subsystem, SubsystemOptions,
 };
-use reactor::{Config, Handle, Reactor};
+use reactor::{Config, CountingAllocator, Handle, Reactor};
 use uuid::Uuid;
 
 use crate::device;
@@ -38,6 +39,12 @@ pub(crate) enum Kind {
     Memory,
     /// Our target over an engine with one local replica in a store in memory.
     Volume,
+    /// The same with a second replica, over loopback.
+    Two,
+    /// The same with a second and a third.
+    Three,
+    /// Our target over an engine with one local replica in a store in a file.
+    File,
 }
 
 impl Kind {
@@ -50,6 +57,9 @@ impl Kind {
             Self::Null => "null device",
             Self::Memory => "plain memory",
             Self::Volume => "memory volume",
+            Self::Two => "2 replicas",
+            Self::Three => "3 replicas",
+            Self::File => "file volume",
         }
     }
 }
@@ -61,9 +71,23 @@ pub(crate) struct Case {
     pub(crate) block_size: u32,
     pub(crate) depth: u16,
     pub(crate) connections: u16,
+    /// CRC-32C over all data, both ways.
+    pub(crate) data_digest: bool,
 }
 
 impl Case {
+    /// 4 KiB on one connection.
+    pub(crate) const fn small(writes: bool, depth: u16) -> Self {
+        Self { writes, block_size: 4096, depth, connections: 1, data_digest: false }
+    }
+
+    /// How reports call it.
+    pub(crate) fn name(self) -> String {
+        let what = if self.writes { "write" } else { "read" };
+        let Self { block_size, depth, connections, .. } = self;
+        format!("{} KiB {what}, {connections} × depth {depth}", block_size >> 10)
+    }
+
     /// The load of this case.
     pub(crate) fn job(self, runtime: Duration) -> Job {
         Job {
@@ -88,6 +112,8 @@ pub(crate) struct Sample {
     pub(crate) server_user_ns: f64,
     /// Processor time of the load's thread for each I/O.
     pub(crate) load_ns: f64,
+    /// What the server's thread allocated for each I/O, connecting included.
+    pub(crate) allocations: f64,
 }
 
 /// A server, ready to be measured.
@@ -102,6 +128,7 @@ pub(crate) struct Contestant {
 pub(crate) struct Costs {
     pub(crate) server: ProcessorTime,
     pub(crate) load: ProcessorTime,
+    pub(crate) allocations: u64,
 }
 
 impl Sample {
@@ -114,6 +141,7 @@ impl Sample {
             server_ns: per_io(costs.server.total),
             server_user_ns: per_io(costs.server.user),
             load_ns: per_io(costs.load.total),
+            allocations: costs.allocations as f64 / count,
         }
     }
 }
@@ -132,17 +160,46 @@ pub(crate) fn load_reactor() -> anyhow::Result<Reactor> {
 impl Contestant {
     /// Starts the server.
     pub(crate) fn start(kind: Kind) -> anyhow::Result<Self> {
-        let server = Reactor::start(config("server", SERVER_CORE)).context("no reactor for the server")?;
-        let identity = Identity::of_volume(Uuid::from_u128(kind as u128 + 1));
-        let nqn = identity.nqn.clone();
-        let address = block_on(server.handle().call(move || async move {
+        Self::start_on(kind, config("server", SERVER_CORE))
+    }
+
+    /// Starts the server on a reactor that is set up so.
+    pub(crate) fn start_on(kind: Kind, config: Config) -> anyhow::Result<Self> {
+        if kind == Kind::Echo {
+            let serve = || async { Ok((echo::serve(([127, 0, 0, 1], 0).into())?, String::new())) };
+            return Self::start_with(kind, config, serve);
+        }
+        Self::start_over(kind, config, move || async move {
             match kind {
-                Kind::Echo => Ok(echo::serve(([127, 0, 0, 1], 0).into())?),
-                Kind::Null => serve(&identity, device::null()?),
-                Kind::Memory => serve(&identity, device::memory().await?),
-                Kind::Volume => serve(&identity, device::volume().await?),
+                Kind::Memory => device::memory().await,
+                Kind::Volume => device::volume(0).await,
+                Kind::Two => device::volume(1).await,
+                Kind::Three => device::volume(2).await,
+                Kind::Echo | Kind::Null => device::null(),
+                Kind::File => anyhow::bail!("a volume in a file needs the file: start_over"),
             }
-        }))??;
+        })
+    }
+
+    /// Starts a server of ours over what `make` makes on its reactor.
+    pub(crate) fn start_over<F>(
+        kind: Kind,
+        config: Config,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> anyhow::Result<Self>
+    where
+        F: Future<Output = anyhow::Result<Rc<dyn BlockDevice>>> + 'static,
+    {
+        let identity = Identity::of_volume(Uuid::from_u128(kind as u128 + 1));
+        Self::start_with(kind, config, move || async move { Ok((serve(&identity, make().await?)?, identity.nqn)) })
+    }
+
+    fn start_with<F>(kind: Kind, config: Config, serve: impl FnOnce() -> F + Send + 'static) -> anyhow::Result<Self>
+    where
+        F: Future<Output = anyhow::Result<(SocketAddr, String)>> + 'static,
+    {
+        let server = Reactor::start(config).context("no reactor for the server")?;
+        let (address, nqn) = block_on(server.handle().call(serve))??;
         Ok(Self { kind, server, address, nqn })
     }
 
@@ -151,10 +208,12 @@ impl Contestant {
         self.drive(load, case, WARM_UP)?;
         let server = self.server.handle();
         let times = || anyhow::Ok((block_on(processor_time(&server))?, block_on(processor_time(load))?));
-        let before = times()?;
+        let allocated = || block_on(server.call(|| async { CountingAllocator::count() }));
+        let (before, allocated_before) = (times()?, allocated()?);
         let driven = self.drive(load, case, runtime)?;
-        let after = times()?;
-        Ok(Sample::new(&driven, &Costs { server: after.0 - before.0, load: after.1 - before.1 }))
+        let (allocated_after, after) = (allocated()?, times()?);
+        let allocations = allocated_after - allocated_before;
+        Ok(Sample::new(&driven, &Costs { server: after.0 - before.0, load: after.1 - before.1, allocations }))
     }
 
     fn drive(&self, load: &Handle, case: Case, runtime: Duration) -> anyhow::Result<Driven> {
@@ -162,9 +221,19 @@ impl Contestant {
         block_on(load.call(move || async move {
             match kind {
                 Kind::Echo => drive_echo(address, case, runtime).await,
-                Kind::Null | Kind::Memory | Kind::Volume => drive_target(address, &nqn, case, runtime).await,
+                _ => drive_target(address, &nqn, case, runtime).await,
             }
         }))?
+    }
+
+    /// Where it is, and its name.
+    pub(crate) fn place(&self) -> (SocketAddr, String) {
+        (self.address, self.nqn.clone())
+    }
+
+    /// The reactor that it runs on.
+    pub(crate) fn server(&self) -> Handle {
+        self.server.handle()
     }
 
     /// Processor time of the server's thread while `connections` are open and idle for `time`, as a share of it.
@@ -206,7 +275,8 @@ pub(crate) async fn drive_target(
     runtime: Duration,
 ) -> anyhow::Result<Driven> {
     let job = case.job(runtime);
-    let controller = Controller::connect(address, nqn, load::options(&job)).await?;
+    let options = Options { data_digest: case.data_digest, ..load::options(&job) };
+    let controller = Controller::connect(address, nqn, options).await?;
     let driven = drive_host(&controller, &job).await?;
     controller.disconnect().await;
     Ok(driven)

@@ -7,7 +7,7 @@ use block_device::{BlockDevice, Buffer, Geometry, MemoryDevice, NullDevice, Requ
 use engine::{Engine, EngineConfig, FileRegistry, NewReplica, Registry, VolumeRecord};
 use lvol::{FormatOptions, Store};
 use reactor::Disk;
-use replica::{Directory, ReplicaServer, ReplicaSpec};
+use replica::{Directory, ReplicaListener, ReplicaServer, ReplicaSpec};
 use uuid::Uuid;
 
 /// Bytes of each device: more than the processor's caches hold.
@@ -33,25 +33,64 @@ pub(crate) async fn memory() -> anyhow::Result<Rc<dyn BlockDevice>> {
     Ok(device)
 }
 
-/// A volume as `ashlard` serves it: an engine over one local replica in a store in memory, all of it written.
-pub(crate) async fn volume() -> anyhow::Result<Rc<dyn BlockDevice>> {
-    let [store, volume, replica] = [1, 2, 3].map(Uuid::from_u128);
-    let disk = Disk::memory(SIZE + STORE_OVERHEAD)?;
-    Store::format(&disk, &FormatOptions::new(store, "bench")).await?;
-    let server = ReplicaServer::new(Store::open(disk).await?, &Directory::new());
-    let spec = ReplicaSpec { replica, volume, name: "bench".into(), size: SIZE, block_size: BLOCK_SIZE };
+/// A volume as `ashlard` serves it: an engine over one local replica in a store in memory, all of it written. `remote` more replicas
+/// are on the same reactor, and reached over loopback.
+pub(crate) async fn volume(remote: u128) -> anyhow::Result<Rc<dyn BlockDevice>> {
+    let nowhere = ([127, 0, 0, 1], 1).into();
+    let (replica, server) = replica(0, Disk::memory(SIZE + STORE_OVERHEAD)?, &Directory::new()).await?;
+    let mut replicas = vec![NewReplica { replica, node: "bench".into(), address: nowhere }];
+    for number in 1..=remote {
+        let directory = Directory::new();
+        let (replica, server) = self::replica(number, Disk::memory(SIZE + STORE_OVERHEAD)?, &directory).await?;
+        let listener = ReplicaListener::bind(([127, 0, 0, 1], 0).into(), &directory, "bench")?;
+        replicas.push(NewReplica { replica, node: format!("bench-{number}"), address: listener.local_address() });
+        keep((server, listener));
+    }
+    engine((replica, server), replicas).await
+}
+
+/// The same over one local replica in a store on `disk`.
+pub(crate) async fn volume_on(disk: Disk) -> anyhow::Result<Rc<dyn BlockDevice>> {
+    let (replica, server) = replica(0, disk, &Directory::new()).await?;
+    let nowhere = ([127, 0, 0, 1], 1).into();
+    engine((replica, server), vec![NewReplica { replica, node: "bench".into(), address: nowhere }]).await
+}
+
+/// Bytes of a disk that has room for a volume.
+pub(crate) const DISK_SIZE: u64 = SIZE + STORE_OVERHEAD;
+
+const VOLUME: Uuid = Uuid::from_u128(2);
+
+/// An empty replica in a new store.
+async fn replica(number: u128, disk: Disk, directory: &Directory) -> anyhow::Result<(Uuid, ReplicaServer)> {
+    Store::format(&disk, &FormatOptions::new(Uuid::from_u128(100 + number), "bench")).await?;
+    let server = ReplicaServer::new(Store::open(disk).await?, directory);
+    let replica = Uuid::from_u128(200 + number);
+    let spec = ReplicaSpec { replica, volume: VOLUME, name: "bench".into(), size: SIZE, block_size: BLOCK_SIZE };
     server.create(&spec).await?;
+    Ok((replica, server))
+}
+
+/// An engine, and all of its volume written.
+async fn engine(local: (Uuid, ReplicaServer), replicas: Vec<NewReplica>) -> anyhow::Result<Rc<dyn BlockDevice>> {
     // The record changes when the engine starts, never with an I/O.
     let folder = tempfile::tempdir().context("no folder for the registry")?;
     let registry = FileRegistry::new(folder.path());
-    let nowhere = ([127, 0, 0, 1], 1).into();
-    let new = NewReplica { replica, node: "bench".into(), address: nowhere };
-    registry.store(None, &VolumeRecord::new(volume, SIZE, BLOCK_SIZE, [new])).await?;
-    let config = EngineConfig { local: vec![(replica, server)], ..EngineConfig::new(volume) };
+    registry.store(None, &VolumeRecord::new(VOLUME, SIZE, BLOCK_SIZE, replicas)).await?;
+    let config = EngineConfig { local: vec![local], ..EngineConfig::new(VOLUME) };
     let engine = Engine::start(config, Rc::new(registry)).await?;
     engine.ready().await?;
     fill(&*engine).await?;
+    keep(folder);
     Ok(engine)
+}
+
+/// Keeps something for as long as the reactor runs.
+fn keep<T: 'static>(something: T) {
+    reactor::spawn(async move {
+        let _kept = something;
+        std::future::pending::<()>().await;
+    });
 }
 
 fn geometry() -> anyhow::Result<Geometry> {

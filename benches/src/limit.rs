@@ -40,15 +40,7 @@ const CASES: [Case; 7] = [
 ];
 
 const fn case(writes: bool, block_size: u32, depth: u16, connections: u16) -> Case {
-    Case { writes, block_size, depth, connections }
-}
-
-impl Case {
-    fn name(self) -> String {
-        let what = if self.writes { "write" } else { "read" };
-        let Self { block_size, depth, connections, .. } = self;
-        format!("{} KiB {what}, {connections} × depth {depth}", block_size >> 10)
-    }
+    Case { writes, block_size, depth, connections, data_digest: false }
 }
 
 /// One line of the report.
@@ -195,7 +187,7 @@ mod tests {
     use super::*;
 
     fn sample(iops: f64) -> Sample {
-        Sample { iops, p50_ns: 0.0, server_ns: 0.0, server_user_ns: 0.0, load_ns: 0.0 }
+        Sample { iops, p50_ns: 0.0, server_ns: 0.0, server_user_ns: 0.0, load_ns: 0.0, allocations: 0.0 }
     }
 
     #[test]

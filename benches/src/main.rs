@@ -10,11 +10,17 @@ mod limit;
 mod replication;
 mod report;
 mod store;
+mod table;
 mod thread;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use reactor::CountingAllocator;
+
+/// Rows tell what servers allocate; it costs an addition for an allocation.
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Benchmarks of Ashlar
 #[derive(Parser, Debug)]
@@ -26,6 +32,8 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Bench {
+    /// The whole data path beside what the machine allows, with a target for each row
+    Table(table::TableArguments),
     /// The NVMe/TCP target beside an echo server on the same reactor: the share of the machine's limit that it reaches
     Limit(limit::LimitArguments),
     /// The logical-volume store beside what it is to be compared with: overwrites, snapshots, chains, 1 TiB mapped
@@ -41,6 +49,7 @@ enum Bench {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().bench {
+        Bench::Table(arguments) => table::run(&arguments),
         Bench::Limit(arguments) => limit::run(&arguments),
         Bench::Store(arguments) => store::run(&arguments),
         Bench::Iscsi(arguments) => iscsi::run(&arguments),

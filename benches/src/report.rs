@@ -80,6 +80,21 @@ impl Row {
         self
     }
 
+    /// How much of its target it reaches: 1 is just met, more is better. None without a target, or without a figure.
+    pub(crate) fn reached(&self) -> Option<f64> {
+        let of =
+            |most: f64, value: Option<f64>| value.map(|value| if value <= 0.0 { f64::INFINITY } else { most / value });
+        match self.target {
+            Target::RatioAtLeast(least) => self.ratio.map(|ratio| ratio / least),
+            Target::AtMost(most) => of(most, self.ours),
+            Target::RatioAtMost(most) => of(most, self.ratio),
+            Target::MoreByAtMost(most) => {
+                self.ours.zip(self.baseline).and_then(|(ours, base)| of(base + most, Some(ours)))
+            }
+            Target::None => None,
+        }
+    }
+
     fn render(&self) -> String {
         let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), readable);
         let target = match self.target {
@@ -114,6 +129,10 @@ fn readable(value: f64) -> String {
     }
 }
 
+fn header() -> String {
+    format!("  {:<64} {:>9} {:>9} {:<9} {:>8} {:>8}", "", "ours", "baseline", "", "ratio", "target")
+}
+
 /// All rows of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -126,13 +145,28 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(time: Duration, repeat: usize, scale: u64) -> Self {
-        println!("  {:<64} {:>9} {:>9} {:<9} {:>8} {:>8}", "", "ours", "baseline", "", "ratio", "target");
+        println!("{}", header());
         Self { seconds: time.as_secs_f64(), repeat, scale, rows: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, rows: Vec<Row>) {
         rows.iter().for_each(|row| println!("{}", row.render()));
         self.rows.extend(rows);
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// What was printed.
+    pub(crate) fn text(&self) -> String {
+        let rows = self.rows.iter().map(Row::render);
+        std::iter::once(header()).chain(rows).map(|line| line + "\n").collect()
+    }
+
+    /// The rows that miss their target.
+    pub(crate) fn missed(&self) -> Vec<&str> {
+        self.rows.iter().filter(|row| row.met == Some(false)).map(|row| row.case.as_str()).collect()
     }
 
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {

@@ -68,7 +68,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Measure (arguments as the benchmarks': try `--help`)
+    /// Measure: `table` if none is named, whose report is kept in docs/benchmarks (arguments as the benchmarks': try `limit --help`)
     Bench {
         /// Passed on
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -115,8 +115,9 @@ fn main() -> Result<ExitCode> {
         Task::Demo { arguments } => programs::demo(&workspace, &arguments),
         Task::Simulate { arguments } => programs::simulate(&workspace, &arguments),
         Task::Bench { arguments } => {
+            let arguments = programs::with_table(&workspace, arguments);
             match arguments.first().and_then(|bench| bench.to_str()) {
-                Some("store") => programs::provide_fio(),
+                Some("store" | "table") => programs::provide_fio(),
                 Some("iscsi") => programs::provide_tgt(),
                 _ => {}
             }

@@ -50,6 +50,18 @@ pub(crate) fn demo(workspace: &Workspace, arguments: &[OsString]) -> Result<Exit
     become_program(demo.arg("demo").args(arguments))
 }
 
+/// Without the name of a benchmark it is `table`. A whole run of that is what the documentation has; one with flags writes where they say.
+pub(crate) fn with_table(workspace: &Workspace, mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.is_empty() {
+        let output = workspace.root.join("docs/benchmarks").into_os_string();
+        return vec!["table".into(), "--output".into(), output];
+    }
+    if arguments[0].as_encoded_bytes().starts_with(b"--") {
+        arguments.insert(0, "table".into());
+    }
+    arguments
+}
+
 /// Installs what `bench store` compares with, where that is possible. Without it the report says what it left out.
 pub(crate) fn provide_fio() {
     match debian::provide(&[Tool { program: "fio", package: "fio" }]) {

@@ -59,7 +59,7 @@ impl Contestant {
         let uuid = Uuid::from_u128(kind as u128 + 1);
         let (address, name) = block_on(server.handle().call(move || async move {
             let device = match kind {
-                Kind::NvmfVolume | Kind::IscsiVolume => device::volume().await?,
+                Kind::NvmfVolume | Kind::IscsiVolume => device::volume(0).await?,
                 Kind::NvmfMemory | Kind::IscsiMemory | Kind::Tgt => device::memory().await?,
             };
             match kind {
@@ -90,7 +90,7 @@ impl Contestant {
         let before = times()?;
         let driven = self.drive(load, case, runtime)?;
         let after = times()?;
-        Ok(Sample::new(&driven, &Costs { server: after.0 - before.0, load: after.1 - before.1 }))
+        Ok(Sample::new(&driven, &Costs { server: after.0 - before.0, load: after.1 - before.1, allocations: 0 }))
     }
 
     fn processor_time(&self) -> anyhow::Result<ProcessorTime> {

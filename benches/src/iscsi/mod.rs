@@ -31,11 +31,7 @@ pub(crate) struct IscsiArguments {
     json: Option<PathBuf>,
 }
 
-const CASES: [Case; 4] = [case(false, 32), case(true, 32), case(false, 1), case(true, 1)];
-
-const fn case(writes: bool, depth: u16) -> Case {
-    Case { writes, block_size: 4096, depth, connections: 1 }
-}
+const CASES: [Case; 4] = [Case::small(false, 32), Case::small(true, 32), Case::small(false, 1), Case::small(true, 1)];
 
 fn name(case: Case) -> String {
     format!("4 KiB {}, depth {}", if case.writes { "write" } else { "read" }, case.depth)
@@ -122,7 +118,7 @@ mod tests {
     use super::*;
 
     fn samples(iops: f64) -> Vec<Sample> {
-        vec![Sample { iops, p50_ns: 20_000.0, server_ns: 900.0, server_user_ns: 300.0, load_ns: 0.0 }]
+        vec![Sample { iops, p50_ns: 20_000.0, server_ns: 900.0, server_user_ns: 300.0, load_ns: 0.0, allocations: 0.0 }]
     }
 
     #[test]

@@ -11,15 +11,23 @@ use serde_json::Value;
 use super::load::{BLOCK, Load, WARM_UP};
 
 /// Whether it is there, or why not.
-pub(super) fn find() -> Result<(), String> {
+pub(crate) fn find() -> Result<(), String> {
     match Command::new("fio").arg("--version").output() {
         Ok(output) if output.status.success() => Ok(()),
         _ => Err("fio is not installed".to_owned()),
     }
 }
 
-/// Runs a load on a file as our own loads run: random, after a short warm-up. Returns I/Os a second.
-pub(super) fn run(path: &Path, load: &Load) -> anyhow::Result<f64> {
+/// What fio measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    pub(crate) iops: f64,
+    /// Median latency from submission to completion, in microseconds.
+    pub(crate) p50_us: f64,
+}
+
+/// Runs a load on a file as our own loads run: random, after a short warm-up.
+pub(crate) fn run(path: &Path, load: &Load) -> anyhow::Result<Measured> {
     let Load { writes, region: Range { start, end }, depth, time } = load;
     let milliseconds = |time: &Duration| format!("{}ms", time.as_millis());
     let flags = [
@@ -41,6 +49,8 @@ pub(super) fn run(path: &Path, load: &Load) -> anyhow::Result<f64> {
     let output = command.output().context("cannot run fio")?;
     ensure!(output.status.success(), "fio failed: {}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).context("fio's report is no JSON")?;
-    let iops = &report["jobs"][0][if *writes { "write" } else { "read" }]["iops"];
-    iops.as_f64().context("fio's report has no IOPS")
+    let figures = &report["jobs"][0][if *writes { "write" } else { "read" }];
+    let iops = figures["iops"].as_f64().context("fio's report has no IOPS")?;
+    let p50 = figures["clat_ns"]["percentile"]["50.000000"].as_f64().context("fio's report has no median")?;
+    Ok(Measured { iops, p50_us: p50 / 1000.0 })
 }

@@ -18,12 +18,12 @@ pub(super) const WARM_UP: Duration = Duration::from_millis(300);
 
 /// What is done.
 #[derive(Clone, Debug)]
-pub(super) struct Load {
-    pub(super) writes: bool,
+pub(crate) struct Load {
+    pub(crate) writes: bool,
     /// In bytes.
-    pub(super) region: Range<u64>,
-    pub(super) depth: usize,
-    pub(super) time: Duration,
+    pub(crate) region: Range<u64>,
+    pub(crate) depth: usize,
+    pub(crate) time: Duration,
 }
 
 /// What came of it.

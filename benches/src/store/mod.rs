@@ -2,11 +2,11 @@
 
 mod after_snapshot;
 mod chain;
-mod fio;
-mod load;
+pub(crate) mod fio;
+pub(crate) mod load;
 mod merge;
 mod overwrite;
-mod rig;
+pub(crate) mod rig;
 mod tebibyte;
 
 use std::path::PathBuf;

@@ -22,7 +22,7 @@ pub(super) const CLUSTER: u64 = FormatOptions::DEFAULT_CLUSTER_SIZE as u64;
 pub(super) const OVERHEAD: u64 = 256 * MIB;
 
 /// A new file of this size, all of it written, so that nobody pays for its first allocation.
-pub(super) async fn written_file(path: &Path, size: u64) -> anyhow::Result<Disk> {
+pub(crate) async fn written_file(path: &Path, size: u64) -> anyhow::Result<Disk> {
     let disk = open_file(path, Some(size))?;
     disk.write_zeroes(0, size).await.context("cannot allocate the file")?;
     load::fill(&FileDevice::new(disk.clone(), BLOCK as u32)?, 0..size, MIB).await?;
@@ -68,13 +68,18 @@ pub(super) async fn snapshot(store: &Store, head: u64, number: u64) -> anyhow::R
     Ok(())
 }
 
-/// Where the data begins on a store's disk: its first data cluster is named in the superblock (`docs/on-disk-format.md`).
+/// Where the data begins on a store's disk.
 pub(super) async fn data_start(disk: &Disk) -> anyhow::Result<u64> {
-    const FIRST_DATA_CLUSTER: usize = 168;
     let (result, superblock) = disk.read(0, Buffer::new(BLOCK as usize)).await;
     result?;
-    let bytes = superblock[FIRST_DATA_CLUSTER..FIRST_DATA_CLUSTER + 8].try_into().context("eight bytes")?;
-    Ok(u64::from_le_bytes(bytes) * CLUSTER)
+    data_start_in(&superblock)
+}
+
+/// The same, from its superblock, which names the first data cluster (`docs/on-disk-format.md`).
+pub(crate) fn data_start_in(superblock: &[u8]) -> anyhow::Result<u64> {
+    const FIRST_DATA_CLUSTER: usize = 168;
+    let bytes = superblock.get(FIRST_DATA_CLUSTER..FIRST_DATA_CLUSTER + 8).context("a superblock that is cut off")?;
+    Ok(u64::from_le_bytes(bytes.try_into()?) * CLUSTER)
 }
 
 /// What a disk was asked to do.
