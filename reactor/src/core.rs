@@ -15,6 +15,7 @@ use slab::Slab;
 use crate::driver::{Completion, Driver, Operation, OperationId, Output, ResourceId, Wait};
 use crate::executor::Executor;
 use crate::mailbox::{Inbox, Messages};
+use crate::stats::{self, Stats};
 use crate::time::Instant;
 
 thread_local! {
@@ -120,6 +121,7 @@ enum Waiting {
 /// One reactor: tasks, timers, operations in flight, and the driver that performs them.
 pub(crate) struct Core {
     executor: Executor,
+    stats: Arc<Stats>,
     inbox: Arc<Inbox>,
     driver: RefCell<Box<dyn Driver>>,
     waiters: RefCell<Slab<Waiter>>,
@@ -136,9 +138,10 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(driver: Box<dyn Driver>, inbox: Arc<Inbox>) -> Rc<Self> {
+    pub(crate) fn new(driver: Box<dyn Driver>, inbox: Arc<Inbox>, stats: Arc<Stats>) -> Rc<Self> {
         Rc::new(Self {
-            executor: Executor::default(),
+            executor: Executor::new(Arc::clone(&stats)),
+            stats,
             inbox,
             driver: RefCell::new(driver),
             waiters: RefCell::default(),
@@ -195,11 +198,13 @@ impl Core {
         self.take_messages();
         self.fire_timers();
         self.executor.run_ready();
+        self.stats.set_activity(stats::kernel);
         self.submit_backlog();
         let wait = self.shorten(wait);
         let mut completions = self.completions.take();
         completions.append(&mut self.withdrawn.borrow_mut());
         let result = self.driver.borrow_mut().turn(wait, &mut completions);
+        self.stats.set_activity(stats::completions);
         for completion in completions.drain(..) {
             self.dispatch(completion);
         }
@@ -255,6 +260,7 @@ impl Core {
         if !self.inbox.is_pending() {
             return;
         }
+        self.stats.set_activity(stats::messages);
         let mut messages = self.messages.take();
         self.inbox.take(&mut messages);
         for key in messages.woken.drain(..) {
@@ -456,6 +462,11 @@ impl Drop for Performing {
 /// Outside a reactor.
 pub fn now() -> Instant {
     current(|core| core.driver.borrow().now())
+}
+
+/// The time now, on the clock that all reactors but simulated ones have; from any thread.
+pub fn monotonic_now() -> Instant {
+    crate::driver::uring::monotonic_now()
 }
 
 /// Time since the Unix epoch, for records that people read.

@@ -18,6 +18,7 @@ use slab::Slab;
 
 use crate::core::{Home, current, try_current};
 use crate::mailbox::Inbox;
+use crate::stats::{Name, Stats};
 
 /// Names a task: its place and how often the place was used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ impl Wake for TaskWaker {
 
 struct Task {
     generation: u64,
+    /// The type of what was spawned, for the watchdog.
+    name: Name,
     /// Absent while the task runs.
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
     waker: Arc<TaskWaker>,
@@ -64,22 +67,30 @@ struct Task {
 }
 
 /// The tasks of one reactor.
-#[derive(Default)]
 pub(crate) struct Executor {
     tasks: RefCell<Slab<Task>>,
     ready: RefCell<VecDeque<TaskKey>>,
     generation: Cell<u64>,
-    panics: Cell<u64>,
+    stats: Arc<Stats>,
 }
 
 impl Executor {
-    pub(crate) fn spawn(&self, inbox: &Arc<Inbox>, future: Pin<Box<dyn Future<Output = ()>>>) -> TaskKey {
+    pub(crate) fn new(stats: Arc<Stats>) -> Self {
+        Self { tasks: RefCell::default(), ready: RefCell::default(), generation: Cell::default(), stats }
+    }
+
+    pub(crate) fn spawn(
+        &self,
+        inbox: &Arc<Inbox>,
+        name: Name,
+        future: Pin<Box<dyn Future<Output = ()>>>,
+    ) -> TaskKey {
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.vacant_entry();
         self.generation.set(self.generation.get() + 1);
         let key = TaskKey { index: entry.key(), generation: self.generation.get() };
         let waker = Arc::new(TaskWaker { key, queued: AtomicBool::new(true), inbox: Arc::clone(inbox) });
-        entry.insert(Task { generation: key.generation, future: Some(future), waker, aborted: false });
+        entry.insert(Task { generation: key.generation, name, future: Some(future), waker, aborted: false });
         self.ready.borrow_mut().push_back(key);
         key
     }
@@ -100,11 +111,11 @@ impl Executor {
 
     /// How many tasks and jobs have panicked.
     pub(crate) fn panics(&self) -> u64 {
-        self.panics.get()
+        self.stats.panics()
     }
 
     pub(crate) fn count_panic(&self) {
-        self.panics.set(self.panics.get() + 1);
+        self.stats.count_panic();
     }
 
     /// Runs each task that is ready now once; those woken meanwhile wait for the next turn.
@@ -117,7 +128,8 @@ impl Executor {
     }
 
     fn run(&self, key: TaskKey) {
-        let Some((mut future, waker)) = self.begin(key) else { return };
+        let Some((name, mut future, waker)) = self.begin(key) else { return };
+        self.stats.set_activity(name);
         waker.queued.store(false, Ordering::Release);
         let waker = Waker::from(waker);
         let poll = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
@@ -144,11 +156,11 @@ impl Executor {
         self.drop_quietly((over, future));
     }
 
-    #[allow(clippy::type_complexity, reason = "a pair used once, just above")]
-    fn begin(&self, key: TaskKey) -> Option<(Pin<Box<dyn Future<Output = ()>>>, Arc<TaskWaker>)> {
+    #[allow(clippy::type_complexity, reason = "three values used once, just above")]
+    fn begin(&self, key: TaskKey) -> Option<(Name, Pin<Box<dyn Future<Output = ()>>>, Arc<TaskWaker>)> {
         let mut tasks = self.tasks.borrow_mut();
         let task = tasks.get_mut(key.index).filter(|task| task.generation == key.generation)?;
-        Some((task.future.take()?, Arc::clone(&task.waker)))
+        Some((task.name, task.future.take()?, Arc::clone(&task.waker)))
     }
 
     fn abort(&self, key: TaskKey) {
@@ -273,7 +285,7 @@ where
         drop(notice);
     };
     let home = Home::here();
-    let key = current(|core| core.executor().spawn(core.inbox(), Box::pin(task)));
+    let key = current(|core| core.executor().spawn(core.inbox(), std::any::type_name::<F>, Box::pin(task)));
     JoinHandle { key, home, state }
 }
 

@@ -130,6 +130,11 @@ impl Reactor {
         self.handle.clone()
     }
 
+    /// What shows whether it runs, for a watchdog on another thread: it takes no lock and never waits.
+    pub fn pulse(&self) -> Pulse {
+        Pulse { remote: self.remote.clone() }
+    }
+
     /// Its counters.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.remote.stats
@@ -183,6 +188,24 @@ impl std::fmt::Debug for Remote {
     }
 }
 
+/// Looks at a reactor from any thread.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    remote: Remote,
+}
+
+impl Pulse {
+    /// Its counters.
+    pub fn stats(&self) -> &Stats {
+        &self.remote.stats
+    }
+
+    /// Makes it turn once, also when it sleeps.
+    pub fn prompt(&self) {
+        self.remote.doorbell.ring();
+    }
+}
+
 /// A reactor from its first turn to its last, on the current thread.
 struct Life {
     core: Rc<Core>,
@@ -199,7 +222,7 @@ impl Life {
         let driver = UringDriver::new(config, Arc::clone(&stats))?;
         let doorbell = driver.doorbell();
         let bell = Arc::clone(&doorbell);
-        let core = Core::new(Box::new(driver), Inbox::new(move || bell.ring()));
+        let core = Core::new(Box::new(driver), Inbox::new(move || bell.ring()), Arc::clone(&stats));
         let remote = Remote { stopped: Arc::default(), doorbell, stats };
         Ok(Self { core, remote })
     }
@@ -227,6 +250,7 @@ impl Drop for Life {
     /// Also when a turn panics: the memory that the kernel uses must not go before it lets go.
     fn drop(&mut self) {
         self.core.enter(|| self.core.shut_down());
+        self.remote.stats.end();
     }
 }
 

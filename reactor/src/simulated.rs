@@ -172,7 +172,7 @@ impl World {
         let notices = Arc::clone(&self.inner.notices);
         let inbox = Inbox::new(move || notices.lock().push(index));
         let driver = SimulatedDriver::new(Rc::clone(&self.inner.state), index);
-        let core = Core::new(Box::new(driver), Arc::clone(&inbox));
+        let core = Core::new(Box::new(driver), Arc::clone(&inbox), Arc::default());
         self.inner.cores.borrow_mut().insert(index, core);
         Handle::new(inbox)
     }

@@ -418,7 +418,8 @@ impl Drop for UringDriver {
 
 /// The kernel's clock that never goes back, the same for all threads. It counts the time that the machine was suspended: a lease does not
 /// outlive it.
-fn monotonic_now() -> Instant {
+/// The clock of all reactors of the kernel.
+pub(crate) fn monotonic_now() -> Instant {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call fills the structure it is given; this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };

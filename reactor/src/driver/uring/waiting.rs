@@ -170,10 +170,11 @@ impl Waiting {
             return Ok(());
         }
         let start = super::monotonic_now();
+        self.stats.begin_sleep(start);
         let result = ring.sleep(deadline.map(|deadline| deadline - start));
         self.doorbell.wake_up();
         let time = super::monotonic_now() - start;
-        self.stats.count_sleep(time);
+        self.stats.end_sleep(time);
         if unspun {
             self.patience.slept(time);
         }
