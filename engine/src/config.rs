@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_device::ErrorKind;
+use block_device::{ErrorKind, Meter};
 use replica::{RemoteOptions, ReplicaServer};
 use uuid::Uuid;
 
@@ -41,6 +41,8 @@ pub struct EngineConfig {
     /// Regions that are noted at most as those where writes may be in flight: 4 to 1,000. Fewer leave less to settle after a crash, and are
     /// noted more often.
     pub noted_regions: usize,
+    /// Counts what hosts send. Only this engine writes to it.
+    pub meter: Arc<Meter>,
 }
 
 /// Copies at once on a node.
@@ -60,6 +62,7 @@ impl EngineConfig {
             rebuild: RebuildSettings::default(),
             rebuild_guard: true,
             noted_regions: CAPACITY,
+            meter: Arc::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block_device::{Error, ErrorKind, Geometry, Outcome, Range, Reply, ReplySink, Request, Segments};
+use block_device::{Error, ErrorKind, Geometry, Kind, Outcome, Range, Reply, ReplySink, Request, Segments};
 use reactor::bug;
 use replica::Replica;
 use smallvec::SmallVec;
@@ -218,7 +218,15 @@ impl Core {
         if let Some(error) = refusal.or_else(|| self.geometry.get().check(&request).err()) {
             return reply.fail(error);
         }
-        let inserted = self.flight.borrow_mut().insert(request, reply, reactor::now());
+        let now = reactor::now();
+        let inserted = {
+            let mut flight = self.flight.borrow_mut();
+            let inserted = flight.insert(request, reply, now);
+            if let Ok((index, _)) = inserted {
+                self.config.meter.begin(flight.slot(index).sequence, now);
+            }
+            inserted
+        };
         if !self.watched.replace(true) {
             self.signals.arrived.notify_one();
         }
@@ -411,7 +419,8 @@ impl Core {
         if awaited {
             self.signals.ended.notify_waiters();
         }
-        self.guard.borrow_mut().observe(slot.since, reactor::now());
+        let now = reactor::now();
+        self.guard.borrow_mut().observe(slot.since, now);
         self.sent_is_over(&slot.request, slot.session);
         if slot.request.is_write() {
             self.beside_is_over(&slot.request, &outcome);
@@ -422,8 +431,17 @@ impl Core {
         // I14: whatever came of it, an engine that has stopped acknowledges nothing.
         let outcome = self.stopped().map_or(outcome, Err);
         if let Some(reply) = slot.reply {
+            // One that was answered early has ended then.
+            self.config.meter.end(slot.sequence);
+            self.measure(&slot.request, now - slot.since, &outcome);
             reply.complete(outcome);
         }
+    }
+
+    /// Notes how a request was answered.
+    pub(crate) fn measure(&self, request: &Request, took: Duration, outcome: &Outcome) {
+        let bytes = outcome.is_ok().then(|| request.transfer());
+        self.config.meter.answer(Kind::of(request), took, bytes);
     }
 
     /// A member cannot be used any more. In sync or settling it stays recorded until the record says otherwise.

@@ -49,7 +49,7 @@ pub(crate) struct Slot {
     /// A flush whose end says what is durable everywhere.
     pub(crate) tells: bool,
     /// The order of arrival.
-    sequence: u64,
+    pub(crate) sequence: u64,
     /// Members it was sent to.
     pub(crate) sent: Mask,
     /// Members that have not answered, and [`AGAIN`].

@@ -104,14 +104,18 @@ impl Core {
 
     /// Answers the host while others are still at the read.
     pub(crate) fn answer_early(&self, index: usize, outcome: Outcome) {
+        // I14: an engine that has stopped answers nothing.
+        let outcome = self.stopped().map_or(outcome, Err);
         let reply = {
             let mut flight = self.flight.borrow_mut();
             let slot = flight.slot(index);
             slot.stage = Stage::Answered;
+            if slot.reply.is_some() {
+                self.config.meter.end(slot.sequence);
+                self.measure(&slot.request, now() - slot.since, &outcome);
+            }
             slot.reply.take()
         };
-        // I14: an engine that has stopped answers nothing.
-        let outcome = self.stopped().map_or(outcome, Err);
         if let Some(reply) = reply {
             reply.complete(outcome);
         }
