@@ -49,6 +49,8 @@ pub struct Node {
 pub struct Addresses {
     /// Its API.
     pub grpc: SocketAddr,
+    /// Its probes and metrics.
+    pub health: SocketAddr,
     /// Its replicas.
     pub replica: SocketAddr,
     /// NVMe/TCP.
@@ -302,10 +304,11 @@ fn configuration(
     extra: &str,
 ) -> String {
     let mut text = format!(
-        "node = \"{name}\"\nstate_dir = {:?}\ngrpc = \"{}\"\nreplica = \"{}\"\nnvmf = [\"{}\"]\ndiscovery = \
+        "node = \"{name}\"\nstate_dir = {:?}\ngrpc = \"{}\"\nhealth = \"{}\"\nreplica = \"{}\"\nnvmf = [\"{}\"]\ndiscovery = \
          [\"{}\"]\niscsi = [\"{}\", \"{}\"]\n{extra}\n",
         folder.join("state"),
         addresses.grpc,
+        addresses.health,
         addresses.replica,
         addresses.nvmf,
         addresses.discovery,
@@ -336,6 +339,7 @@ fn free_addresses(count: usize) -> io::Result<Vec<Addresses>> {
     let mut node = || {
         Ok(Addresses {
             grpc: next()?,
+            health: next()?,
             replica: next()?,
             nvmf: next()?,
             discovery: next()?,

@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     /// Where to serve the API
     #[arg(long, value_name = "ADDRESS:PORT")]
     grpc: Option<SocketAddr>,
+    /// Where to serve probes and metrics (HTTP)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health: Option<SocketAddr>,
     /// Where to serve replicas to engines on other nodes
     #[arg(long, value_name = "ADDRESS:PORT")]
     replica: Option<SocketAddr>,
@@ -59,6 +62,7 @@ struct File {
     node: Option<String>,
     state_dir: Option<PathBuf>,
     grpc: Option<SocketAddr>,
+    health: Option<SocketAddr>,
     replica: Option<SocketAddr>,
     nvmf: Option<Vec<SocketAddr>>,
     iscsi: Option<Vec<SocketAddr>>,
@@ -66,6 +70,7 @@ struct File {
     reactors: Option<usize>,
     busy_poll_us: Option<u64>,
     replica_deadline_ms: Option<u64>,
+    unhealthy_after_ms: Option<u64>,
     rebuilds: Option<usize>,
     rebuild_bytes_per_second: Option<u64>,
     rebuild_guard: Option<bool>,
@@ -96,6 +101,8 @@ pub(crate) struct Config {
     pub(crate) node: String,
     pub(crate) state_dir: PathBuf,
     pub(crate) grpc: SocketAddr,
+    /// Probes and metrics.
+    pub(crate) health: SocketAddr,
     pub(crate) replica: SocketAddr,
     pub(crate) nvmf: Vec<SocketAddr>,
     /// Empty for no iSCSI.
@@ -107,6 +114,8 @@ pub(crate) struct Config {
     pub(crate) busy_poll: Duration,
     /// How long a replica may take before it is recorded out of sync; below [`HOST_IO_TIMEOUT`].
     pub(crate) replica_deadline: Duration,
+    /// How old a request of a volume may get before the volume is unhealthy; longer than that.
+    pub(crate) unhealthy_after: Duration,
     /// How many replicas are copied to at once, by all engines of the node.
     pub(crate) rebuilds: usize,
     /// Bytes a second of all of them; 0 for no limit.
@@ -128,6 +137,8 @@ const HOST_IO_TIMEOUT: Duration = Duration::from_secs(30);
 const SHORTEST_REPLICA_DEADLINE: Duration = Duration::from_millis(500);
 /// Well below [`HOST_IO_TIMEOUT`]: recording the replica out of sync takes its time too.
 const LONGEST_REPLICA_DEADLINE: Duration = Duration::from_secs(20);
+/// After its deadline a replica is recorded out of sync within this time, and its volume goes on.
+const RECORDED_WITHIN: Duration = Duration::from_millis(500);
 const LONGEST_BUSY_POLL: Duration = Duration::from_millis(10);
 const MOST_REACTORS: usize = 256;
 const MOST_REBUILDS: usize = 256;
@@ -157,18 +168,22 @@ impl Config {
     }
 
     fn merge(file: File, arguments: &Arguments) -> Self {
+        let replica_deadline = Duration::from_millis(file.replica_deadline_ms.unwrap_or(4_000));
+        let unhealthy_after = file.unhealthy_after_ms.map(Duration::from_millis);
         let given = |flags: &[SocketAddr]| (!flags.is_empty()).then(|| flags.to_vec());
         Self {
             node: arguments.node.clone().or(file.node).unwrap_or_else(host_name),
             state_dir: arguments.state_dir.clone().or(file.state_dir).unwrap_or_else(|| "/var/lib/ashlar".into()),
             grpc: arguments.grpc.or(file.grpc).unwrap_or(loopback(9500)),
+            health: arguments.health.or(file.health).unwrap_or(loopback(9501)),
             replica: arguments.replica.or(file.replica).unwrap_or(loopback(9600)),
             nvmf: given(&arguments.nvmf).or(file.nvmf).unwrap_or_else(|| vec![loopback(4420)]),
             iscsi: given(&arguments.iscsi).or(file.iscsi).unwrap_or_else(|| vec![loopback(3260)]),
             discovery: given(&arguments.discovery).or(file.discovery).unwrap_or_else(|| vec![loopback(8009)]),
             reactors: arguments.reactors.or(file.reactors).unwrap_or(1),
             busy_poll: Duration::from_micros(file.busy_poll_us.unwrap_or(50)),
-            replica_deadline: Duration::from_millis(file.replica_deadline_ms.unwrap_or(4_000)),
+            replica_deadline,
+            unhealthy_after: unhealthy_after.unwrap_or(replica_deadline.saturating_add(RECORDED_WITHIN)),
             rebuilds: file.rebuilds.unwrap_or(engine::REBUILDS),
             rebuild_rate: file.rebuild_bytes_per_second.unwrap_or(0),
             rebuild_guard: file.rebuild_guard.unwrap_or(true),
@@ -210,7 +225,7 @@ impl Config {
     /// I35: the time-outs in their right order.
     fn check_deadline(&self) -> Result<(), ConfigError> {
         if (SHORTEST_REPLICA_DEADLINE..=LONGEST_REPLICA_DEADLINE).contains(&self.replica_deadline) {
-            return Ok(());
+            return self.check_unhealthy_after();
         }
         let problem = format!(
             "{} is not between {} and {}: hosts give up after {} ms, and a replica that fails must be recorded out of \
@@ -221,6 +236,19 @@ impl Config {
             HOST_IO_TIMEOUT.as_millis(),
         );
         Err(bad("replica_deadline_ms", problem))
+    }
+
+    fn check_unhealthy_after(&self) -> Result<(), ConfigError> {
+        if self.unhealthy_after > self.replica_deadline {
+            return Ok(());
+        }
+        let problem = format!(
+            "{} is not more than {} (replica_deadline_ms): until then a volume waits for a replica that hangs, and goes \
+             on without it",
+            self.unhealthy_after.as_millis(),
+            self.replica_deadline.as_millis(),
+        );
+        Err(bad("unhealthy_after_ms", problem))
     }
 
     fn check_addresses(&self) -> Result<(), ConfigError> {
@@ -234,7 +262,7 @@ impl Config {
             ));
         }
         let mut seen = HashSet::new();
-        let single = [("grpc", self.grpc), ("replica", self.replica)];
+        let single = [("grpc", self.grpc), ("health", self.health), ("replica", self.replica)];
         let lists = [("nvmf", &self.nvmf), ("iscsi", &self.iscsi), ("discovery", &self.discovery)];
         let all =
             single.into_iter().chain(lists.into_iter().flat_map(|(key, list)| list.iter().map(move |a| (key, *a))));
@@ -309,6 +337,7 @@ mod tests {
         assert_eq!(config.discovery, [loopback(8009)]);
         assert_eq!(config.reactors, 1);
         assert_eq!(config.replica_deadline, Duration::from_secs(4));
+        assert_eq!((config.health, config.unhealthy_after), (loopback(9501), Duration::from_millis(4_500)));
         assert_eq!(config.hash_rate, 64 << 20);
         assert_eq!(config.scrubs, Schedule { interval: Some(30 * DAY), rate: 64 << 20 });
     }
@@ -354,6 +383,16 @@ mod tests {
         // I35
         assert!(error("node = \"a\"\nreplica_deadline_ms = 30000").contains("hosts give up after 30000 ms"));
         assert!(error("node = \"a\"\nreplica_deadline_ms = 100").contains("replica_deadline_ms"));
+    }
+
+    #[test]
+    fn a_volume_is_unhealthy_after_a_replica_has_had_its_time() {
+        // I35
+        let limit = |text: &str| load(&format!("node = \"a\"\n{text}")).map(|config| config.unhealthy_after.as_millis());
+        assert_eq!(limit("replica_deadline_ms = 10000"), Ok(10_500));
+        assert_eq!(limit("unhealthy_after_ms = 4001"), Ok(4_001));
+        let refused = limit("replica_deadline_ms = 5000\nunhealthy_after_ms = 5000");
+        assert!(refused.is_err_and(|error| error.starts_with("unhealthy_after_ms: 5000 is not more than 5000")));
     }
 
     #[test]

@@ -26,6 +26,8 @@ use tonic::transport::server::{Router, TcpIncoming};
 use crate::config::Config;
 use crate::control::Control;
 use crate::data::DataPath;
+use crate::health::Health;
+use crate::runs::LastRun;
 use crate::services::Services;
 use crate::state::StateDirectory;
 
@@ -34,33 +36,53 @@ const CALLS_PER_CONNECTION: usize = 64;
 /// How long calls in progress may take to end when the daemon stops.
 const CALLS_LIMIT: Duration = Duration::from_secs(3);
 
-/// Starts the node, serves until a signal, stops it.
-pub(crate) async fn run(config: &Config, state: &StateDirectory, data: DataPath) -> anyhow::Result<()> {
+/// Starts the node, serves until a signal, stops it. Returns the signal's name.
+pub(crate) async fn run(
+    config: &Config,
+    state: &StateDirectory,
+    data: DataPath,
+    health: Health,
+    last_run: LastRun,
+) -> anyhow::Result<&'static str> {
     // Before anything starts, so that no signal meets the default action half way.
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.grpc)
         .await
         .with_context(|| format!("cannot serve the API at {} (grpc)", config.grpc))?;
-    let control = Control::start(config, state, data.clone()).await?;
+    let feed = Arc::clone(&health.feed);
+    let control = Control::start(config, state, data.clone(), Arc::clone(&feed), last_run).await?;
+    let link = Arc::new(health.link);
+    link.answer(&control, &feed)?;
     // Hosts and engines come in when there is something to find: a host that meets an unknown volume gives up.
     data.listen(config).await?;
     let api = Api::start(listener, Arc::clone(&control))?;
     tracing::info!(
         node = %config.node, uuid = %state.node_uuid(), state = %state.path().display(), grpc = %config.grpc,
-        replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, iscsi = ?config.iscsi, "ashlard serves"
+        replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, iscsi = ?config.iscsi, health = %config.health, "ashlard serves"
     );
+    link.serving();
+    fail_if_asked_to();
 
     let name = signals.next().await;
     tracing::info!(signal = name, "stopping");
+    link.stopping();
     tokio::select! {
         () = stop(api, &control, &data) => {
             tracing::info!("stopped in order");
-            Ok(())
+            Ok(name)
         }
         () = tokio::time::sleep(config.shutdown_timeout) => {
             bail!("not stopped in order within {} ms; the next start recovers", config.shutdown_timeout.as_millis())
         }
         name = signals.next() => bail!("a second signal ({name}) while stopping; the next start recovers"),
+    }
+}
+
+/// Tests want to see what becomes of a panic. Not in programs that are released.
+fn fail_if_asked_to() {
+    #[cfg(debug_assertions)]
+    if std::env::var_os("ASHLAR_PANIC_WHEN_SERVING").is_some() {
+        panic!("asked for by ASHLAR_PANIC_WHEN_SERVING");
     }
 }
 

@@ -19,11 +19,13 @@ pub(crate) fn start(filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Logs each panic with its thread and a backtrace. What the panic ends is up to the task it happens in.
+/// Logs each panic with its thread and a backtrace, and notes it for the next start. What the panic ends is up to the task it happens in.
 pub(crate) fn log_panics() {
     panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
         let backtrace = Backtrace::force_capture();
+        // First what waits for no lock.
+        crate::runs::note_panic(&format!("thread {thread} {panic}").replace('\n', " "), &backtrace);
         tracing::error!(%thread, "{panic}\n{backtrace}");
     }));
 }

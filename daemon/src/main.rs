@@ -6,9 +6,11 @@
 mod config;
 mod control;
 mod data;
+mod health;
 mod lifecycle;
 mod logging;
 mod names;
+mod runs;
 mod services;
 mod state;
 
@@ -19,6 +21,7 @@ use clap::Parser;
 
 use crate::config::{Arguments, Config};
 use crate::data::Reactors;
+use crate::runs::{LastRun, ThisRun};
 use crate::state::StateDirectory;
 
 /// Threads of the control side. It is never busy; two keep a blocked one from stopping the API.
@@ -43,14 +46,21 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     logging::start(&config.log)?;
     logging::log_panics();
     let state = StateDirectory::open(&config.state_dir, &config.node)?;
-    let reactors = Reactors::start(&config)?;
+    let this_run = ThisRun::begin(state.path())?;
+    runs::noted(&this_run, || serve(&config, &state, this_run.last.clone()))
+}
+
+/// Runs until a signal, whose name it returns.
+fn serve(config: &Config, state: &StateDirectory, last_run: LastRun) -> anyhow::Result<&'static str> {
+    let reactors = Reactors::start(config)?;
+    let health = health::start(config, last_run.clone(), reactors.pulses())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .context("cannot start the control threads")?;
-    let result = runtime.block_on(lifecycle::run(&config, &state, reactors.data_path(&state)));
+    let result = runtime.block_on(lifecycle::run(config, state, reactors.data_path(state), health, last_run));
     // What is left on the runtime waits for nothing that matters now.
     runtime.shutdown_background();
     reactors.stop();

@@ -1,6 +1,6 @@
 //! `ashlar node`.
 
-use proto::v1::{NodeInfo, NodeInfoRequest};
+use proto::v1::{LastRun, NodeInfo, NodeInfoRequest};
 
 use crate::arguments::{NodeCommand, Output};
 use crate::client::{Client, answer};
@@ -25,7 +25,8 @@ fn render(info: &NodeInfo) -> String {
          replicas   {}\n\
          nvme/tcp   {}\n\
          discovery  {}\n\
-         iscsi      {}\n",
+         iscsi      {}\n\
+         health     {}\n",
         info.name,
         info.version,
         info.pid,
@@ -40,7 +41,11 @@ fn render(info: &NodeInfo) -> String {
         info.nvmf_addresses.join(" "),
         info.discovery_addresses.join(" "),
         info.iscsi_addresses.join(" "),
+        info.health_address,
     );
+    if let Some(last) = &info.last_run {
+        text.push_str(&render_last_run(last));
+    }
     if !info.peers.is_empty() {
         let mut table = Table::new(&["PEER", "API", "REPLICAS", "LAST ERROR"]);
         for peer in &info.peers {
@@ -59,4 +64,33 @@ fn render(info: &NodeInfo) -> String {
         text = format!("{text}\n{}", table.render());
     }
     text
+}
+
+/// How the last run ended; of a panic only what it said, for the backtrace is long and in `-o json`.
+fn render_last_run(last: &LastRun) -> String {
+    let end = last.end();
+    let mut text = match last.detail.as_str() {
+        "" => format!("last run   {end}\n"),
+        detail => format!("last run   {end}: {detail}\n"),
+    };
+    if let Some(panic) = last.panic.lines().next() {
+        text.push_str(&format!("panic      {panic}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::v1::RunEnd;
+
+    #[test]
+    fn the_last_run_is_told_in_a_line_and_its_panic_in_another() {
+        let mut last = LastRun { end: RunEnd::Killed.into(), detail: "SIGKILL".to_owned(), ..LastRun::default() };
+        assert_eq!(render_last_run(&last), "last run   killed: SIGKILL\n");
+        last.panic = "thread control panicked\n   0: main".to_owned();
+        assert_eq!(render_last_run(&last), "last run   killed: SIGKILL\npanic      thread control panicked\n");
+        let first = LastRun { end: RunEnd::First.into(), ..LastRun::default() };
+        assert_eq!(render_last_run(&first), "last run   first\n");
+    }
 }

@@ -28,6 +28,7 @@ use super::request;
 use super::retry::Backoff;
 use super::stores::Stores;
 use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec};
+use crate::health::{Feed, News, Volume};
 use crate::state::Records;
 
 /// An engine as the state directory knows it.
@@ -81,6 +82,7 @@ pub(crate) struct Surroundings {
     pub(crate) stores: Arc<Stores>,
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) feed: Arc<Feed>,
 }
 
 /// All engines of the node.
@@ -209,9 +211,15 @@ impl Engines {
         let phase = watch::Sender::new(Phase::Starting("it was just asked for".to_owned()));
         let entry = Entry { record: record.clone(), home, phase, keeper: None };
         self.entries().insert(volume, entry);
-        if let Err(error) = self.here.data.export(home, self.spec(&record)).await {
-            self.set_phase(volume, Phase::Starting(error.to_string()));
-            return Err(error);
+        match self.here.data.export(home, self.spec(&record)).await {
+            Ok(meter) => {
+                let shown = Volume { uuid: volume, name: record.name.clone(), meter };
+                self.here.feed.tell(News::Shown(Arc::new(shown)));
+            }
+            Err(error) => {
+                self.set_phase(volume, Phase::Starting(error.to_string()));
+                return Err(error);
+            }
         }
         let keeper = tokio::spawn(Arc::clone(self).keep_starting(record, home));
         if let Some(entry) = self.entries().get_mut(&volume) {
@@ -326,7 +334,9 @@ impl Engines {
             // Cancelled is what it was asked to be; a panic has been logged.
             let _ = keeper.await;
         }
-        self.here.data.stop_engine(home, volume).await
+        self.here.data.stop_engine(home, volume).await?;
+        self.here.feed.tell(News::Gone(volume));
+        Ok(())
     }
 
     /// Waits until the volume is served, for about `limit` at most: less than twice.

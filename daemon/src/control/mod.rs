@@ -38,6 +38,8 @@ pub(crate) use self::volumes::Volumes;
 use self::scrubs::ScrubRecords;
 use crate::config::Config;
 use crate::data::DataPath;
+use crate::health::Feed;
+use crate::runs::{End, LastRun};
 use crate::state::StateDirectory;
 
 /// Everything the services act on.
@@ -45,6 +47,7 @@ pub(crate) struct Control {
     config: Config,
     state_directory: String,
     started_at: SystemTime,
+    last_run: LastRun,
     peers: Arc<Peers>,
     deletions: Arc<Deletions>,
     pub(crate) stores: Arc<Stores>,
@@ -58,7 +61,13 @@ pub(crate) struct Control {
 impl Control {
     /// Brings back what the state directory says, in the order of dependence. Nothing here waits for a peer or a slow
     /// store: what is not ready yet says so and becomes ready by itself.
-    pub(crate) async fn start(config: &Config, state: &StateDirectory, data: DataPath) -> anyhow::Result<Arc<Self>> {
+    pub(crate) async fn start(
+        config: &Config,
+        state: &StateDirectory,
+        data: DataPath,
+        feed: Arc<Feed>,
+        last_run: LastRun,
+    ) -> anyhow::Result<Arc<Self>> {
         let node = config.node.clone();
         let peers = Arc::new(Peers::new(&config.peers)?);
         let records = ScrubRecords::load(state.records("scrubs")?, config.scrubs)?;
@@ -78,6 +87,7 @@ impl Control {
             stores: Arc::clone(&stores),
             replicas: Arc::clone(&replicas),
             peers: Arc::clone(&peers),
+            feed,
         };
         let engines = Engines::start(here, state.records("engines")?).await?;
         let here = volumes::Surroundings {
@@ -93,6 +103,7 @@ impl Control {
             config: config.clone(),
             state_directory: state.path().display().to_string(),
             started_at: SystemTime::now(),
+            last_run,
             peers,
             deletions,
             stores,
@@ -145,7 +156,33 @@ impl Control {
             replicas: count(replicas),
             volumes: count(self.volumes.count()),
             pending_deletions: self.deletions.describe(),
+            health_address: self.config.health.to_string(),
+            last_run: Some(describe_last_run(&self.last_run)),
         })
+    }
+}
+
+fn describe_last_run(last: &LastRun) -> v1::LastRun {
+    let end = match last.ended.as_ref().map(|ended| ended.how) {
+        None => v1::RunEnd::First,
+        Some(End::Clean) => v1::RunEnd::Clean,
+        Some(End::Failed) => v1::RunEnd::Failed,
+        Some(End::Panic) => v1::RunEnd::Panic,
+        Some(End::Signal) => v1::RunEnd::Signal,
+        Some(End::Killed) => v1::RunEnd::Killed,
+        Some(End::Power) => v1::RunEnd::Power,
+        Some(End::Unknown) => v1::RunEnd::Unknown,
+    };
+    let ended = last.ended.clone();
+    v1::LastRun {
+        end: end.into(),
+        detail: ended.as_ref().map(|ended| ended.detail.clone()).unwrap_or_default(),
+        panic: ended.as_ref().map(|ended| ended.panic.clone()).unwrap_or_default(),
+        number: last.number,
+        version: last.version.clone(),
+        pid: last.pid,
+        started_at_unix_ms: last.started_at,
+        ended_at_unix_ms: ended.and_then(|ended| ended.at),
     }
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_device::{BlockDevice, ErrorKind, Geometry};
+use block_device::{BlockDevice, ErrorKind, Geometry, Meter};
 use engine::{
     Engine, EngineConfig, EngineState, EngineStatus, MemberState, NewReplica, RebuildSettings, Registry, RegistryError,
     ReplicaStatus, VolumeRecord,
@@ -26,20 +26,22 @@ use crate::control::{ControlError, Frontends};
 pub(super) struct Export {
     shown: Rc<Shown>,
     device: Rc<Standby>,
+    meter: Arc<Meter>,
     engine: RefCell<Option<Rc<Engine>>>,
 }
 
 /// Shows the volume to hosts. Their commands wait for the engine.
-pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
+pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<Arc<Meter>, ControlError> {
     let geometry =
         Geometry::new(spec.size, spec.block_size).map_err(|error| ControlError::invalid("size_bytes", error))?;
     let local = |member: &MemberSpec| Some(Local { replica: member.replica, store: member.store? });
-    let device = Standby::new(geometry, spec.members.iter().find_map(local));
+    let meter = Arc::new(Meter::default());
+    let device = Standby::new(geometry, spec.members.iter().find_map(local), Arc::clone(&meter));
     let shown = Shown::new(spec.volume, Rc::clone(&device));
     shown.set(&inner, &spec.frontends).await?;
-    let export = Rc::new(Export { shown, device, engine: RefCell::default() });
+    let export = Rc::new(Export { shown, device, meter: Arc::clone(&meter), engine: RefCell::default() });
     room().exports.borrow_mut().insert(spec.volume, export);
-    Ok(())
+    Ok(meter)
 }
 
 /// Changes how hosts reach the volume.
@@ -52,7 +54,7 @@ pub(super) async fn set_frontends(inner: Arc<Inner>, volume: Uuid, wanted: Front
 pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
     let export = find(spec.volume).ok_or_else(|| ControlError::not_found("export", spec.volume))?;
     let registry = room().registry(&inner);
-    let config = config(&inner, &spec);
+    let config = EngineConfig { meter: Arc::clone(&export.meter), ..config(&inner, &spec) };
     restore_lost(&*registry, &config, &spec).await?;
     update_addresses(&*registry, &spec).await?;
     let engine = Engine::start(config, registry).await.map_err(|error| engine_error(&spec.name, error))?;

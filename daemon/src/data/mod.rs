@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use block_device::Meter;
 use engine::RebuildSettings;
 use tokio::sync::Notify;
 use tokio::sync::{mpsc, oneshot};
@@ -216,8 +217,8 @@ impl DataPath {
         self.on(home, move |inner| engines::record_membership(inner, spec)).await?
     }
 
-    /// Shows a volume to hosts. Their commands wait until its engine is started.
-    pub(crate) async fn export(&self, home: usize, spec: EngineSpec) -> Result<(), ControlError> {
+    /// Shows a volume to hosts. Their commands wait until its engine is started. Returns what counts them.
+    pub(crate) async fn export(&self, home: usize, spec: EngineSpec) -> Result<Arc<Meter>, ControlError> {
         self.on(home, move |inner| engines::export(inner, spec)).await?
     }
 

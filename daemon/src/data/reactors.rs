@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use reactor::Reactor;
+use reactor::{Pulse, Reactor};
 
 use super::{DataPath, Inner};
 use crate::config::Config;
@@ -19,11 +19,16 @@ impl Reactors {
     /// Starts as many as configured.
     pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
         let reactors = (0..config.reactors).map(|number| {
-            let name = format!("reactor-{number}");
+            let name = name(number);
             let options = reactor::Config { name, busy_poll: config.busy_poll, ..reactor::Config::default() };
             Reactor::start(options).with_context(|| format!("cannot start reactor {number} (Linux 6.1 is needed)"))
         });
         Ok(Self { reactors: reactors.collect::<anyhow::Result<_>>()?, config: config.clone() })
+    }
+
+    /// What shows whether they run, with their names.
+    pub(crate) fn pulses(&self) -> Vec<(String, Pulse)> {
+        self.reactors.iter().enumerate().map(|(number, reactor)| (name(number), reactor.pulse())).collect()
     }
 
     /// What reaches them from other threads.
@@ -55,4 +60,9 @@ impl Reactors {
             }
         }
     }
+}
+
+/// What a reactor and its thread are called.
+fn name(number: usize) -> String {
+    format!("reactor-{number}")
 }

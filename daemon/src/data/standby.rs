@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use block_device::{Allocations, BlockDevice, ErrorKind, Geometry, Reply, Request, Space};
+use block_device::{Allocations, BlockDevice, ErrorKind, Geometry, Meter, Reply, Request, Space};
 use uuid::Uuid;
 
 use super::room::room;
@@ -19,6 +20,8 @@ pub(super) struct Standby {
     state: RefCell<State>,
     /// The replica on this reactor, whose store says what space there is.
     local: Option<Local>,
+    /// Counts what waits; the engine counts what it has.
+    meter: Arc<Meter>,
 }
 
 /// A replica of this reactor, and the store it is in.
@@ -36,13 +39,14 @@ enum State {
 
 impl Standby {
     /// A device of this geometry without an engine.
-    pub(super) fn new(geometry: Geometry, local: Option<Local>) -> Rc<Self> {
-        Rc::new(Self { geometry, state: RefCell::new(State::Waiting(VecDeque::new())), local })
+    pub(super) fn new(geometry: Geometry, local: Option<Local>, meter: Arc<Meter>) -> Rc<Self> {
+        Rc::new(Self { geometry, state: RefCell::new(State::Waiting(VecDeque::new())), local, meter })
     }
 
     /// Hands everything that waits, and all that comes, to the engine.
     pub(super) fn serve(&self, engine: Rc<dyn BlockDevice>) {
         let before = self.state.replace(State::Serving(Rc::clone(&engine)));
+        self.meter.end_waiting();
         if let State::Waiting(waiting) = before {
             for (request, reply) in waiting {
                 engine.submit(request, reply);
@@ -59,6 +63,7 @@ impl Standby {
 
     /// Refuses what waits, and all that comes, and lets go of the engine.
     pub(super) fn end(&self) {
+        self.meter.end_waiting();
         if let State::Waiting(waiting) = self.state.replace(State::Ended) {
             for (_, reply) in waiting {
                 reply.fail(ErrorKind::Unavailable);
@@ -81,7 +86,10 @@ impl BlockDevice for Standby {
             return engine.submit(request, reply);
         }
         match &mut *self.state.borrow_mut() {
-            State::Waiting(waiting) if waiting.len() < MOST_WAITING => waiting.push_back((request, reply)),
+            State::Waiting(waiting) if waiting.len() < MOST_WAITING => {
+                self.meter.wait(reactor::monotonic_now());
+                waiting.push_back((request, reply));
+            }
             State::Waiting(_) => reply.fail(ErrorKind::Busy),
             _ => reply.fail(ErrorKind::Unavailable),
         }
@@ -118,7 +126,7 @@ mod tests {
 
     fn standby() -> (Rc<Standby>, Geometry) {
         let geometry = Geometry::new(1 << 20, 4096).expect("a good size");
-        (Standby::new(geometry, None), geometry)
+        (Standby::new(geometry, None, Arc::default()), geometry)
     }
 
     #[test]
@@ -127,9 +135,11 @@ mod tests {
         let completions = Completions::new();
         standby.submit(Request::read(0, 4096), Reply::new(completions.clone(), 1));
         assert_eq!(outcomes(&completions), []);
+        assert!(standby.meter.in_flight() == 1 && standby.meter.oldest().is_some());
         standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
         standby.submit(Request::read(1 << 20, 4096), Reply::new(completions.clone(), 2));
         assert_eq!(outcomes(&completions), [(1, None), (2, Some(ErrorKind::InvalidRange))]);
+        assert_eq!((standby.meter.in_flight(), standby.meter.oldest()), (0, None));
     }
 
     #[test]

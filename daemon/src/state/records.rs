@@ -116,7 +116,7 @@ async fn off_the_runtime(
 }
 
 /// Reads one versioned file; nothing if there is none.
-pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
     let content = match fs::read(path) {
         Ok(content) => content,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -132,7 +132,7 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateE
 }
 
 /// Writes one versioned file; durable when this returns. Blocks for a disk flush: for the time before the runtime.
-pub(super) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), StateError> {
+pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), StateError> {
     let content = encode(path, record)?;
     file::replace(path, &content).map_err(|source| StateError::Write { path: path.to_owned(), source })
 }

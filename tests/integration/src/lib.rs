@@ -11,6 +11,8 @@ mod initiator;
 pub mod lvols;
 mod mounted;
 mod network;
+mod probe;
+mod stopped;
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -31,6 +33,8 @@ pub use crate::host::{Host, attach};
 pub use crate::initiator::{Answer, INITIATOR, Initiator, login_options};
 pub use crate::mounted::Mounted;
 pub use crate::network::Network;
+pub use crate::probe::{Page, probe, probe_until};
+pub use crate::stopped::Stopped;
 
 /// How long a test waits for something that must come. Generous: it only ends tests that have failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,8 +53,13 @@ pub struct House {
 impl House {
     /// Daemons with these names, configured and not started.
     pub fn prepare(names: &[&str]) -> anyhow::Result<Self> {
+        Self::prepare_with(names, "")
+    }
+
+    /// The same; `extra` is added to their configurations.
+    pub fn prepare_with(names: &[&str], extra: &str) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
-        let cluster = Cluster::prepare(&program("ashlard")?, folder.path(), names, "")?;
+        let cluster = Cluster::prepare(&program("ashlard")?, folder.path(), names, extra)?;
         Ok(Self { cluster, folder })
     }
 

@@ -70,6 +70,7 @@ impl Network {
         let at = |port| SocketAddr::new(address(index), port);
         Addresses {
             grpc: at(9500),
+            health: at(9501),
             replica: at(9600),
             nvmf: at(4420),
             discovery: at(8009),

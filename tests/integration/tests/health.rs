@@ -1,0 +1,248 @@
+//! What probes learn of the real daemon while parts of it hang, and why its last run ended (lesson L1, I41).
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use cli::client::answer;
+use integration::{
+    Host, House, MIB, Mounted, Network, PATIENCE, Page, Stopped, export_of, probe, probe_until, said,
+};
+use proto::v1::{LastRun, NodeInfoRequest, RunEnd};
+
+/// The threads that serve gRPC, and the main one.
+const CONTROL: [&str; 2] = ["control", "ashlard"];
+
+fn health_of(house: &House) -> SocketAddr {
+    house.cluster.nodes()[0].addresses().health
+}
+
+fn is_good(page: &Page) -> bool {
+    page.status == 200
+}
+
+fn says(page: &Page, text: &str) -> bool {
+    page.status == 503 && page.body.contains(text)
+}
+
+#[tokio::test]
+async fn control_threads_that_are_stopped_stop_neither_io_nor_liveness() -> anyhow::Result<()> {
+    let house = House::open(&["a"], 256 * MIB).await?;
+    let volume = house.create_volume("v", 64 * MIB, &[]).await?;
+    let (health, nvmf) = (health_of(&house), house.cluster.nodes()[0].addresses().nvmf);
+    let (nqn, host) = (export_of(&volume)?.nqn.clone(), Host::new()?);
+    assert_eq!(probe(health, "/readyz")?.body, "ready\n");
+    let pid = house.cluster.nodes()[0].pid().context("it runs")?;
+    let stopped = Stopped::threads(pid, &CONTROL)?;
+    for round in 1..=3 {
+        host.write(nvmf, &nqn, 0, round, 8192).await?;
+        assert_eq!(host.read(nvmf, &nqn, 4096, 4096).await?, vec![round; 4096]);
+        assert!(is_good(&probe(health, "/livez")?));
+        assert!(is_good(&probe(health, "/volumes")?));
+        let ready = probe(health, "/readyz")?;
+        assert!(says(&ready, "the control threads did not answer"), "{ready:?}");
+    }
+    drop(stopped);
+    probe_until(health, "/readyz", is_good)?;
+    house.volume("v").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reactor_that_does_not_turn_is_named_and_the_others_serve() -> anyhow::Result<()> {
+    let mut house = House::prepare_with(&["a"], "reactors = 2")?;
+    house.cluster.start().await?;
+    house.create_store(0, "first", 256 * MIB).await?;
+    let volume = house.create_volume("v", 64 * MIB, &[]).await?;
+    assert_eq!(volume.engine.as_ref().map(|engine| engine.reactor), Some(0));
+    let (health, nvmf) = (health_of(&house), house.cluster.nodes()[0].addresses().nvmf);
+    let pid = house.cluster.nodes()[0].pid().context("it runs")?;
+    let stopped = Stopped::threads(pid, &["reactor-1"])?;
+    let page = probe_until(health, "/readyz", |page| says(page, "reactor-1 has been at one step for"))?;
+    assert!(!page.body.contains("reactor-0"), "{page:?}");
+    assert!(is_good(&probe(health, "/livez")?));
+    let host = Host::new()?;
+    host.write(nvmf, &export_of(&volume)?.nqn, 0, 7, 4096).await?;
+    drop(stopped);
+    probe_until(health, "/readyz", is_good)?;
+    let log = fs::read_to_string(house.cluster.nodes()[0].log())?;
+    assert!(log.contains("a reactor stalls") && log.contains("a reactor goes on"), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_makes_its_own_volumes_unhealthy_only() -> anyhow::Result<()> {
+    let Some(_network) = Network::enter(0)? else { return Ok(()) };
+    let mut house = House::prepare_with(&["a"], "replica_deadline_ms = 500\nunhealthy_after_ms = 1000")?;
+    house.cluster.start().await?;
+    let folder = house.cluster.nodes()[0].folder().to_owned();
+    // Goes before the daemon, which hangs while it is frozen.
+    let disk = Mounted::make(&folder.join("disk.ext4"), &folder.join("disk"), 192 * MIB)?;
+    house.create_store(0, "well", 256 * MIB).await?;
+    let well = house.create_volume("well", 64 * MIB, &[]).await?;
+    house.create_store_at(0, "hanging", &disk.path().join("store.img"), 256 * MIB).await?;
+    let request = proto::v1::CreateVolumeRequest {
+        name: "hanging".to_owned(),
+        size_bytes: 64 * MIB,
+        store: "hanging".to_owned(),
+        ..Default::default()
+    };
+    answer(house.client(0).await?.volumes().create(request).await)?;
+    let hanging = house.wait_until_healthy("hanging").await?;
+    let (health, nvmf) = (health_of(&house), house.cluster.nodes()[0].addresses().nvmf);
+    let (well, hanging) = (export_of(&well)?.nqn.clone(), export_of(&hanging)?.nqn.clone());
+    let (host, other) = (Host::new()?, Host::new()?);
+    host.write(nvmf, &hanging, 0, 1, 4096).await?;
+    assert!(is_good(&probe(health, "/volumes")?));
+
+    disk.freeze()?;
+    let nqn = hanging.clone();
+    let written = other.run(move || async move {
+        let controller = integration::attach(nvmf, &nqn).await?;
+        controller.write(0, reactor::Slice::from(&[2; 4096][..]), false).await?;
+        controller.disconnect().await;
+        Ok(())
+    });
+    let page = probe_until(health, "/volumes", |page| says(page, "unhealthy hanging "))?;
+    for round in 3..6 {
+        host.write(nvmf, &well, 0, round, 4096).await?;
+        assert_eq!(host.read(nvmf, &well, 0, 4096).await?, vec![round; 4096]);
+    }
+    assert!(page.body.contains("ok well "), "{page:?}");
+    assert!(is_good(&probe(health, "/livez")?));
+    assert!(is_good(&probe(health, "/readyz")?), "a volume is no matter of the daemon");
+    disk.thaw()?;
+    written.await?;
+    let page = probe_until(health, "/volumes", is_good)?;
+    assert!(page.body.contains("ok hanging "), "{page:?}");
+    Ok(())
+}
+
+async fn last_run(house: &House) -> anyhow::Result<(RunEnd, LastRun)> {
+    let info = answer(house.client(0).await?.node().info(NodeInfoRequest {}).await)?;
+    let last = info.last_run.context("it says how the last run ended")?;
+    let shown = said(&house.ashlar(0, &["node", "info"])?);
+    ensure!(shown.contains(&format!("last run   {}", last.end())), "{shown}");
+    Ok((last.end(), last))
+}
+
+/// Sends a signal and waits for the end.
+fn end_by(house: &mut House, signal: &str) -> anyhow::Result<()> {
+    let pid = house.cluster.nodes()[0].pid().context("it runs")?;
+    ensure!(Command::new("sh").arg("-c").arg(format!("kill -{signal} {pid}")).status()?.success());
+    let limit = Instant::now() + PATIENCE;
+    let status = format!("/proc/{pid}/status");
+    while !fs::read_to_string(&status)?.contains("State:\tZ") {
+        ensure!(Instant::now() < limit, "SIG{signal} does not end it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    house.cluster.node(0).kill()
+}
+
+#[tokio::test]
+async fn each_end_of_a_run_is_known_at_the_next_start() -> anyhow::Result<()> {
+    let mut house = House::prepare(&["a"])?;
+    house.cluster.start().await?;
+    assert_eq!(last_run(&house).await?.0, RunEnd::First);
+    house.cluster.node(0).stop().await?;
+    house.cluster.start().await?;
+    let (end, last) = last_run(&house).await?;
+    assert_eq!((end, last.detail.as_str(), last.number), (RunEnd::Clean, "SIGTERM", 1));
+    assert!(last.ended_at_unix_ms >= Some(last.started_at_unix_ms), "{last:?}");
+
+    end_by(&mut house, "KILL")?;
+    house.cluster.start().await?;
+    let (end, last) = last_run(&house).await?;
+    assert_eq!((end, last.ended_at_unix_ms), (RunEnd::Killed, None));
+
+    for signal in ["SEGV", "ABRT"] {
+        end_by(&mut house, signal)?;
+        house.cluster.start().await?;
+        let (end, last) = last_run(&house).await?;
+        assert_eq!((end, last.detail), (RunEnd::Signal, format!("SIG{signal}")));
+    }
+
+    end_by(&mut house, "KILL")?;
+    // As if the machine had been booted since.
+    let runs = house.cluster.nodes()[0].folder().join("state/runs/runs.json");
+    let text = fs::read_to_string(&runs)?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    ensure!(text.contains(boot.trim()));
+    fs::write(&runs, text.replace(boot.trim(), "00000000-0000-4000-8000-000000000000"))?;
+    house.cluster.start().await?;
+    assert_eq!(last_run(&house).await?.0, RunEnd::Power);
+
+    // A start that comes to nothing is a run, too.
+    house.cluster.node(0).stop().await?;
+    let node = &house.cluster.nodes()[0];
+    let taken = std::net::TcpListener::bind(node.addresses().grpc)?;
+    let status = node.command(File::create(node.folder().join("failed.log"))?).status()?;
+    assert_eq!(status.code(), Some(1));
+    drop(taken);
+    house.cluster.start().await?;
+    let (end, last) = last_run(&house).await?;
+    assert_eq!(end, RunEnd::Failed);
+    assert!(last.detail.contains("cannot serve the API at"), "{last:?}");
+    house.cluster.node(0).stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_panic_that_ends_the_run_is_told_with_its_backtrace() -> anyhow::Result<()> {
+    let mut house = House::prepare(&["a"])?;
+    let node = &house.cluster.nodes()[0];
+    let mut command = node.command(File::create(node.folder().join("panic.log"))?);
+    let status = command.env("ASHLAR_PANIC_WHEN_SERVING", "1").status()?;
+    assert_eq!(status.code(), Some(101), "a panic; this test needs a build with debug assertions");
+    house.cluster.start().await?;
+    let (end, last) = last_run(&house).await?;
+    assert_eq!(end, RunEnd::Panic);
+    assert!(last.panic.contains("asked for by ASHLAR_PANIC_WHEN_SERVING"), "{last:?}");
+    assert!(last.panic.contains("lifecycle.rs") && last.panic.lines().count() > 5, "{last:?}");
+    let shown = said(&house.ashlar(0, &["node", "info"])?);
+    assert!(shown.contains("panic      thread main panicked at"), "{shown}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn systemd_hears_when_the_daemon_serves_lives_and_stops() -> anyhow::Result<()> {
+    let house = House::prepare(&["a"])?;
+    let socket = UnixDatagram::bind(house.folder().join("notify"))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let node = &house.cluster.nodes()[0];
+    let mut command = node.command(File::create(node.log())?);
+    let mut process = command
+        .env("NOTIFY_SOCKET", house.folder().join("notify"))
+        .env("WATCHDOG_USEC", "300000")
+        .spawn()?;
+    let hear_until = |wanted: &str| -> anyhow::Result<usize> {
+        let mut lives = 0;
+        loop {
+            let mut bytes = [0; 256];
+            let length = socket.recv(&mut bytes).with_context(|| format!("no {wanted}"))?;
+            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            if text.lines().any(|line| line == wanted) {
+                return Ok(lives);
+            }
+            lives += usize::from(text == "WATCHDOG=1");
+        }
+    };
+    let heard = (|| {
+        hear_until("READY=1")?;
+        ensure!(probe(node.addresses().health, "/readyz")?.status == 200, "it said that it is");
+        hear_until("WATCHDOG=1")?;
+        hear_until("WATCHDOG=1")?;
+        ensure!(Command::new("sh").arg("-c").arg(format!("kill {}", process.id())).status()?.success());
+        hear_until("STOPPING=1")
+    })();
+    if heard.is_err() {
+        process.kill()?;
+    }
+    let status = process.wait()?;
+    heard?;
+    assert!(status.success(), "{status}");
+    Ok(())
+}
