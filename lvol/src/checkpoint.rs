@@ -98,6 +98,7 @@ impl Core {
         self.journal.set_durable(covered);
         self.journal.set_marked(covered);
         self.reclaim.synced_through(covered);
+        self.work.wrote_checkpoint();
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use crate::marks::Marks;
 use crate::reclaim::Reclaim;
 use crate::residency::Residency;
 use crate::rounds::Rounds;
+use crate::work::Work;
 
 /// An open store.
 pub(crate) struct Core {
@@ -38,6 +39,7 @@ pub(crate) struct Core {
     /// The catalog's.
     pub(crate) marks: Rc<Marks>,
     pub(crate) io: Rc<Io>,
+    pub(crate) work: Work,
     /// What disk operations of the data path complete into: `io`.
     pub(crate) disk_reply: DiskReply,
     /// As it is on disk.
@@ -70,6 +72,7 @@ impl Core {
             catalog: RefCell::new(catalog),
             journal,
             flushes: Rounds::default(),
+            work: Work::default(),
             checkpoints: Checkpoints::default(),
             reclaim: Reclaim::default(),
             merges: Merges::default(),
@@ -145,7 +148,9 @@ impl Core {
 
     /// Makes what was written so far durable.
     pub(crate) async fn sync(&self) -> Result<(), StoreError> {
+        let begun = reactor::now();
         let result = self.disk.sync().await.map_err(StoreError::io("flushing"));
+        self.work.flushed(reactor::now() - begun);
         if let Err(error) = &result {
             // After a failed sync nobody knows what is on the medium: a second one that succeeds proves nothing.
             self.stop(&error.to_string());

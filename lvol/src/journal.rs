@@ -146,6 +146,11 @@ impl Journal {
         Some(place)
     }
 
+    /// Bytes in use, of how many.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        (self.state.borrow().ring.used(), self.region.length)
+    }
+
     fn is_half_used(&self) -> bool {
         self.state.borrow().ring.is_half_used()
     }
@@ -218,6 +223,7 @@ impl Core {
         batch::encode(&self.journal.head(), self.format_id, address, records, bytes);
         debug_assert_eq!(bytes.len() as u64, length);
         let write = self.disk.write(address, Buffer::copy_of(bytes).freeze()).await;
+        self.work.wrote_batch(length);
         write.map_err(StoreError::io("writing the journal"))
     }
 

@@ -51,6 +51,7 @@ mod transfer;
 mod usage;
 mod volume;
 mod write;
+mod work;
 
 pub use crate::error::StoreError;
 pub use crate::hashes::{BadRegion, Hash, REGION, ScrubPosition, ScrubReport, ScrubStatus};
@@ -61,3 +62,4 @@ pub use crate::info::{
 pub use crate::lvol::Lvol;
 pub use crate::store::Store;
 pub use crate::transfer::{Export, ExportPiece, Import};
+pub use crate::work::StoreWork;

@@ -23,6 +23,7 @@ use crate::operations::to_the_end;
 use crate::recovery;
 use crate::transfer::INCOMPLETE;
 use crate::volume::Volume;
+use crate::work::StoreWork;
 
 /// I29 on disks that promise little.
 const TORN: &str = "a power cut leaves no more than this many bytes whole on the disk: blocks of 4096 bytes that are overwritten can \
@@ -132,6 +133,12 @@ impl Store {
             failure: core.failure(),
             bad_blocks: core.marks.count() as u64,
         }
+    }
+
+    /// What it has done since it was opened.
+    pub fn work(&self) -> StoreWork {
+        let (journal_used, journal_size) = self.core.journal.usage();
+        StoreWork { journal_used, journal_size, ..self.core.work.done() }
     }
 
     /// All lvols but internal ones, by UUID, in one consistent view.

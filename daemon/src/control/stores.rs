@@ -576,7 +576,20 @@ impl Entry {
             metadata_room_bytes: facts.map_or(0, |facts| facts.metadata_room),
             scrub: facts.map(|facts| scrubs::describe(&facts.scrub, schedule, self.is_volatile())),
             is_volatile: self.is_volatile(),
+            work: facts.map(|facts| describe_work(&facts.work)),
         }
+    }
+}
+
+fn describe_work(work: &lvol::StoreWork) -> v1::StoreWork {
+    v1::StoreWork {
+        flushes: work.flushes,
+        flush_us: u64::try_from(work.flush_time.as_micros()).unwrap_or(u64::MAX),
+        journal_batches: work.batches,
+        journal_written_bytes: work.batch_bytes,
+        checkpoints: work.checkpoints,
+        journal_bytes: work.journal_used,
+        journal_size_bytes: work.journal_size,
     }
 }
 

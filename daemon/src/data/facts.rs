@@ -80,6 +80,7 @@ pub(crate) struct StoreFacts {
     /// Why nothing is written to it any more, if so.
     pub(crate) failure: Option<String>,
     pub(crate) scrub: ScrubFacts,
+    pub(crate) work: lvol::StoreWork,
 }
 
 /// Hashes and scrubs of an open store.

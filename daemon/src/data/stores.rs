@@ -155,6 +155,7 @@ pub(super) fn facts() -> BTreeMap<Uuid, StoreFacts> {
             metadata_room: info.metadata_room,
             failure: info.failure,
             scrub: scrubs::facts(*uuid, server.store()),
+            work: server.store().work(),
         };
         (*uuid, facts)
     });

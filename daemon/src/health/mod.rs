@@ -5,6 +5,7 @@ mod feed;
 mod http;
 mod link;
 mod log;
+mod metrics;
 mod notify;
 mod pages;
 mod watchdog;

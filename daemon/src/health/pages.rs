@@ -195,6 +195,7 @@ impl Site for Pages {
             "/livez" => self.livez(answer).await,
             "/readyz" => self.readyz(answer).await,
             "/volumes" => self.volumes(answer).await,
+            "/metrics" => self.metrics(answer).await,
             _ => answer.text("404 Not Found", "there are /livez, /readyz, /volumes and /metrics\n").await,
         }
     }

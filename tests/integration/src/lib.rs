@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod exposition;
 mod host;
 mod initiator;
 pub mod lvols;
@@ -29,6 +30,7 @@ use proto::v1::{
 };
 use tempfile::TempDir;
 
+pub use crate::exposition::{Exposition, Sample};
 pub use crate::host::{Host, attach};
 pub use crate::initiator::{Answer, INITIATOR, Initiator, login_options};
 pub use crate::mounted::Mounted;
