@@ -14,7 +14,8 @@ const FILES: [&str; 6] = [
 ];
 
 /// Fields that hold a state, and how they are serialized.
-const STATES: [(&str, &str); 7] = [
+const STATES: [(&str, &str); 8] = [
+    (".ashlar.v1.Event.subject", "event_subject"),
     (".ashlar.v1.LastRun.end", "run_end"),
     (".ashlar.v1.Store.state", "store_state"),
     (".ashlar.v1.Lvol.state", "lvol_state"),

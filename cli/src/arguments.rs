@@ -65,12 +65,23 @@ pub(crate) enum DaemonCommand {
     /// This node's copies of volumes
     #[command(subcommand)]
     Replica(ReplicaCommand),
+    /// What happened on the node since it was started
+    Events {
+        /// Go on with what comes
+        #[arg(long, short)]
+        follow: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum NodeCommand {
-    /// Who the node is, where it listens, which peers it knows
+    /// Who the node is, where it listens, which peers it knows, how its last run ended
     Info,
+    /// Show what the daemon logs, or change it until its next start
+    Log {
+        /// A level, or levels by part as in `info,engine=debug`
+        filter: Option<String>,
+    },
 }
 
 #[derive(Subcommand, Debug)]

@@ -49,6 +49,11 @@ impl Client {
         NodeServiceClient::new(self.channel.clone())
     }
 
+    /// The same for what comes for as long as somebody listens.
+    pub fn patient_node(&self) -> NodeServiceClient<Channel> {
+        NodeServiceClient::new(self.patient.clone())
+    }
+
     /// Its stores.
     pub fn stores(&self) -> StoreServiceClient<Channel> {
         StoreServiceClient::new(self.channel.clone())

@@ -388,7 +388,8 @@ mod tests {
     #[test]
     fn a_volume_is_unhealthy_after_a_replica_has_had_its_time() {
         // I35
-        let limit = |text: &str| load(&format!("node = \"a\"\n{text}")).map(|config| config.unhealthy_after.as_millis());
+        let limit =
+            |text: &str| load(&format!("node = \"a\"\n{text}")).map(|config| config.unhealthy_after.as_millis());
         assert_eq!(limit("replica_deadline_ms = 10000"), Ok(10_500));
         assert_eq!(limit("unhealthy_after_ms = 4001"), Ok(4_001));
         let refused = limit("replica_deadline_ms = 5000\nunhealthy_after_ms = 5000");

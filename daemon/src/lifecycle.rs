@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::data::DataPath;
 use crate::health::Health;
+use crate::logging::LogFilter;
 use crate::runs::LastRun;
 use crate::services::Services;
 use crate::state::StateDirectory;
@@ -43,6 +44,7 @@ pub(crate) async fn run(
     data: DataPath,
     health: Health,
     last_run: LastRun,
+    log: LogFilter,
 ) -> anyhow::Result<&'static str> {
     // Before anything starts, so that no signal meets the default action half way.
     let mut signals = Signals::new()?;
@@ -50,7 +52,7 @@ pub(crate) async fn run(
         .await
         .with_context(|| format!("cannot serve the API at {} (grpc)", config.grpc))?;
     let feed = Arc::clone(&health.feed);
-    let control = Control::start(config, state, data.clone(), Arc::clone(&feed), last_run).await?;
+    let control = Control::start(config, state, data.clone(), Arc::clone(&feed), last_run, log).await?;
     let link = Arc::new(health.link);
     link.answer(&control, &feed)?;
     // Hosts and engines come in when there is something to find: a host that meets an unknown volume gives up.
@@ -66,6 +68,7 @@ pub(crate) async fn run(
     let name = signals.next().await;
     tracing::info!(signal = name, "stopping");
     link.stopping();
+    control.stopping(name);
     tokio::select! {
         () = stop(api, &control, &data) => {
             tracing::info!("stopped in order");

@@ -21,6 +21,7 @@ use clap::Parser;
 
 use crate::config::{Arguments, Config};
 use crate::data::Reactors;
+use crate::logging::LogFilter;
 use crate::runs::{LastRun, ThisRun};
 use crate::state::StateDirectory;
 
@@ -43,15 +44,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("the configuration of node `{}` is good", config.node);
         return Ok(());
     }
-    logging::start(&config.log)?;
+    let log = logging::start(&config.log)?;
     logging::log_panics();
     let state = StateDirectory::open(&config.state_dir, &config.node)?;
     let this_run = ThisRun::begin(state.path())?;
-    runs::noted(&this_run, || serve(&config, &state, this_run.last.clone()))
+    runs::noted(&this_run, || serve(&config, &state, this_run.last.clone(), log))
 }
 
 /// Runs until a signal, whose name it returns.
-fn serve(config: &Config, state: &StateDirectory, last_run: LastRun) -> anyhow::Result<&'static str> {
+fn serve(config: &Config, state: &StateDirectory, last_run: LastRun, log: LogFilter) -> anyhow::Result<&'static str> {
     let reactors = Reactors::start(config)?;
     let health = health::start(config, last_run.clone(), reactors.pulses())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -60,7 +61,8 @@ fn serve(config: &Config, state: &StateDirectory, last_run: LastRun) -> anyhow::
         .enable_all()
         .build()
         .context("cannot start the control threads")?;
-    let result = runtime.block_on(lifecycle::run(config, state, reactors.data_path(state), health, last_run));
+    let data = reactors.data_path(state);
+    let result = runtime.block_on(lifecycle::run(config, state, data, health, last_run, log));
     // What is left on the runtime waits for nothing that matters now.
     runtime.shutdown_background();
     reactors.stop();

@@ -16,7 +16,7 @@ use proto::v1::volume_service_server::VolumeService;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use crate::control::{Control, ControlError, Parts};
+use crate::control::{Control, ControlError, EventStream, Parts};
 
 /// All services of the node.
 #[derive(Clone)]
@@ -53,6 +53,20 @@ fn answer<T>(result: Result<T, ControlError>) -> Answer<T> {
 impl NodeService for Services {
     async fn info(&self, _: Request<v1::NodeInfoRequest>) -> Answer<v1::NodeInfo> {
         answer(self.control.node_info().await)
+    }
+
+    type EventsStream = EventStream;
+
+    async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<EventStream> {
+        answer(self.control.events.stream(&request.into_inner()))
+    }
+
+    async fn get_log(&self, _: Request<v1::GetLogRequest>) -> Answer<v1::LogFilter> {
+        answer(Ok(self.control.log()))
+    }
+
+    async fn set_log(&self, request: Request<v1::SetLogRequest>) -> Answer<v1::LogFilter> {
+        answer(self.control.set_log(&request.into_inner().filter))
     }
 }
 

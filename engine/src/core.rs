@@ -132,7 +132,9 @@ pub(crate) struct Signals {
     pub(crate) step_ended: Notify,
     /// The phase or a member changed: whoever waits for such a thing looks again.
     pub(crate) changed: Notify,
-    /// That, or a write ended. Apart, so that a write wakes only those few that wait for writes.
+    /// The phase or the record changed, for who only looks: nothing of the engine waits for it.
+    pub(crate) told: Notify,
+    /// `changed`, or a write ended. Apart, so that a write wakes only those few that wait for writes.
     pub(crate) ended: Notify,
 }
 
@@ -200,6 +202,7 @@ impl Core {
     pub(crate) fn set_phase(&self, phase: Phase) {
         tracing::debug!(volume = %self.config.volume, ?phase, "engine");
         *self.phase.borrow_mut() = phase;
+        self.signals.told.notify_waiters();
         self.signals.announce_change();
     }
 

@@ -121,6 +121,11 @@ impl Engine {
         }
     }
 
+    /// Waits until the engine's state, or that of a replica, may have become another one after this was called.
+    pub fn changed(&self) -> impl Future<Output = ()> + '_ {
+        self.core.signals.told.notified()
+    }
+
     /// Snapshots the volume on all replicas in sync at one point between acknowledged writes (I24). The same uuid again is no error.
     pub async fn snapshot(&self, id: Uuid, name: &str) -> Result<(), EngineError> {
         let (core, name) = (Rc::clone(&self.core), name.to_owned());

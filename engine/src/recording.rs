@@ -85,6 +85,7 @@ impl Core {
                         self.spread_record(&record).await;
                     }
                     *self.record.borrow_mut() = record;
+                    self.signals.told.notify_waiters();
                     return Ok(());
                 }
                 Err(RegistryError::Conflict { .. }) => adopted = self.adopt_record().await.or(adopted),

@@ -128,6 +128,7 @@ impl Core {
             self.geometry.set(geometry);
         }
         *self.record.borrow_mut() = record;
+        self.signals.told.notify_waiters();
         Ok(was_clean)
     }
 

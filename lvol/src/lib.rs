@@ -50,8 +50,8 @@ mod store;
 mod transfer;
 mod usage;
 mod volume;
-mod write;
 mod work;
+mod write;
 
 pub use crate::error::StoreError;
 pub use crate::hashes::{BadRegion, Hash, REGION, ScrubPosition, ScrubReport, ScrubStatus};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serializer;
 
-use crate::v1::{EngineState, LvolState, MemberState, ReplicaState, RunEnd, StoreState, VolumeState};
+use crate::v1::{EngineState, EventSubject, LvolState, MemberState, ReplicaState, RunEnd, StoreState, VolumeState};
 
 /// Writes an enumeration's constant in lower case, with spaces, without the prefix the style of .proto files asks for.
 fn write_words(constant: &str, prefix: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,6 +28,7 @@ macro_rules! words {
 }
 
 words! {
+    EventSubject, "EVENT_SUBJECT_", event_subject;
     RunEnd, "RUN_END_", run_end;
     StoreState, "STORE_STATE_", store_state;
     LvolState, "LVOL_STATE_", lvol_state;

@@ -79,12 +79,7 @@ impl Executor {
         Self { tasks: RefCell::default(), ready: RefCell::default(), generation: Cell::default(), stats }
     }
 
-    pub(crate) fn spawn(
-        &self,
-        inbox: &Arc<Inbox>,
-        name: Name,
-        future: Pin<Box<dyn Future<Output = ()>>>,
-    ) -> TaskKey {
+    pub(crate) fn spawn(&self, inbox: &Arc<Inbox>, name: Name, future: Pin<Box<dyn Future<Output = ()>>>) -> TaskKey {
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.vacant_entry();
         self.generation.set(self.generation.get() + 1);

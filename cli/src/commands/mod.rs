@@ -1,5 +1,6 @@
 //! One file for each noun.
 
+mod events;
 mod export;
 mod lvol;
 mod node;
@@ -16,6 +17,7 @@ use crate::client::Client;
 pub(crate) async fn run(server: &str, command: &DaemonCommand, output: Output) -> anyhow::Result<()> {
     let client = Client::connect(server).await?;
     match command {
+        DaemonCommand::Events { follow } => events::run(&client, *follow, output).await,
         DaemonCommand::Node(command) => node::run(&client, command, output).await,
         DaemonCommand::Store(command) => store::run(&client, command, output).await,
         DaemonCommand::Lvol(command) => lvol::run(&client, command, output).await,

@@ -1,13 +1,31 @@
 //! `ashlar node`.
 
-use proto::v1::{LastRun, NodeInfo, NodeInfoRequest};
+use proto::v1::{GetLogRequest, LastRun, NodeInfo, NodeInfoRequest, SetLogRequest};
 
 use crate::arguments::{NodeCommand, Output};
 use crate::client::{Client, answer};
 use crate::output::{Table, print_json};
 
 pub(super) async fn run(client: &Client, command: &NodeCommand, output: Output) -> anyhow::Result<()> {
-    let NodeCommand::Info = command;
+    let filter = match command {
+        NodeCommand::Info => return show(client, output).await,
+        NodeCommand::Log { filter } => filter.clone(),
+    };
+    let log = match filter {
+        None => answer(client.node().get_log(GetLogRequest {}).await)?,
+        Some(filter) => answer(client.node().set_log(SetLogRequest { filter }).await)?,
+    };
+    if output == Output::Json {
+        return print_json(&log);
+    }
+    println!("{}", log.filter);
+    if log.filter != log.configured {
+        println!("(`{}` from the next start on)", log.configured);
+    }
+    Ok(())
+}
+
+async fn show(client: &Client, output: Output) -> anyhow::Result<()> {
     let info = answer(client.node().info(NodeInfoRequest {}).await)?;
     if output == Output::Json {
         return print_json(&info);

@@ -13,13 +13,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::v1::{self, EngineState, MemberState};
+use proto::v1::{self, EngineState, EventSubject, MemberState};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
 use super::error::{Comparison, ControlError};
+use super::events::{Events, Happened};
 use super::frontends::{Frontends, Iscsi, Nvmf};
 use super::locks::KeyedLocks;
 use super::peers::{self, Peers};
@@ -83,6 +84,7 @@ pub(crate) struct Surroundings {
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) feed: Arc<Feed>,
+    pub(crate) events: Arc<Events>,
 }
 
 /// All engines of the node.
@@ -161,6 +163,7 @@ impl Engines {
                     self.here.data.record_membership(self.home(&record), self.spec(&record)).await?;
                 }
                 self.records.store(volume, &record).await?;
+                self.here.events.note(Happened::of(EventSubject::Volume, &record.name, volume, "created", ""));
                 self.bring_up(record).await?;
             }
         }
@@ -294,10 +297,12 @@ impl Engines {
     /// Which replicas are in sync stays on record: another engine over the same replicas must know it (I5).
     pub(crate) async fn delete(&self, volume: Uuid) -> Result<(), ControlError> {
         let _lock = self.locks.lock(volume).await;
-        if self.entries().contains_key(&volume) {
+        let name = self.entries().get(&volume).map(|entry| entry.record.name.clone());
+        if let Some(name) = name {
             self.stop_one(volume).await?;
             self.records.remove(volume).await?;
             self.entries().remove(&volume);
+            self.here.events.note(Happened::of(EventSubject::Volume, &name, volume, "deleted", ""));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod changes;
 mod deletions;
 mod engines;
 mod error;
+mod events;
 mod exports;
 mod frontends;
 mod locks;
@@ -27,6 +28,7 @@ use uuid::Uuid;
 pub(crate) use self::deletions::Deletions;
 pub(crate) use self::engines::Engines;
 pub(crate) use self::error::{Comparison, ControlError};
+pub(crate) use self::events::{EventSender, EventStream, Events, Happened, channel as event_channel};
 pub(crate) use self::frontends::{Frontends, Iscsi, Nvmf};
 pub(crate) use self::lvols::{Lvols, Parts};
 pub(crate) use self::peers::Peers;
@@ -39,6 +41,7 @@ use self::scrubs::ScrubRecords;
 use crate::config::Config;
 use crate::data::DataPath;
 use crate::health::Feed;
+use crate::logging::LogFilter;
 use crate::runs::{End, LastRun};
 use crate::state::StateDirectory;
 
@@ -46,8 +49,11 @@ use crate::state::StateDirectory;
 pub(crate) struct Control {
     config: Config,
     state_directory: String,
+    node_uuid: Uuid,
     started_at: SystemTime,
     last_run: LastRun,
+    log: LogFilter,
+    pub(crate) events: Arc<Events>,
     peers: Arc<Peers>,
     deletions: Arc<Deletions>,
     pub(crate) stores: Arc<Stores>,
@@ -67,11 +73,15 @@ impl Control {
         data: DataPath,
         feed: Arc<Feed>,
         last_run: LastRun,
+        log: LogFilter,
     ) -> anyhow::Result<Arc<Self>> {
+        let events = Events::new(last_run.number + 1);
+        data.events().into_iter().for_each(|told| events.collect(told));
+        events.note(Happened::of_node(&config.node, state.node_uuid(), "started", &last_run.sentence()));
         let node = config.node.clone();
         let peers = Arc::new(Peers::new(&config.peers)?);
         let records = ScrubRecords::load(state.records("scrubs")?, config.scrubs)?;
-        let stores = Stores::start(data.clone(), state.records("stores")?, Arc::clone(&records))?;
+        let stores = Stores::start(data.clone(), state.records("stores")?, Arc::clone(&records), Arc::clone(&events))?;
         let scrubs = Scrubs::start(data.clone(), Arc::clone(&stores), records);
         let lvols = Arc::new(Lvols::new(data.clone(), Arc::clone(&stores)));
         let replicas = Arc::new(Replicas::new(node.clone(), data.clone(), Arc::clone(&stores)));
@@ -88,6 +98,7 @@ impl Control {
             replicas: Arc::clone(&replicas),
             peers: Arc::clone(&peers),
             feed,
+            events: Arc::clone(&events),
         };
         let engines = Engines::start(here, state.records("engines")?).await?;
         let here = volumes::Surroundings {
@@ -102,8 +113,11 @@ impl Control {
         Ok(Arc::new(Self {
             config: config.clone(),
             state_directory: state.path().display().to_string(),
+            node_uuid: state.node_uuid(),
             started_at: SystemTime::now(),
             last_run,
+            log,
+            events,
             peers,
             deletions,
             stores,
@@ -132,6 +146,25 @@ impl Control {
             return Err(ControlError::precondition("IN_USE", text).with("volume", volume));
         }
         self.engines.delete(volume).await
+    }
+
+    /// The daemon stops: who follows its events hears that, and no more.
+    pub(crate) fn stopping(&self, signal: &str) {
+        let node = &self.config.node;
+        self.events.note(Happened::of_node(node, self.node_uuid, "stopping", &format!("asked to by {signal}")));
+        self.events.end();
+    }
+
+    /// What is logged.
+    pub(crate) fn log(&self) -> v1::LogFilter {
+        v1::LogFilter { filter: self.log.current(), configured: self.config.log.clone() }
+    }
+
+    /// Changes what is logged, until the next start.
+    pub(crate) fn set_log(&self, filter: &str) -> Result<v1::LogFilter, ControlError> {
+        self.log.set(filter).map_err(|problem| ControlError::invalid("filter", problem))?;
+        tracing::info!(filter, "what is logged was changed");
+        Ok(self.log())
     }
 
     /// Who this node is.

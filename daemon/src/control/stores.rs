@@ -18,12 +18,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use proto::v1::{self, StoreState};
+use proto::v1::{self, EventSubject, StoreState};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
 use uuid::Uuid;
 
 use super::error::{Comparison, ControlError};
+use super::events::{Events, Happened};
 use super::locks::KeyedLocks;
 use super::request;
 use super::scrubs::{self, Schedule, ScrubRecords};
@@ -57,6 +58,7 @@ pub(crate) struct Stores {
     changes: KeyedLocks<String>,
     /// Sent to when a store's state changes.
     changed: watch::Sender<()>,
+    events: Arc<Events>,
 }
 
 #[derive(Clone)]
@@ -91,6 +93,7 @@ impl Stores {
         data: DataPath,
         records: Records<StoreRecord>,
         scrubs: Arc<ScrubRecords>,
+        events: Arc<Events>,
     ) -> Result<Arc<Self>, StateError> {
         let loaded = records.load()?;
         for error in loaded.failed {
@@ -103,6 +106,7 @@ impl Stores {
             entries: Mutex::default(),
             changes: KeyedLocks::default(),
             changed: watch::Sender::new(()),
+            events,
         });
         for record in loaded.records.into_values() {
             stores.take_in(record);
@@ -449,6 +453,15 @@ impl Stores {
     }
 
     fn set_state(&self, uuid: Uuid, state: State) {
+        let name = self.entries().get(&uuid).map(|entry| entry.spec.name.clone()).unwrap_or_default();
+        let what = match &state {
+            State::Creating | State::Opening => None,
+            State::Ready => Some(("ready", "")),
+            State::Failed(reason) => Some(("failed", reason.as_str())),
+        };
+        if let Some((what, why)) = what {
+            self.events.note(Happened::of(EventSubject::Store, &name, uuid, what, why));
+        }
         if let Some(entry) = self.entries().get_mut(&uuid) {
             (entry.state, entry.since) = (state, Instant::now());
         }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::errors::{engine_error, registry_error};
 use super::frontends::Shown;
+use super::happened;
 use super::room::room;
 use super::standby::{Local, Standby};
 use super::{EngineFacts, EngineSpec, Inner, MemberFacts, MemberSpec, SnapshotFacts, VolumeChange};
@@ -59,6 +60,7 @@ pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), Con
     update_addresses(&*registry, &spec).await?;
     let engine = Engine::start(config, registry).await.map_err(|error| engine_error(&spec.name, error))?;
     *export.engine.borrow_mut() = Some(Rc::clone(&engine));
+    reactor::spawn(happened::tell(inner.events.clone(), spec.name, Rc::clone(&engine)));
     reactor::spawn(serve_until_lost(inner, export, engine));
     Ok(())
 }
@@ -294,7 +296,7 @@ fn find(volume: Uuid) -> Option<Rc<Export>> {
     room().exports.borrow().get(&volume).cloned()
 }
 
-fn describe(status: EngineStatus) -> EngineFacts {
+pub(super) fn describe(status: EngineStatus) -> EngineFacts {
     let missing = status.replicas.iter().filter(|replica| replica.state != MemberState::InSync).count();
     let (state, reason) = match status.state {
         EngineState::Waiting { reason } => (v1::EngineState::Starting, reason),

@@ -8,6 +8,7 @@ mod engines;
 mod errors;
 mod facts;
 mod frontends;
+mod happened;
 mod lvols;
 mod paths;
 mod reactors;
@@ -19,7 +20,7 @@ mod stores;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -37,7 +38,7 @@ pub(crate) use self::facts::{
 pub(crate) use self::reactors::Reactors;
 
 use crate::config::Config;
-use crate::control::{ControlError, Frontends};
+use crate::control::{ControlError, EventSender, Frontends, Happened};
 
 /// The reactor that listens, and keeps the membership records. Connections move on to the reactor of their volume.
 const FIRST: usize = 0;
@@ -63,9 +64,18 @@ struct Inner {
     scrub_ended: Notify,
     rebuilds: Arc<engine::Rebuilds>,
     rebuild_guard: bool,
+    /// Where reactors tell what happened.
+    events: EventSender,
+    /// Where that comes out, until somebody takes it.
+    told: Mutex<Option<mpsc::Receiver<Happened>>>,
 }
 
 impl DataPath {
+    /// What reactors tell, for the first who asks.
+    pub(crate) fn events(&self) -> Option<mpsc::Receiver<Happened>> {
+        self.inner.told.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// How many reactors there are.
     pub(crate) fn reactors(&self) -> usize {
         self.inner.handles.len()

@@ -36,6 +36,7 @@ impl Reactors {
         let targets = iscsi_target::Directory::new();
         // Initiators give up at once when their target is not there.
         targets.set_starting(true);
+        let (events, told) = crate::control::event_channel();
         let inner = Inner {
             handles: self.reactors.iter().map(Reactor::handle).collect(),
             replicas: replica::Directory::new(),
@@ -48,6 +49,8 @@ impl Reactors {
             scrub_ended: tokio::sync::Notify::new(),
             rebuilds: engine::Rebuilds::new(self.config.rebuilds, self.config.rebuild_rate),
             rebuild_guard: self.config.rebuild_guard,
+            events,
+            told: std::sync::Mutex::new(Some(told)),
         };
         DataPath { inner: Arc::new(inner) }
     }

@@ -90,7 +90,8 @@ impl Link {
 /// Asks the reactors. What cannot be had in time stays as it was told before.
 async fn collect(control: &Control, feed: &Feed) {
     let taken = reactor::monotonic_now();
-    let asked = async { Ok::<_, crate::control::ControlError>((control.stores.list().await?, control.engines.all().await?)) };
+    let asked =
+        async { Ok::<_, crate::control::ControlError>((control.stores.list().await?, control.engines.all().await?)) };
     match tokio::time::timeout(FACTS_LIMIT, asked).await {
         Ok(Ok((stores, engines))) => {
             let engines = engines.into_values().collect();

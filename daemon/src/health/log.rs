@@ -19,7 +19,9 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn start() -> io::Result<Self> {
         let (lines, waiting): (_, Receiver<Line>) = sync_channel(MOST);
-        thread::Builder::new().name("health-log".to_owned()).spawn(move || waiting.into_iter().for_each(|line| line()))?;
+        thread::Builder::new()
+            .name("health-log".to_owned())
+            .spawn(move || waiting.into_iter().for_each(|line| line()))?;
         Ok(Self { lines })
     }
 

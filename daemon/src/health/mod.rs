@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::Context;
 use reactor::Pulse;
 
-pub(crate) use self::feed::{Facts, Feed, News, Volume};
+pub(crate) use self::feed::{Feed, News, Volume};
 pub(crate) use self::link::Link;
 
 use self::board::{About, Board};

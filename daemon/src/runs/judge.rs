@@ -99,7 +99,11 @@ mod tests {
         assert_eq!(how, End::Killed);
         assert!(detail.contains("2 process(es) for want of memory"), "{detail}");
         assert_eq!(judged("", "another", 0).0, End::Power);
-        assert_eq!(judged("signal SIGSEGV\n", "another", 0).0, End::Power, "it went on after a signal that was handled");
+        assert_eq!(
+            judged("signal SIGSEGV\n", "another", 0).0,
+            End::Power,
+            "it went on after a signal that was handled"
+        );
     }
 
     #[test]

@@ -151,6 +151,14 @@ impl LastRun {
         }
     }
 
+    /// How it ended, for people.
+    pub(crate) fn sentence(&self) -> String {
+        match &self.ended {
+            None => "for the first time here".to_owned(),
+            Some(ended) => format!("the last run ended: {} ({})", ended.how.word(), ended.detail),
+        }
+    }
+
     /// How it ended, in a word.
     pub(crate) fn word(&self) -> &'static str {
         self.ended.as_ref().map_or("first", |ended| ended.how.word())

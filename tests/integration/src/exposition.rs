@@ -34,7 +34,10 @@ impl Exposition {
                 let (name, of) = rest.split_once(' ').context("a TYPE without one")?;
                 ensure!(matches!(of, "counter" | "gauge" | "histogram") && name == helped, "{line}");
                 ensure!(families.insert(name.to_owned()), "family {name} comes twice");
-                ensure!((of == "counter") == name.ends_with("_total"), "counters end in _total, nothing else does: {name}");
+                ensure!(
+                    (of == "counter") == name.ends_with("_total"),
+                    "counters end in _total, nothing else does: {name}"
+                );
                 (family, kind) = (name.to_owned(), of.to_owned());
             } else {
                 let (name, sample) = parse_sample(line).with_context(|| line.to_owned())?;
@@ -52,7 +55,9 @@ impl Exposition {
 
     /// The sample of this name with these labels among its own.
     pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let fits = |sample: &&Sample| labels.iter().all(|(key, value)| sample.labels.get(*key).map(String::as_str) == Some(*value));
+        let fits = |sample: &&Sample| {
+            labels.iter().all(|(key, value)| sample.labels.get(*key).map(String::as_str) == Some(*value))
+        };
         self.samples.get(name)?.iter().find(fits).map(|sample| sample.value)
     }
 

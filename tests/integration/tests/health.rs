@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use cli::client::answer;
-use integration::{
-    Host, House, MIB, Mounted, Network, PATIENCE, Page, Stopped, export_of, probe, probe_until, said,
-};
+use integration::{Host, House, MIB, Mounted, Network, PATIENCE, Page, Stopped, export_of, probe, probe_until, said};
 use proto::v1::{LastRun, NodeInfoRequest, RunEnd};
 
 /// The threads that serve gRPC, and the main one.
@@ -214,10 +212,8 @@ async fn systemd_hears_when_the_daemon_serves_lives_and_stops() -> anyhow::Resul
     socket.set_read_timeout(Some(PATIENCE))?;
     let node = &house.cluster.nodes()[0];
     let mut command = node.command(File::create(node.log())?);
-    let mut process = command
-        .env("NOTIFY_SOCKET", house.folder().join("notify"))
-        .env("WATCHDOG_USEC", "300000")
-        .spawn()?;
+    let mut process =
+        command.env("NOTIFY_SOCKET", house.folder().join("notify")).env("WATCHDOG_USEC", "300000").spawn()?;
     let hear_until = |wanted: &str| -> anyhow::Result<usize> {
         let mut lives = 0;
         loop {

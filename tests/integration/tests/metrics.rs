@@ -61,7 +61,13 @@ async fn what_hosts_did_and_how_replicas_are_is_told() -> anyhow::Result<()> {
     }
     let store = |what: &str| all.get(&format!("ashlar_store_{what}"), &[("store", "main")]);
     assert!(store("free_bytes") < store("size_bytes"), "{:?}", store("free_bytes"));
-    for counted in ["flushes_total", "flush_seconds_total", "journal_batches_total", "journal_written_bytes_total", "journal_size_bytes"] {
+    for counted in [
+        "flushes_total",
+        "flush_seconds_total",
+        "journal_batches_total",
+        "journal_written_bytes_total",
+        "journal_size_bytes",
+    ] {
         assert!(store(counted) > Some(0.0), "{counted}");
     }
     assert!(store("journal_bytes") <= store("journal_size_bytes"));
@@ -105,7 +111,8 @@ async fn what_happened_before_a_restart_is_told_after_it() -> anyhow::Result<()>
 /// Prometheus' own tool, where it is (Debian package prometheus).
 fn check_with_promtool(text: &str) -> anyhow::Result<()> {
     let mut command = Command::new("promtool");
-    let command = command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let command =
+        command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut checked = match command.spawn() {
         Ok(checked) => checked,
         Err(error) => {

@@ -19,39 +19,69 @@ pub(super) fn write_engines(text: &mut Text, step: usize, engines: &[Engine]) ->
         0 => write(text, gauge("ashlar_volume_size_bytes", "Size."), engines, |text, family, engine| {
             volume(text, family, engine, engine.size_bytes);
         }),
-        1 => write(text, gauge("ashlar_volume_state", "1 for the state that the engine is in."), engines, |text, family, engine| {
-            let state = engine.state().to_string();
-            let labels = [("volume", engine.name.as_str()), ("uuid", &engine.volume_uuid), ("state", &state)];
-            text.sample(family, &labels, 1);
-        }),
-        2 => each_member(text, gauge("ashlar_replica_in_sync", "Whether it has every acknowledged write."), engines, |member| {
-            Some(u64::from(member.state() == MemberState::InSync))
-        }),
-        3 => each_member(text, gauge("ashlar_replica_connected", "Whether the engine reaches it."), engines, |member| {
-            Some(u64::from(member.connected))
-        }),
-        4 => write(text, gauge("ashlar_replica_state", "1 for the state that it is in."), engines, |text, family, engine| {
-            for member in &engine.members {
-                let state = member.state().to_string();
-                let labels = labels(engine, member);
-                text.sample(family, &[&labels[..], &[("state", &state)]].concat(), 1);
-            }
-        }),
-        5 => each_member(text, gauge("ashlar_replica_rebuilt_bytes", "What its rebuild has dealt with."), engines, |member| {
-            is_rebuilt(member).then_some(member.rebuilt_bytes)
-        }),
-        6 => each_member(text, gauge("ashlar_replica_rebuild_size_bytes", "What its rebuild has to deal with."), engines, |member| {
-            is_rebuilt(member).then_some(member.rebuild_total_bytes)
-        }),
-        7 => each_member(text, counter("ashlar_replica_departures_total", "How often it left since the engine started."), engines, |member| {
-            Some(u64::from(member.departures))
-        }),
-        8 => each_member(text, counter("ashlar_replica_repaired_total", "Places that were mended from another replica."), engines, |member| {
-            Some(member.repaired)
-        }),
-        9 => each_member(text, gauge("ashlar_replica_unrepaired", "Places that could not be mended."), engines, |member| {
-            Some(member.unrepaired)
-        }),
+        1 => write(
+            text,
+            gauge("ashlar_volume_state", "1 for the state that the engine is in."),
+            engines,
+            |text, family, engine| {
+                let state = engine.state().to_string();
+                let labels = [("volume", engine.name.as_str()), ("uuid", &engine.volume_uuid), ("state", &state)];
+                text.sample(family, &labels, 1);
+            },
+        ),
+        2 => each_member(
+            text,
+            gauge("ashlar_replica_in_sync", "Whether it has every acknowledged write."),
+            engines,
+            |member| Some(u64::from(member.state() == MemberState::InSync)),
+        ),
+        3 => {
+            each_member(text, gauge("ashlar_replica_connected", "Whether the engine reaches it."), engines, |member| {
+                Some(u64::from(member.connected))
+            })
+        }
+        4 => write(
+            text,
+            gauge("ashlar_replica_state", "1 for the state that it is in."),
+            engines,
+            |text, family, engine| {
+                for member in &engine.members {
+                    let state = member.state().to_string();
+                    let labels = labels(engine, member);
+                    text.sample(family, &[&labels[..], &[("state", &state)]].concat(), 1);
+                }
+            },
+        ),
+        5 => each_member(
+            text,
+            gauge("ashlar_replica_rebuilt_bytes", "What its rebuild has dealt with."),
+            engines,
+            |member| is_rebuilt(member).then_some(member.rebuilt_bytes),
+        ),
+        6 => each_member(
+            text,
+            gauge("ashlar_replica_rebuild_size_bytes", "What its rebuild has to deal with."),
+            engines,
+            |member| is_rebuilt(member).then_some(member.rebuild_total_bytes),
+        ),
+        7 => each_member(
+            text,
+            counter("ashlar_replica_departures_total", "How often it left since the engine started."),
+            engines,
+            |member| Some(u64::from(member.departures)),
+        ),
+        8 => each_member(
+            text,
+            counter("ashlar_replica_repaired_total", "Places that were mended from another replica."),
+            engines,
+            |member| Some(member.repaired),
+        ),
+        9 => each_member(
+            text,
+            gauge("ashlar_replica_unrepaired", "Places that could not be mended."),
+            engines,
+            |member| Some(member.unrepaired),
+        ),
         _ => return false,
     }
     true
@@ -62,12 +92,7 @@ fn is_rebuilt(member: &Member) -> bool {
 }
 
 fn labels<'a>(engine: &'a Engine, member: &'a Member) -> [(&'static str, &'a str); 4] {
-    [
-        ("volume", &engine.name),
-        ("uuid", &engine.volume_uuid),
-        ("replica", &member.replica_uuid),
-        ("node", &member.node),
-    ]
+    [("volume", &engine.name), ("uuid", &engine.volume_uuid), ("replica", &member.replica_uuid), ("node", &member.node)]
 }
 
 fn each_member(text: &mut Text, family: Family, engines: &[Engine], value: impl Fn(&Member) -> Option<u64>) {
@@ -104,7 +129,9 @@ pub(super) fn write_stores(text: &mut Text, stores: &[Store]) {
     each(gauge("ashlar_store_metadata_bytes", "Space that metadata takes or may take."), &|store, _| {
         store.metadata_bytes as f64
     });
-    each(gauge("ashlar_store_metadata_size_bytes", "Space for metadata."), &|store, _| store.metadata_room_bytes as f64);
+    each(gauge("ashlar_store_metadata_size_bytes", "Space for metadata."), &|store, _| {
+        store.metadata_room_bytes as f64
+    });
     each(gauge("ashlar_store_lvols", "Lvols in it."), &|store, _| f64::from(store.lvols));
     each(gauge("ashlar_store_damaged_bytes", "Bytes that are known to be wrong."), &|store, _| {
         store.scrub.as_ref().map_or(0.0, |scrub| scrub.damaged_bytes as f64)

@@ -20,7 +20,8 @@ pub(super) fn write_process(text: &mut Text, started: SystemTime) {
         text.single(counter("process_cpu_seconds_total", "Processor time of all threads."), seconds);
     }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = |key| status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok());
+    let kib =
+        |key| status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok());
     if let Some(kib) = kib("VmRSS:") {
         text.single(gauge("process_resident_memory_bytes", "Memory in use."), kib << 10);
     }
@@ -66,7 +67,10 @@ pub(super) fn write_runs(text: &mut Text, board: &Board, ready: bool, now: Insta
     }
     let starts = about.last_run.number + 1;
     text.single(counter("ashlar_starts_total", "Runs on this state directory, with this one."), starts);
-    text.single(counter("ashlar_panics_total", "Panics of this run, also those that ended a task only."), runs::panics());
+    text.single(
+        counter("ashlar_panics_total", "Panics of this run, also those that ended a task only."),
+        runs::panics(),
+    );
     if board.facts.taken != Instant::default() {
         let help = "Age of what is told about states, replicas and stores.";
         text.single(gauge("ashlar_facts_age_seconds", help), (now - board.facts.taken).as_secs_f64());
@@ -74,7 +78,8 @@ pub(super) fn write_runs(text: &mut Text, board: &Board, ready: bool, now: Insta
 }
 
 const BUSY: Family = counter("ashlar_reactor_busy_seconds_total", "Time at work: neither asleep nor spinning.");
-const KERNEL: Family = counter("ashlar_reactor_kernel_seconds_total", "Time of it in system calls that start operations.");
+const KERNEL: Family =
+    counter("ashlar_reactor_kernel_seconds_total", "Time of it in system calls that start operations.");
 const SPUN: Family = counter("ashlar_reactor_spin_seconds_total", "Time spent looking for work before a sleep.");
 const TURNS: Family = counter("ashlar_reactor_turns_total", "Turns.");
 const COMPLETIONS: Family = counter("ashlar_reactor_completions_total", "Operations that the kernel has completed.");

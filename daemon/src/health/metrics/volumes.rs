@@ -3,15 +3,17 @@
 use block_device::{CLASSES, Kind, Reading};
 
 use super::text::{Family, Text, counter, gauge, histogram};
-use crate::health::feed::Volume;
 use crate::health::Progress;
+use crate::health::feed::Volume;
 
 /// Classes that are told apart: up to 32 µs, and up to twice as long each, to 8.4 s. The others count with their neighbours.
 const FIRST: usize = 5;
 const LAST: usize = 23;
 
-const LATENCY: Family =
-    histogram("ashlar_volume_request_duration_seconds", "Time from a request's arrival to its answer; its count is that of requests.");
+const LATENCY: Family = histogram(
+    "ashlar_volume_request_duration_seconds",
+    "Time from a request's arrival to its answer; its count is that of requests.",
+);
 const BYTES: Family = counter("ashlar_volume_bytes_total", "Bytes that requests moved.");
 const ERRORS: Family = counter("ashlar_volume_errors_total", "Requests that were answered with an error.");
 const IN_FLIGHT: Family = gauge("ashlar_volume_requests_in_flight", "Requests without an answer: the queue depth.");
@@ -120,8 +122,15 @@ mod tests {
         assert_eq!(value("op=\"read\",le=\"0.000064\"").as_deref(), Some("2"));
         assert_eq!(value("op=\"read\",le=\"8.388608\"").as_deref(), Some("2"));
         assert_eq!(value("op=\"read\",le=\"+Inf\"").as_deref(), Some("3"));
-        assert_eq!(value("_sum{volume=\"v\",uuid=\"00000000-0000-0000-0000-000000000000\",op=\"read\"}").as_deref(), Some("100.000043"));
-        assert!(!text.contains("op=\"write\"") && !text.contains("bytes_total{volume=\"v\",uuid=\"00000000-0000-0000-0000-000000000000\",op=\"flush\""));
+        assert_eq!(
+            value("_sum{volume=\"v\",uuid=\"00000000-0000-0000-0000-000000000000\",op=\"read\"}").as_deref(),
+            Some("100.000043")
+        );
+        assert!(
+            !text.contains("op=\"write\"")
+                && !text
+                    .contains("bytes_total{volume=\"v\",uuid=\"00000000-0000-0000-0000-000000000000\",op=\"flush\"")
+        );
         let bytes = text.lines().find(|line| line.starts_with("ashlar_volume_bytes_total"));
         assert!(bytes.is_some_and(|line| line.ends_with(" 8192")), "{text}");
         let errors: Vec<_> = text.lines().filter(|line| line.starts_with("ashlar_volume_errors_total")).collect();

@@ -1,0 +1,81 @@
+//! `ashlar events`.
+
+use anyhow::anyhow;
+use proto::v1::{Event, EventsRequest};
+
+use crate::arguments::Output;
+use crate::client::{Client, answer};
+
+pub(super) async fn run(client: &Client, follow: bool, output: Output) -> anyhow::Result<()> {
+    let request = EventsRequest { follow, ..EventsRequest::default() };
+    let mut events = answer(client.patient_node().events(request).await)?;
+    while let Some(event) = events.message().await.map_err(|status| anyhow!("{}", status.message()))? {
+        match output {
+            // A line each: there may be no end.
+            Output::Json => println!("{}", serde_json::to_string(&event)?),
+            Output::Table => println!("{}", render(&event)),
+        }
+    }
+    Ok(())
+}
+
+fn render(event: &Event) -> String {
+    let subject = event.subject();
+    let mut line = format!("{}  {subject} {} {}", utc(event.at_unix_ms), event.name, event.what);
+    if !event.detail.is_empty() {
+        line.push_str(&format!(": {}", event.detail));
+    }
+    line
+}
+
+/// As RFC 3339 has it, in seconds.
+fn utc(unix_ms: i64) -> String {
+    const DAY: i64 = 86_400;
+    let seconds = unix_ms.div_euclid(1000);
+    let (day, second) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
+    let (year, month, day) = date(day);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// The date of a day since 1970-01-01. Years are counted from March on, so that the day of a leap year comes last.
+fn date(day: i64) -> (i64, i64, i64) {
+    const ERA: i64 = 146_097;
+    // 0000-03-01.
+    let day = day + 719_468;
+    let (era, of_era) = (day.div_euclid(ERA), day.rem_euclid(ERA));
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year + era * 400 + i64::from(month <= 2);
+    (year, month, of_year - (153 * from_march + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::v1::EventSubject;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_399_999), "2000-02-28T23:59:59Z");
+        assert_eq!(utc(951_782_400_000), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(951_868_800_000), "2000-03-01T00:00:00Z");
+        assert_eq!(utc(1_709_164_800_000), "2024-02-29T00:00:00Z");
+        assert_eq!(utc(4_107_542_400_000), "2100-03-01T00:00:00Z");
+    }
+
+    #[test]
+    fn an_event_is_a_line() {
+        let mut event = Event {
+            subject: EventSubject::Volume.into(),
+            name: "v".to_owned(),
+            what: "degraded".to_owned(),
+            ..Event::default()
+        };
+        assert_eq!(render(&event), "1970-01-01T00:00:00Z  volume v degraded");
+        event.detail = "1 of 3 replicas not in sync".to_owned();
+        assert_eq!(render(&event), "1970-01-01T00:00:00Z  volume v degraded: 1 of 3 replicas not in sync");
+    }
+}

@@ -1,0 +1,251 @@
+//! What happened on this node, for who looks later or follows: docs/events.md.
+//!
+//! The last [`KEPT`] events are in memory; the log has them, too. Events of the reactors come through a bounded channel, so that
+//! none of them waits here.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use proto::v1::{self, Event, EventSubject};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tonic::Status;
+use tonic::codegen::tokio_stream::Stream;
+use uuid::Uuid;
+
+use super::error::ControlError;
+use super::request;
+
+/// Events that are kept.
+const KEPT: usize = 1024;
+/// Those that are on their way from reactors; more are lost, and counted by whoever misses their numbers.
+const ON_THEIR_WAY: usize = 1024;
+/// Streams at one time.
+const MOST_STREAMS: usize = 16;
+/// The number that ends all streams.
+const END: u64 = u64::MAX;
+/// Events that a stream is ahead of its client.
+const AHEAD: usize = 64;
+
+/// What is told of an event besides when it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Happened {
+    pub(crate) subject: EventSubject,
+    pub(crate) name: String,
+    pub(crate) uuid: String,
+    /// What became of it, in a word or two.
+    pub(crate) what: String,
+    /// Why, for people.
+    pub(crate) detail: String,
+}
+
+impl Happened {
+    /// Something that became of the node.
+    pub(crate) fn of_node(name: &str, uuid: Uuid, what: &str, detail: &str) -> Self {
+        Self::of(EventSubject::Node, name, uuid, what, detail)
+    }
+
+    /// Something that became of anything.
+    pub(crate) fn of(subject: EventSubject, name: &str, uuid: Uuid, what: &str, detail: &str) -> Self {
+        let (name, uuid) = (name.to_owned(), uuid.to_string());
+        Self { subject, name, uuid, what: what.to_owned(), detail: detail.to_owned() }
+    }
+}
+
+/// Where reactors put events.
+pub(crate) type EventSender = mpsc::Sender<Happened>;
+
+/// The events of this run.
+pub(crate) struct Events {
+    /// The number of this run: numbers of events are those of a run.
+    run: u64,
+    kept: Mutex<Kept>,
+    /// The number of the last one.
+    newest: watch::Sender<u64>,
+    streams: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Kept {
+    events: VecDeque<Event>,
+    newest: u64,
+}
+
+/// A channel from reactors to [`Events::collect`].
+pub(crate) fn channel() -> (EventSender, mpsc::Receiver<Happened>) {
+    mpsc::channel(ON_THEIR_WAY)
+}
+
+impl Events {
+    pub(crate) fn new(run: u64) -> Arc<Self> {
+        let streams = Arc::new(Semaphore::new(MOST_STREAMS));
+        Arc::new(Self { run, kept: Mutex::default(), newest: watch::Sender::new(0), streams })
+    }
+
+    /// Takes in what reactors tell, for as long as the runtime lives.
+    pub(crate) fn collect(self: &Arc<Self>, mut told: mpsc::Receiver<Happened>) {
+        let events = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Some(happened) = told.recv().await {
+                events.note(happened);
+            }
+        });
+    }
+
+    /// Notes an event.
+    pub(crate) fn note(&self, happened: Happened) {
+        let Happened { subject, name, uuid, what, detail } = happened;
+        tracing::info!(target: "events", %subject, %name, %uuid, %what, %detail, "event");
+        let number = {
+            let mut kept = self.kept();
+            kept.newest += 1;
+            let event = Event {
+                run: self.run,
+                number: kept.newest,
+                at_unix_ms: request::unix_milliseconds(),
+                subject: subject.into(),
+                name,
+                uuid,
+                what,
+                detail,
+            };
+            kept.events.push_back(event);
+            if kept.events.len() > KEPT {
+                kept.events.pop_front();
+            }
+            kept.newest
+        };
+        self.newest.send_if_modified(|newest| {
+            let goes_on = *newest != END;
+            *newest = if goes_on { number } else { END };
+            goes_on
+        });
+    }
+
+    /// Sends the events after a number, and, if asked to, those that come.
+    pub(crate) fn stream(self: &Arc<Self>, request: &v1::EventsRequest) -> Result<EventStream, ControlError> {
+        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+            let text = format!("{MOST_STREAMS} clients follow the events already");
+            return Err(ControlError::unavailable("BUSY", text));
+        };
+        // Numbers of another run say nothing about this one.
+        let mut after = if request.run == self.run { request.after } else { 0 };
+        let (follow, events) = (request.follow, Arc::clone(self));
+        let (parts, stream) = mpsc::channel(AHEAD);
+        tokio::spawn(async move {
+            let _permit = permit;
+            let mut newest = events.newest.subscribe();
+            loop {
+                for event in events.after(after) {
+                    after = event.number;
+                    if parts.send(Ok(event)).await.is_err() {
+                        return;
+                    }
+                }
+                if !follow || *newest.borrow_and_update() == END {
+                    return;
+                }
+                tokio::select! {
+                    () = parts.closed() => return,
+                    come = newest.wait_for(|number| *number > after) => if come.is_err() { return },
+                }
+            }
+        });
+        Ok(EventStream(stream))
+    }
+
+    /// Ends all streams once they have sent what there is.
+    pub(crate) fn end(&self) {
+        self.newest.send_replace(END);
+    }
+
+    /// The events after a number.
+    fn after(&self, number: u64) -> Vec<Event> {
+        let kept = self.kept();
+        kept.events.iter().filter(|event| event.number > number).cloned().collect()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Poisoned or not, an event is there or not.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Events as they come.
+pub(crate) struct EventStream(mpsc::Receiver<Result<Event, Status>>);
+
+impl Stream for EventStream {
+    type Item = Result<Event, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn happened(what: &str) -> Happened {
+        let (subject, name) = (EventSubject::Volume, "v".to_owned());
+        Happened { subject, name, uuid: String::new(), what: what.to_owned(), detail: String::new() }
+    }
+
+    async fn take(stream: &mut EventStream, count: usize) -> Vec<(u64, String)> {
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            let event = stream.0.recv().await.expect("more events").expect("no error");
+            taken.push((event.number, event.what));
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn a_follower_gets_each_event_once_from_where_it_was() {
+        let events = Events::new(7);
+        ["one", "two"].iter().for_each(|what| events.note(happened(what)));
+        let request = |run, after, follow| v1::EventsRequest { run, after, follow };
+        let mut all = events.stream(&request(0, 0, false)).expect("room");
+        assert_eq!(take(&mut all, 2).await, [(1, "one".to_owned()), (2, "two".to_owned())]);
+        assert!(all.0.recv().await.is_none(), "it ends");
+        let mut rest = events.stream(&request(7, 1, true)).expect("room");
+        assert_eq!(take(&mut rest, 1).await, [(2, "two".to_owned())]);
+        events.note(happened("three"));
+        assert_eq!(take(&mut rest, 1).await, [(3, "three".to_owned())]);
+        let mut another_run = events.stream(&request(6, 3, false)).expect("room");
+        assert_eq!(take(&mut another_run, 3).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn streams_end_with_the_daemon() {
+        let events = Events::new(1);
+        let mut stream = events.stream(&v1::EventsRequest { follow: true, ..Default::default() }).expect("room");
+        events.note(happened("last"));
+        events.end();
+        assert_eq!(take(&mut stream, 1).await, [(1, "last".to_owned())]);
+        assert!(stream.0.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn only_the_last_ones_are_kept_and_numbers_say_what_is_missing() {
+        let events = Events::new(1);
+        (0..KEPT + 10).for_each(|n| events.note(happened(&n.to_string())));
+        let mut stream = events.stream(&v1::EventsRequest { follow: false, ..Default::default() }).expect("room");
+        let taken = take(&mut stream, KEPT).await;
+        assert_eq!((taken[0].0, taken[KEPT - 1].0), (11, KEPT as u64 + 10));
+    }
+
+    #[tokio::test]
+    async fn there_is_a_bound_of_followers_and_those_that_leave_make_room() {
+        let events = Events::new(1);
+        let follow = v1::EventsRequest { follow: true, ..Default::default() };
+        let mut streams: Vec<_> = (0..MOST_STREAMS).map(|_| events.stream(&follow).expect("room")).collect();
+        assert!(events.stream(&follow).is_err());
+        streams.pop();
+        while events.streams.available_permits() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(events.stream(&follow).is_ok());
+    }
+}
