@@ -5,7 +5,7 @@ use std::time::Duration;
 use reactor::{Instant, Pulse, monotonic_now};
 
 /// How often it looks: a reactor that is in the same turn at two looks stalls.
-pub(super) const INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const INTERVAL: Duration = Duration::from_secs(3);
 
 /// Said of a reactor that sleeps and does not wake.
 const ASLEEP: &str = "asleep, and does not wake";
