@@ -130,7 +130,18 @@ mod tests {
         let config = Config { name: "reactor-7".to_owned(), busy_poll: Duration::ZERO, ..Config::default() };
         let reactor = Reactor::start(config).expect("io_uring");
         let watched = Watched::new("reactor-7".to_owned(), reactor.pulse());
+        sleeps(&reactor);
         (reactor, watched)
+    }
+
+    /// Waits until the reactor has begun and sleeps.
+    fn sleeps(reactor: &Reactor) {
+        let (sender, receiver) = mpsc::channel();
+        reactor.handle().post(move || sender.send(()).expect("awaited")).expect("it runs");
+        receiver.recv().expect("it turns");
+        while reactor.stats().activity().is_some() {
+            std::thread::yield_now();
+        }
     }
 
     /// Waits on the reactor's thread, which no task may.
@@ -153,9 +164,7 @@ mod tests {
         assert_eq!(watched.stall(), Some(Stall { since: begin, task }));
         assert_eq!(watched.look(begin + INTERVAL * 2), None, "told once");
         end.send(()).expect("it waits");
-        while watched.pulse.stats().activity().is_some() {
-            std::thread::yield_now();
-        }
+        sleeps(&reactor);
         let after = INTERVAL * 3;
         assert_eq!(watched.look(begin + after), Some(Finding::GoesOn { after }));
         assert_eq!(watched.stall(), None);
@@ -180,9 +189,6 @@ mod tests {
     fn one_that_does_not_wake_stalls() {
         let (_reactor, mut watched) = reactor();
         let begin = monotonic_now();
-        while watched.pulse.stats().activity().is_some() {
-            std::thread::yield_now();
-        }
         watched.look(begin);
         // As if the system had stopped its thread: nobody rings.
         watched.prompted = Some(Prompt { turns: watched.pulse.stats().turns(), at: begin });
@@ -203,9 +209,6 @@ mod tests {
     #[test]
     fn time_at_work_is_neither_sleep_nor_goes_it_back() {
         let (reactor, mut watched) = reactor();
-        while watched.pulse.stats().activity().is_some() {
-            std::thread::yield_now();
-        }
         let now = monotonic_now();
         let asleep = watched.busy(now);
         assert_eq!(watched.busy(now + Duration::from_secs(3600)), asleep, "an hour of sleep is none of work");
