@@ -87,9 +87,11 @@ async fn a_different_create_names_each_difference_and_changes_nothing() -> anyho
 #[tokio::test]
 async fn a_store_is_created_once_too() -> anyhow::Result<()> {
     let house = House::open(&["a"], 512 * MIB).await?;
+    // What it does at its disk meanwhile is not what it is.
+    let still = |store: proto::v1::Store| proto::v1::Store { work: None, ..store };
     let again = house.create_store(0, "main", 512 * MIB).await?;
     let listed = answer(house.client(0).await?.stores().list(proto::v1::ListStoresRequest {}).await)?.stores;
-    assert_eq!(listed, [again]);
+    assert_eq!(listed.into_iter().map(still).collect::<Vec<_>>(), [still(again)]);
     Ok(())
 }
 

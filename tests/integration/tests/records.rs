@@ -22,7 +22,9 @@ async fn a_store_in_memory_serves_and_is_gone_with_the_process() -> anyhow::Resu
     };
     let store = answer(house.client(0).await?.stores().create(request.clone()).await)?;
     assert!(store.is_volatile);
-    assert_eq!(answer(house.client(0).await?.stores().create(request).await)?, store);
+    let again = answer(house.client(0).await?.stores().create(request).await)?;
+    // What it does at its disk meanwhile is not what it is.
+    assert_eq!(proto::v1::Store { work: None, ..again }, proto::v1::Store { work: None, ..store });
     let volume = house.create_volume("v", 64 * MIB, &[]).await?;
     let (address, nqn) = (house.cluster.nodes()[0].addresses().nvmf, export_of(&volume)?.nqn.clone());
     let host = Host::new()?;
