@@ -1,0 +1,340 @@
+//! A folder as a target, local or mounted.
+//!
+//! Calls run on blocking threads, each with a time limit: a mount that hangs holds a thread and one of a few permits, and
+//! whoever waits longer gets `TimedOut`.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::store::{Body, Content, Folder, LARGEST_FOLDER, Listing, ObjectInfo, Store};
+use crate::error::{Error, Kind, Result};
+
+/// Calls at once.
+const CALLS: usize = 32;
+
+/// Bytes of a piece of a body.
+const PIECE: usize = 1 << 18;
+
+/// What is in the name of a file that is being written.
+const TEMPORARY: &str = ".tmp.";
+
+/// Age from which a temporary file is one that a crash left.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+
+/// A folder.
+#[derive(Clone, Debug)]
+pub struct FolderStore {
+    root: Arc<PathBuf>,
+    timeout: Duration,
+    calls: Arc<Semaphore>,
+}
+
+impl FolderStore {
+    /// The store in `root`, which is not made.
+    pub fn new(root: &Path, timeout: Duration) -> Self {
+        Self { root: Arc::new(root.to_owned()), timeout, calls: Arc::new(Semaphore::new(CALLS)) }
+    }
+
+    /// Runs `call` with the path of `key` on a blocking thread.
+    async fn call<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        key: &str,
+        call: impl FnOnce(&Path, &Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (root, path) = (Arc::clone(&self.root), self.root.join(key));
+        let shown = path.clone();
+        let late = || Error::new(Kind::TimedOut, format!("{what} {}: no answer", shown.display()));
+        let work = async {
+            let permit = Arc::clone(&self.calls).acquire_owned().await;
+            let run = move || {
+                let _permit = permit;
+                // A root that is not there is a mount that is missing: it is neither empty nor to be made.
+                let missing = |error| Failure { unreachable: true, error };
+                fs::metadata(&*root).map_err(missing)?;
+                call(&root, &path).map_err(|error| Failure { unreachable: false, error })
+            };
+            tokio::task::spawn_blocking(run).await
+        };
+        match tokio::time::timeout(self.timeout, work).await {
+            Err(_) => Err(late()),
+            Ok(Err(_)) => Err(Error::new(Kind::Interrupted, format!("{what} {}: stopped", shown.display()))),
+            Ok(Ok(result)) => result.map_err(|failure| failure.into_error(what, &shown)),
+        }
+    }
+}
+
+/// A call that failed.
+struct Failure {
+    /// The root itself is not there.
+    unreachable: bool,
+    error: io::Error,
+}
+
+impl Failure {
+    fn into_error(self, what: &str, path: &Path) -> Error {
+        let kind = if self.unreachable { Kind::Connect } else { kind_of(&self.error) };
+        Error::new(kind, format!("{what} {}: {}", path.display(), self.error))
+    }
+}
+
+fn kind_of(error: &io::Error) -> Kind {
+    use io::ErrorKind as K;
+    match error.kind() {
+        K::NotFound => Kind::NotFound,
+        K::PermissionDenied | K::ReadOnlyFilesystem => Kind::Auth,
+        K::StorageFull | K::QuotaExceeded => Kind::NoSpace,
+        K::TimedOut => Kind::TimedOut,
+        K::HostUnreachable | K::NetworkUnreachable | K::NetworkDown | K::NotConnected | K::StaleNetworkFileHandle => {
+            Kind::Connect
+        }
+        K::Interrupted | K::UnexpectedEof => Kind::Interrupted,
+        _ => Kind::Server,
+    }
+}
+
+#[async_trait]
+impl Store for FolderStore {
+    async fn get(&self, key: &str) -> Result<Body> {
+        let mut file = self.call("opening", key, |_, path| File::open(path)).await?;
+        let (pieces, receiver) = mpsc::channel(2);
+        let shown = key.to_owned();
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let mut piece = Vec::with_capacity(PIECE);
+                let piece = match (&mut file).take(PIECE as u64).read_to_end(&mut piece) {
+                    Ok(0) => return,
+                    Ok(_) => Ok(Bytes::from(piece)),
+                    Err(error) => Err(Error::new(kind_of(&error), format!("reading {shown}: {error}"))),
+                };
+                let last = piece.is_err();
+                // Nobody wants more of it when the receiver is gone.
+                if pieces.blocking_send(piece).is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(receiving(receiver, self.timeout))
+    }
+
+    async fn put(&self, key: &str, content: Content) -> Result<()> {
+        self.call("writing", key, move |root, path| write(root, path, &content, false).map(|_| ())).await
+    }
+
+    async fn create(&self, key: &str, bytes: Bytes) -> Result<bool> {
+        self.call("making", key, move |root, path| write(root, path, &Content::Bytes(bytes), true)).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let remove = |_: &Path, path: &Path| match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        self.call("removing", key, remove).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        let shown = key.to_owned();
+        let look = move |_: &Path, path: &Path| match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.and_then(|metadata| info(shown, &metadata)).map(Some),
+        };
+        self.call("looking at", key, look).await
+    }
+
+    async fn folder(&self, folder: &str) -> Result<Folder> {
+        let shown = folder.to_owned();
+        self.call("listing", folder, move |_, path| read_folder(path, &shown)).await
+    }
+
+    fn list(&self, folder: &str) -> Listing {
+        let (sender, receiver) = mpsc::channel(256);
+        let (store, folder) = (self.clone(), folder.to_owned());
+        let walk = async move {
+            // Only whether the root is there has a time limit: a walk lasts as long as its reader takes.
+            if let Err(error) = store.call("listing", &folder, |_, _| Ok(())).await {
+                let _ = sender.send(Err(error)).await;
+                return;
+            }
+            let path = store.root.join(&folder);
+            let walked = {
+                let (sender, folder) = (sender.clone(), folder.clone());
+                tokio::task::spawn_blocking(move || walk(&path, &folder, &sender)).await
+            };
+            if let Ok(Err(error)) = walked {
+                let error = Error::new(kind_of(&error), format!("listing {folder}: {error}"));
+                let _ = sender.send(Err(error)).await;
+            }
+        };
+        tokio::spawn(walk);
+        receiving(receiver, self.timeout)
+    }
+
+    async fn sweep(&self, folder: &str) -> Result<()> {
+        self.call("sweeping", folder, |_, path| sweep(path)).await
+    }
+}
+
+/// What comes through a channel, with a limit for each piece.
+fn receiving<T: Send + 'static>(
+    receiver: mpsc::Receiver<Result<T>>,
+    timeout: Duration,
+) -> futures_util::stream::BoxStream<'static, Result<T>> {
+    futures_util::stream::unfold(Some(receiver), move |receiver| async move {
+        let mut receiver = receiver?;
+        match tokio::time::timeout(timeout, receiver.recv()).await {
+            Ok(None) => None,
+            Ok(Some(item)) => Some((item, Some(receiver))),
+            Err(_) => Some((Err(Error::new(Kind::TimedOut, "reading a folder: no answer")), None)),
+        }
+    })
+    .boxed()
+}
+
+/// Writes beside the file's place and gives it its name. False if it should be new and is not.
+fn write(root: &Path, path: &Path, content: &Content, new: bool) -> io::Result<bool> {
+    let folder = path.parent().unwrap_or(root);
+    make_folders(root, folder)?;
+    let (temporary, mut file) = create_temporary(path)?;
+    let written = match content {
+        Content::Bytes(bytes) => file.write_all(bytes),
+        Content::File(source) => File::open(source).and_then(|mut source| io::copy(&mut source, &mut file)).map(|_| ()),
+    };
+    let named = written.and_then(|()| file.sync_all()).and_then(|()| {
+        if !new {
+            return fs::rename(&temporary, path).map(|()| true);
+        }
+        // A link fails where a rename replaces.
+        let linked = fs::hard_link(&temporary, path);
+        fs::remove_file(&temporary)?;
+        match linked {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            other => other.map(|()| true),
+        }
+    });
+    if named.is_err() {
+        // It may be gone; if not, a sweep finds it.
+        let _ = fs::remove_file(&temporary);
+    }
+    let named = named?;
+    File::open(folder)?.sync_all()?;
+    Ok(named)
+}
+
+fn create_temporary(path: &Path) -> io::Result<(PathBuf, File)> {
+    let mut nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!("{TEMPORARY}{nanoseconds}"));
+        let name = PathBuf::from(name);
+        match OpenOptions::new().write(true).create_new(true).mode(0o644).open(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => nanoseconds += 1,
+            other => return Ok((name, other?)),
+        }
+    }
+}
+
+/// Makes the folders between the root and `folder`, each durably.
+fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder == root || folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder.parent().unwrap_or(root);
+    make_folders(root, parent)?;
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => File::open(parent)?.sync_all(),
+    }
+}
+
+fn info(key: String, metadata: &fs::Metadata) -> io::Result<ObjectInfo> {
+    Ok(ObjectInfo { key, size: metadata.len(), modified: metadata.modified()? })
+}
+
+fn read_folder(path: &Path, folder: &str) -> io::Result<Folder> {
+    let mut found = Folder::default();
+    each_entry(path, &mut |name, metadata| {
+        if found.objects.len() + found.folders.len() == LARGEST_FOLDER {
+            return Err(io::Error::other("too many files"));
+        }
+        if metadata.is_dir() {
+            found.folders.push(name);
+        } else {
+            found.objects.push(info(format!("{folder}/{name}"), metadata)?);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Files and folders in a folder, but those that are being written; nothing if there is no folder.
+fn each_entry(path: &Path, each: &mut dyn FnMut(String, &fs::Metadata) -> io::Result<()>) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        // A name that is no text is none of ours.
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let metadata = match entry.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        if !name.contains(TEMPORARY) && !metadata.is_symlink() {
+            each(name, &metadata)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends all files below a folder; ends early when nobody listens.
+fn walk(path: &Path, folder: &str, sender: &mpsc::Sender<Result<ObjectInfo>>) -> io::Result<()> {
+    let mut folders = vec![(path.to_owned(), folder.to_owned())];
+    while let Some((path, folder)) = folders.pop() {
+        let mut closed = false;
+        each_entry(&path, &mut |name, metadata| {
+            let key = format!("{folder}/{name}");
+            if metadata.is_dir() {
+                folders.push((path.join(&name), key));
+            } else if !closed {
+                closed = sender.blocking_send(Ok(info(key, metadata)?)).is_err();
+            }
+            Ok(())
+        })?;
+        if closed {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Removes temporary files that nobody writes any more.
+fn sweep(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        let temporary = entry.file_name().to_string_lossy().contains(TEMPORARY);
+        let age = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
+        if metadata.is_dir() {
+            sweep(&entry.path())?;
+        } else if temporary && age > ABANDONED {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
