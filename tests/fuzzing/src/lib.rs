@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backup_files;
 mod iscsi;
 mod iscsi_text;
 mod mutation;
@@ -28,13 +29,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "store_image", run: store::image, seeds: store::image_seeds },
     Target { name: "store_structures", run: store::structures, seeds: store::structure_seeds },
     Target { name: "replica_frames", run: replica::frames, seeds: replica::seeds },
     Target { name: "nvmf_pdus", run: nvmf::pdus, seeds: nvmf::seeds },
     Target { name: "iscsi_pdus", run: iscsi::pdus, seeds: iscsi::seeds },
     Target { name: "iscsi_text", run: iscsi_text::text, seeds: iscsi_text::seeds },
+    Target { name: "backup_files", run: backup_files::files, seeds: backup_files::seeds },
     Target { name: "scsi_commands", run: scsi::commands, seeds: scsi::seeds },
 ];
 
