@@ -1,8 +1,8 @@
 //! Volumes in object storage, in the format of Longhorn's backup store: backups, restores, standby volumes.
 //!
-//! `docs/backup.md` tells the format, the states and what a crash at each step leaves. The modules, from the bytes up: [`format`] and
-//! [`block`] (no I/O), `records` (what a job keeps on the local disk), [`target`] (the seam to object stores and folders), `lock`,
-//! [`source`] (the seam to snapshots and devices), [`create`], [`restore`], [`follow`], [`remove`], [`verify`], [`inspect`] (what can be done).
+//! `docs/backup.md` tells the format, the states and what a crash at each step leaves. The modules, from the bytes up: `format` and
+//! `block` (no I/O), `records` (what a job keeps on the local disk), `target` (the seam to object stores and folders), `lock`, `source` (the
+//! seam to snapshots and devices), `create`, `restore`, `follow`, `remove`, `verify`, `inspect` (what can be done).
 //!
 //! All of it runs on the control side's tokio runtime. Every operation is a future that may be dropped at any point, like a process
 //! that is killed: what is durable is in the store and in the job's folder, and the next run goes on from there.

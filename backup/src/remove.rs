@@ -86,6 +86,7 @@ impl Collector<'_> {
             self.client.delete(&key).await?;
         }
         let names = self.names().await?;
+        self.doubt(&names, backup).await?;
         let mut kept = Vec::new();
         for (index, name) in names.keys().enumerate() {
             match self.load(name, index).await? {
@@ -111,6 +112,19 @@ impl Collector<'_> {
             .iter()
             .filter_map(|object| layout::backup_of(&object.key).map(|name| (name.to_owned(), object.modified)));
         Ok(names.collect())
+    }
+
+    /// A listing that lacks the last backup, which is there, is no listing to remove blocks by.
+    async fn doubt(&self, names: &BTreeMap<String, std::time::SystemTime>, removed: Option<&str>) -> Result<()> {
+        let Some(volume) = self.client.find_volume(self.folder).await? else { return Ok(()) };
+        let last = volume.last_backup.as_str();
+        if last.is_empty() || Some(last) == removed || names.contains_key(last) || !layout::is_name(last) {
+            return Ok(());
+        }
+        match self.client.head(&self.folder.backup(last)?).await? {
+            None => Ok(()),
+            Some(_) => Err(Error::new(Kind::Server, format!("backup {last} is there, but not listed"))),
+        }
     }
 
     /// A backup with its list, or why its references are not known.

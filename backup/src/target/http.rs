@@ -53,6 +53,9 @@ const SLOWEST_UPLOAD: u64 = 256 << 10;
 /// Longest text of an error that is read from a server.
 const LONGEST_ERROR: usize = 4096;
 
+/// Largest page of a listing.
+const LARGEST_LISTING: usize = 16 << 20;
+
 /// What went wrong with a request, by its kind. It travels inside of the errors of the store's client.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -182,6 +185,7 @@ impl HttpService for Connector {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let upload = Duration::from_secs(request.body().content_length() as u64 / SLOWEST_UPLOAD);
         let what = format!("{} {}", request.method(), request.uri().path());
+        let lists = request.method() == http::Method::GET && request.uri().query().is_some_and(is_listing);
         let late = |_| Fault::http(Kind::TimedOut, format!("{what}: no answer"));
         let answer = tokio::time::timeout(self.timeout + upload, self.client.request(request)).await.map_err(late)?;
         let answer = answer.map_err(|error| Fault::http(kind_of(&error), format!("{what}: {}", texts(&error))))?;
@@ -191,14 +195,47 @@ impl HttpService for Connector {
         }
         let (parts, body) = answer.into_parts();
         let body = with_limit(body, self.timeout);
-        if is_answer(parts.status) {
+        if parts.status.is_success() && lists {
+            return Ok(HttpResponse::from_parts(parts, whole_listing(body, &what).await?));
+        }
+        if is_answer(parts.status) && !lists {
             return Ok(HttpResponse::from_parts(parts, body));
         }
         let busy = parts.headers.contains_key(header::RETRY_AFTER);
         let text = beginning(body).await;
-        let kind = kind_of_status(parts.status, busy, &text);
+        // "Not found" of a listing found no bucket, or something that is no store: it says nothing about objects.
+        let nothing = lists && parts.status == StatusCode::NOT_FOUND;
+        let kind = if nothing { Kind::Empty } else { kind_of_status(parts.status, busy, &text) };
         Err(Fault::http(kind, format!("{what}: {} {}", parts.status, text.trim())))
     }
+}
+
+/// Whether a query asks for a listing, of S3 and Google or of Azure.
+fn is_listing(query: &str) -> bool {
+    query.split('&').any(|pair| pair.starts_with("list-type=") || pair == "comp=list")
+}
+
+/// The body of a listing, if it is one, and whole. The store's client takes any XML without entries, such as a portal's page, for a
+/// listing of nothing; and what is not listed may be taken for gone.
+async fn whole_listing(body: HttpResponseBody, what: &str) -> Result<HttpResponseBody, HttpError> {
+    let mut bytes = Vec::new();
+    let mut parts = body.bytes_stream();
+    while let Some(part) = parts.next().await {
+        bytes.extend_from_slice(&part?);
+        if bytes.len() > LARGEST_LISTING {
+            return Err(Fault::http(Kind::Server, format!("{what}: a listing that does not end")));
+        }
+    }
+    if is_whole_listing(&String::from_utf8_lossy(&bytes)) {
+        Ok(bytes.into())
+    } else {
+        Err(Fault::http(Kind::Server, format!("{what}: the answer is no whole listing")))
+    }
+}
+
+fn is_whole_listing(text: &str) -> bool {
+    let is = |root: &str| text.contains(&format!("<{root}")) && text.trim_end().ends_with(&format!("</{root}>"));
+    is("ListBucketResult") || is("EnumerationResults")
 }
 
 /// Whether the store's client knows what a status means.
@@ -307,6 +344,18 @@ mod tests {
             assert_eq!(kind(status, text), expected, "{status} {text}");
         }
         assert_eq!(kind_of_status(StatusCode::SERVICE_UNAVAILABLE, true, ""), Kind::Throttled);
+    }
+
+    #[test]
+    fn only_a_whole_listing_is_one() {
+        let good = "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"x\"><Name>b</Name></ListBucketResult>\n";
+        assert!(is_whole_listing(good));
+        assert!(is_whole_listing("<EnumerationResults><Blobs/></EnumerationResults>"));
+        for bad in ["", "<html>Please log in</html>", &good[..good.len() - 3], "<Error><Code>X</Code></Error>"] {
+            assert!(!is_whole_listing(bad), "{bad}");
+        }
+        assert!(is_listing("list-type=2&prefix=a") && is_listing("restype=container&comp=list"));
+        assert!(!is_listing("prefix=list-type"));
     }
 
     #[test]

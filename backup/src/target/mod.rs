@@ -1,8 +1,8 @@
 //! Where backups are: an object store, or a folder.
 //!
-//! [`Store`] is the one seam to the outside world. [`url`] says where, [`credentials`] with which keys; [`open`] makes a store of them.
-//! [`client::Client`] is what all else uses: it tries again within reason, and says that something is not there only when a
-//! listing confirms it. [`check`] tries a target out.
+//! [`Store`] is the one seam to the outside world. `url` says where, `credentials` with which keys; [`open`] makes a store of them.
+//! `client::Client` is what all else uses: it tries again within reason, and says that something is not there only when a
+//! listing confirms it. `check` tries a target out.
 
 pub mod check;
 pub(crate) mod client;

@@ -20,6 +20,8 @@ struct Plan {
     outage: Option<Kind>,
     /// Which requests the outage is about.
     only: Option<&'static str>,
+    /// Folders that are listed as if nothing were in them.
+    forgotten: Option<&'static str>,
     requests: u64,
 }
 
@@ -50,7 +52,7 @@ const PASSING: [Kind; 7] =
 
 impl<S> Faulty<S> {
     pub(crate) fn new(inner: Arc<S>, seed: u64, one_in: u64) -> Arc<Self> {
-        let plan = Plan { random: Random::new(seed), one_in, outage: None, only: None, requests: 0 };
+        let plan = Plan { random: Random::new(seed), one_in, outage: None, only: None, forgotten: None, requests: 0 };
         Arc::new(Self { inner, plan: Mutex::new(plan) })
     }
 
@@ -63,6 +65,11 @@ impl<S> Faulty<S> {
     pub(crate) fn set_outage_of(&self, part: &'static str, outage: Kind) {
         let mut plan = self.plan.lock().expect("no panic");
         (plan.outage, plan.only) = (Some(outage), Some(part));
+    }
+
+    /// Listings of folders with this part are empty.
+    pub(crate) fn forget_in_listings(&self, part: &'static str) {
+        self.plan.lock().expect("no panic").forgotten = Some(part);
     }
 
     pub(crate) fn set_rate(&self, one_in: u64) {
@@ -143,6 +150,10 @@ impl<S: Store> Store for Faulty<S> {
     }
 
     async fn folder(&self, folder: &str) -> Result<Folder> {
+        let forgotten = self.plan.lock().expect("no panic").forgotten;
+        if forgotten.is_some_and(|part| folder.contains(part)) {
+            return Ok(Folder::default());
+        }
         faulty!(self, folder, self.inner.folder(folder))
     }
 

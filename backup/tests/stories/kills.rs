@@ -17,7 +17,7 @@ use crate::{BLOCK, MIB, Random, in_time, polls, remove, target};
 const SIZE: u64 = 8 * MIB;
 
 /// How often a job is killed before it may come to its end.
-const KILLS: u64 = 5;
+const KILLS: u64 = 4;
 
 /// What a run works with.
 struct Run {

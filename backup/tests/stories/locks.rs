@@ -207,7 +207,7 @@ async fn interleaving(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_the_interleaving_no_block_that_is_referred_to_is_lost() {
-    for seed in 0..if crate::long() { 2000 } else { 12 } {
+    for seed in 0..if crate::long() { 2000 } else { 8 } {
         interleaving(seed).await;
     }
 }

@@ -109,7 +109,7 @@ async fn keys_that_are_refused_end_a_job_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn faults_of_all_kinds_again_and_again_are_survived() {
-    for seed in 0..if crate::long() { 200 } else { 4 } {
+    for seed in 0..if crate::long() { 200 } else { 2 } {
         let store = Faulty::new(Arc::new(MemoryStore::new()), seed, 6);
         let target = target(&store);
         let snapshot = volume().snapshot("snap-1");

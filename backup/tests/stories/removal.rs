@@ -100,3 +100,17 @@ async fn files_of_others_among_the_blocks_stay() {
     assert_eq!(memory.keys(&block), [""; 0]);
     assert!(memory.content(&stray).is_some() && memory.content(&misplaced).is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_lacks_what_is_there_removes_nothing() {
+    let memory = Arc::new(MemoryStore::new());
+    let volume = Volume::new(16 * MIB);
+    back_up_all(&memory, &volume, 3).await;
+    let faulty = Faulty::new(Arc::clone(&memory), 1, 0);
+    faulty.forget_in_listings("/backups");
+    let scratch = crate::folder();
+    let (target, scratch) = (target(&faulty), scratch.path().join("scratch"));
+    let removed = backup::remove::remove(&target, "vol-1", Some("backup-1"), &scratch);
+    assert_eq!(in_time(removed).await.expect_err("a listing of nothing").kind(), backup::Kind::Server);
+    assert_eq!(memory.keys(".blk").len(), 3);
+}

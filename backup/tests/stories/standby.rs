@@ -106,7 +106,7 @@ async fn an_outage_is_waiting_with_its_reason_and_never_a_fault() {
 
 #[tokio::test(start_paused = true)]
 async fn activation_gives_the_last_complete_backup_without_any_storage() {
-    for seed in 0..10 {
+    for seed in 0..6 {
         let (memory, volume) = (Arc::new(MemoryStore::new()), a_volume());
         let store = Faulty::new(Arc::clone(&memory), seed, 0);
         let folder = crate::folder();
@@ -142,7 +142,7 @@ async fn activation_gives_the_last_complete_backup_without_any_storage() {
 
 #[tokio::test(start_paused = true)]
 async fn killed_at_any_point_it_comes_to_the_newest_backup() {
-    for seed in 0..if crate::long() { 500 } else { 15 } {
+    for seed in 0..if crate::long() { 500 } else { 10 } {
         let (memory, volume) = (Arc::new(MemoryStore::new()), a_volume());
         let store = Faulty::new(Arc::clone(&memory), seed, if seed % 3 == 0 { 50 } else { 0 });
         let mut random = Random::new(seed);

@@ -58,3 +58,8 @@ fn iscsi_pdus() {
 fn iscsi_text() {
     run("iscsi_text", 4000);
 }
+
+#[test]
+fn backup_files() {
+    run("backup_files", 4000);
+}
