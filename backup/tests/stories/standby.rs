@@ -142,7 +142,7 @@ async fn activation_gives_the_last_complete_backup_without_any_storage() {
 
 #[tokio::test(start_paused = true)]
 async fn killed_at_any_point_it_comes_to_the_newest_backup() {
-    for seed in 0..if crate::long() { 500 } else { 10 } {
+    for seed in 0..if crate::long() { 500 } else { 6 } {
         let (memory, volume) = (Arc::new(MemoryStore::new()), a_volume());
         let store = Faulty::new(Arc::clone(&memory), seed, if seed % 3 == 0 { 50 } else { 0 });
         let mut random = Random::new(seed);
@@ -165,7 +165,7 @@ async fn killed_at_any_point_it_comes_to_the_newest_backup() {
             }
         }
         let mut follower = follow(folder.path());
-        follow_for(&mut follower, 24 * 3600, &store, &device).await;
+        follow_for(&mut follower, 3 * 3600, &store, &device).await;
         assert_eq!(follower.status().complete.as_deref(), Some("backup-4"), "seed {seed}");
         assert!(device.bytes() == newest.bytes(), "seed {seed}");
     }
