@@ -181,7 +181,7 @@ impl Engine {
     /// acknowledged since it left is lost.
     ///
     /// # Errors
-    /// When the volume is served, or that replica is in sync already or was being rebuilt.
+    /// When the volume is served, or that replica is in sync already, was being rebuilt, or does not answer.
     pub async fn recover(&self, replica: Uuid) -> Result<(), EngineError> {
         let core = Rc::clone(&self.core);
         to_the_end(async move { core.recover(replica).await }).await

@@ -3,13 +3,15 @@
 use std::rc::Rc;
 
 use block_device::Error;
-use reactor::{bug, wall_clock};
+use reactor::{bug, timeout, wall_clock};
+use replica::ReplicaState;
 use uuid::Uuid;
 
 use crate::config::EngineError;
 use crate::core::{Core, Phase};
 use crate::members::{Member, bit};
 use crate::registry::{MAX_REPLICAS, MemberState, NewReplica, ReplicaRecord};
+use crate::spreading::look_at;
 
 impl Core {
     /// Takes in a replica, which was made before and is empty. It is out of sync until it was rebuilt; one that belongs to
@@ -29,7 +31,7 @@ impl Core {
         let since = wall_clock().as_secs();
         let nothing = MemberState::OutOfSync { since, reason: "it was added and has nothing yet".to_owned() };
         let added = ReplicaRecord::new(new, nothing);
-        let recorded = self.change_record(|record| {
+        let recorded = self.change_members(added.replica, |record| {
             // An earlier attempt may have done it.
             if !record.replicas.iter().any(|replica| replica.replica == added.replica) {
                 record.replicas.push(added.clone());
@@ -59,7 +61,7 @@ impl Core {
         self.check_serving()?;
         let place = self.record.borrow().replicas.iter().position(|member| member.replica == replica);
         let Some(place) = place else { return Ok(()) };
-        let recorded = self.change_record(|record| {
+        let recorded = self.change_members(replica, |record| {
             record.replicas.retain(|member| member.replica != replica);
             // Notes are found by the places of members, which move.
             record.replicas.iter_mut().for_each(|member| member.changes = None);
@@ -87,31 +89,40 @@ impl Core {
     /// acknowledged since it left is lost, which only a person can decide.
     ///
     /// # Errors
-    /// When the volume is served, or the replica is in sync already, or a mixture of old and new.
+    /// When the volume is served, or the replica is in sync already, a mixture of old and new, or out of reach: nothing has changed then.
     pub(crate) async fn recover(&self, replica: Uuid) -> Result<(), EngineError> {
         let refused = |text: &str| Err(EngineError::Config(text.to_owned()));
         if !matches!(*self.phase.borrow(), Phase::Waiting(_)) {
             return refused("the volume is served: there is nothing to recover");
         }
-        let state = {
-            let record = self.record.borrow();
-            record.replicas.iter().find(|member| member.replica == replica).map(|member| member.state.clone())
-        };
-        match state {
-            None => return refused("it is no replica of the volume"),
-            Some(MemberState::InSync) => return refused("it is in sync: the volume opens when it is in reach"),
-            Some(MemberState::Rebuilding) => return refused("it was being rebuilt: its content is a mixture"),
+        let member = self.record.borrow().replicas.iter().find(|member| member.replica == replica).cloned();
+        let Some(member) = member else { return refused("it is no replica of the volume") };
+        match member.state {
+            MemberState::InSync => return refused("it is in sync: the volume opens when it is in reach"),
+            MemberState::Rebuilding => return refused("it was being rebuilt: its content is a mixture"),
             // What it has is all that was acknowledged, but for writes that were in flight.
-            Some(MemberState::Settling | MemberState::OutOfSync { .. }) => {}
+            MemberState::Settling | MemberState::OutOfSync { .. } => {}
+        }
+        let looking = look_at(&*self.connector, &member, self.config.volume);
+        match timeout(self.config.remote.open_limit, looking).await {
+            Ok(Ok(looked)) if looked.granted.state == ReplicaState::Complete => {}
+            Ok(Ok(_)) => return refused("it says that it was being rebuilt: its content is a mixture"),
+            Ok(Err(error)) => return refused(&format!("the replica does not answer: {error}")),
+            Err(_) => return refused("the replica does not answer"),
         }
         let since = wall_clock().as_secs();
-        let recorded = self.change_record(|record| {
+        let _recording = self.recording.lock().await;
+        let recorded = self.change_members_record(|record| {
+            // What going back to a snapshot had begun it may have done or not: what it holds counts.
+            record.pending = None;
             for member in &mut record.replicas {
                 // What it lacks was known of another history (I23).
                 (member.token, member.changes) = (None, None);
-                member.state = match member.replica == replica {
-                    true => MemberState::InSync,
-                    false => {
+                member.state = match &member.state {
+                    _ if member.replica == replica => MemberState::InSync,
+                    // It stays a mixture, which cannot be the one that counts.
+                    MemberState::Rebuilding => MemberState::Rebuilding,
+                    _ => {
                         MemberState::OutOfSync { since, reason: "given up: another was recovered by force".to_owned() }
                     }
                 };

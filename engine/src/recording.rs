@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use block_device::{Error, ErrorKind};
 use reactor::{bug, sleep, wall_clock};
+use smallvec::SmallVec;
+use uuid::Uuid;
 
 use crate::core::Core;
 use crate::members::{Role, bit};
@@ -45,22 +47,36 @@ impl Core {
         self.change_locked_record(change).await
     }
 
-    /// The same for what finds replicas by their places in the session. Whoever added or removed one may have given up after the registry had
-    /// that: places mean other replicas there. The session ends then, and the next one has the record's members.
-    pub(crate) async fn change_states(
+    /// The same for whoever holds the lock.
+    pub(crate) async fn change_locked_record(
         &self,
         mut change: impl FnMut(&mut VolumeRecord) -> bool,
     ) -> Result<(), NotRecorded> {
-        self.change_record(|record| self.has_members_of(record) && change(record)).await
+        self.change_members_record(|record| self.has_members_of(record, None) && change(record)).await
     }
 
-    fn has_members_of(&self, record: &VolumeRecord) -> bool {
-        let ids = |record: &VolumeRecord| record.replicas.iter().map(|replica| replica.replica).collect::<Vec<_>>();
+    /// The same for whoever takes in this replica, or lets it go: an earlier attempt may have done it.
+    pub(crate) async fn change_members(
+        &self,
+        replica: Uuid,
+        mut change: impl FnMut(&mut VolumeRecord) -> bool,
+    ) -> Result<(), NotRecorded> {
+        let _recording = self.recording.lock().await;
+        self.change_members_record(|record| self.has_members_of(record, Some(replica)) && change(record)).await
+    }
+
+    /// Whether a record has the session's replicas, `changing` aside. Whoever added or removed one may have given up after the registry had
+    /// that: places mean other replicas there. The session ends then, and the next one has the record's members.
+    fn has_members_of(&self, record: &VolumeRecord, changing: Option<Uuid>) -> bool {
+        let ids = |record: &VolumeRecord| {
+            let ids = record.replicas.iter().map(|replica| replica.replica);
+            ids.filter(|id| Some(*id) != changing).collect::<SmallVec<[Uuid; 4]>>()
+        };
         ids(&self.record.borrow()) == ids(record)
     }
 
-    /// The same for whoever holds the lock.
-    pub(crate) async fn change_locked_record(
+    /// The same for whoever knows replicas by their uuids only, and holds the lock.
+    pub(crate) async fn change_members_record(
         &self,
         mut change: impl FnMut(&mut VolumeRecord) -> bool,
     ) -> Result<(), NotRecorded> {
@@ -133,7 +149,7 @@ impl Core {
         let since = wall_clock().as_secs();
         let mut recorded = 0;
         let result = self
-            .change_states(|record| {
+            .change_record(|record| {
                 let members = self.members.borrow();
                 recorded = members.followed();
                 if members.in_sync() & !members.failing() == 0 && !bug!("record-the-last-in-sync-as-failed") {

@@ -260,7 +260,7 @@ impl Core {
     /// not read from (I8).
     async fn admit(&self, opened: &Opened, admission: &Admission) -> Result<(), SessionError> {
         let since = wall_clock().as_secs();
-        self.change_states(|record| {
+        self.change_record(|record| {
             // Somebody may have recovered the volume by force meanwhile: then others are to be opened.
             if !record
                 .replicas

@@ -259,7 +259,7 @@ impl Job<'_> {
             replica.changes = replica.changes.filter(|_| partial);
             true
         };
-        self.core.change_states(begun).await?;
+        self.core.change_record(begun).await?;
         if !partial {
             // Not before the record says so: a map that it names is complete.
             self.core.members.borrow_mut().stop_following(bit(self.member));
@@ -335,7 +335,7 @@ impl Job<'_> {
             self.attach(Role::Settling);
             self.core.members.borrow_mut().0[self.member].noted = token.is_some();
         }
-        let recorded = self.core.change_states(|record| {
+        let recorded = self.core.change_record(|record| {
             let replica = &mut record.replicas[self.member];
             (replica.state, replica.token, replica.changes) = (MemberState::InSync, token, None);
             self.check_attached().is_ok()

@@ -1,15 +1,18 @@
 //! Replicas that come and go while the volume is written.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::{Engine, EngineError, MemberState};
+use block_device::ErrorKind;
+use engine::{Engine, EngineError, EngineState, MemberState};
 use reactor::simulated::World;
-use reactor::{now, sleep, spawn};
+use reactor::{now, sleep, spawn, timeout};
 
 use crate::fakes::{BLOCK, Cluster, new_replica};
 use crate::model::{Model, write};
+use crate::rebuilding::snapshot_id;
 
 const SIZE: u64 = 4 << 20;
 const BLOCKS: u64 = SIZE / BLOCK;
@@ -157,6 +160,81 @@ fn an_engine_that_dies_while_members_change_leaves_a_volume_that_opens() {
 }
 
 #[test]
+fn a_session_that_ends_while_replicas_come_and_go_leaves_them_to_the_next() {
+    // The registry has the change and its copies are on their way when another engine is granted the replicas.
+    for adds in [true, false] {
+        let met = Rc::new(Cell::new(0));
+        for seed in crate::seeds(10) {
+            let met = Rc::clone(&met);
+            story(seed, async move {
+                let cluster = Cluster::with_spares(2, 1, SIZE);
+                let old = cluster.serve().await;
+                write(&*old, 0, 5).await.expect("acknowledged");
+                cluster.nodes.iter().for_each(|node| node.delay.set(Duration::from_millis(100)));
+                let new = cluster.start().await;
+                let changed = match adds {
+                    true => old.add_replica(new_replica(2)).await,
+                    false => old.remove_replica(new_replica(1).replica).await,
+                };
+                let has_ended = matches!(old.status().state, EngineState::Stopped { .. });
+                met.set(met.get() + u32::from(changed.is_ok() && has_ended));
+                cluster.nodes.iter().for_each(|node| node.delay.set(Duration::ZERO));
+                new.ready().await.expect("it serves");
+                let ending = timeout(Duration::from_secs(60), old.stop()).await;
+                ending.expect("nobody is its member any more");
+                in_sync(&cluster, cluster.registry.record().replicas.len()).await;
+                write(&*new, 0, 6).await.expect("acknowledged");
+            });
+        }
+        assert!(met.get() > 0, "adds: {adds}: no session has ended in between");
+    }
+}
+
+#[test]
+fn a_record_that_lost_a_replica_behind_the_sessions_back_ends_the_session() {
+    // Whoever let n0 go gave up when the registry had that, and nobody knew: in the record others have the places that they have in the
+    // session. The next to change it records failures, or reservations.
+    for reserves in [false, true] {
+        story(6, async move {
+            let cluster = Cluster::new(3, SIZE);
+            let engine = cluster.serve().await;
+            write(&*engine, 0, 5).await.expect("acknowledged");
+            let stores = cluster.registry.stores.get();
+            cluster.registry.lies.set(1);
+            let removing = Rc::clone(&engine);
+            let removing = spawn(async move { removing.remove_replica(new_replica(0).replica).await });
+            while cluster.registry.stores.get() == stores {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let reserving = reserves.then(|| {
+                let engine = Rc::clone(&engine);
+                spawn(async move { engine.set_reservations(b"mine".to_vec()).await })
+            });
+            sleep(Duration::from_millis(1)).await;
+            cluster.nodes[1].kill();
+            cluster.nodes[2].kill();
+            removing.await.expect("it ends").expect_err("no other was left when it was tried again");
+            if let Some(reserving) = reserving {
+                reserving.await.expect("it ends").expect_err("the session has ended");
+            }
+            sleep(Duration::from_secs(10)).await;
+            assert!(matches!(engine.status().state, EngineState::Waiting { .. }), "{:?}", engine.status());
+            let record = cluster.registry.record();
+            let names: Vec<_> = record.replicas.iter().map(|replica| replica.node.as_str()).collect();
+            assert_eq!(names, ["n1", "n2"]);
+            assert!(cluster.registry.is_in_sync(0) && cluster.registry.is_in_sync(1), "{record:?}");
+            cluster.nodes[1].revive();
+            cluster.nodes[2].revive();
+            engine.ready().await.expect("it serves");
+            write(&*engine, 1, 6).await.expect("acknowledged");
+            in_sync(&cluster, 2).await;
+            assert_equal(&cluster, &[1, 2]);
+            assert_eq!(cluster.nodes[1].disk.borrow().content()[0], 5);
+        });
+    }
+}
+
+#[test]
 fn a_volume_whose_last_replica_in_sync_is_gone_opens_by_force_only() {
     // I5, I6
     story(5, async {
@@ -186,5 +264,73 @@ fn a_volume_whose_last_replica_in_sync_is_gone_opens_by_force_only() {
         cluster.nodes[0].revive();
         in_sync(&cluster, 3).await;
         assert_equal(&cluster, &[0, 1, 2]);
+    });
+}
+
+#[test]
+fn a_replica_in_the_middle_of_a_rebuild_is_never_the_one_that_counts() {
+    // I5, I20: also when another one was recovered by force meanwhile.
+    story(7, async {
+        let cluster = Cluster::new(3, SIZE);
+        let engine = cluster.serve().await;
+        cluster.nodes[1].kill();
+        cluster.nodes[2].kill();
+        for block in 0..600 {
+            write(&*engine, block, 5).await.expect("acknowledged");
+        }
+        cluster.nodes[2].delay.set(Duration::from_millis(20));
+        cluster.nodes[2].revive();
+        while cluster.registry.state(2) != MemberState::Rebuilding {
+            sleep(Duration::from_millis(1)).await;
+        }
+        drop(engine);
+        cluster.nodes[0].kill();
+        cluster.nodes[2].kill();
+        cluster.nodes[1].revive();
+        let engine = cluster.start().await;
+        engine.recover(new_replica(2).replica).await.expect_err("a mixture");
+        engine.recover(new_replica(1).replica).await.expect("forced");
+        engine.ready().await.expect("it serves");
+        assert_eq!(cluster.registry.state(2), MemberState::Rebuilding);
+        drop(engine);
+        cluster.nodes[1].kill();
+        let engine = cluster.start().await;
+        engine.recover(new_replica(2).replica).await.expect_err("still a mixture");
+        engine.recover(new_replica(0).replica).await.expect_err("it does not answer");
+        cluster.nodes[0].revive();
+        engine.recover(new_replica(0).replica).await.expect("forced");
+        cluster.nodes.iter().for_each(|node| node.revive());
+        in_sync(&cluster, 3).await;
+        assert_equal(&cluster, &[0, 1, 2]);
+        assert_eq!(cluster.nodes[1].disk.borrow().content()[0], 5, "what n0 had");
+    });
+}
+
+#[test]
+fn what_was_to_go_back_to_a_snapshot_opens_by_force_as_it_is() {
+    // I5, I26: the one that is left never had that snapshot.
+    story(8, async {
+        let cluster = Cluster::new(2, SIZE);
+        let engine = cluster.serve().await;
+        write(&*engine, 0, 5).await.expect("acknowledged");
+        cluster.nodes[1].kill();
+        write(&*engine, 0, 6).await.expect("acknowledged without n1");
+        engine.snapshot(snapshot_id(1), "s").await.expect("cut");
+        cluster.nodes[0].snapshot_error.set(Some(ErrorKind::WriteFailed));
+        engine.revert(snapshot_id(1), false).await.expect_err("its disk fails");
+        assert!(cluster.registry.record().pending.is_some());
+        drop(engine);
+        cluster.nodes[0].kill();
+        cluster.nodes[1].revive();
+        let engine = cluster.start().await;
+        engine.recover(new_replica(1).replica).await.expect("forced");
+        engine.ready().await.expect("it serves");
+        assert_eq!(cluster.registry.record().pending, None);
+        let data = block_device::execute(&*engine, block_device::Request::read(0, BLOCK)).await.expect("readable");
+        assert_eq!(data.to_vec()[0], 5, "what n1 had when it left");
+        cluster.nodes[0].snapshot_error.set(None);
+        cluster.nodes[0].revive();
+        in_sync(&cluster, 2).await;
+        assert_equal(&cluster, &[0, 1]);
     });
 }
