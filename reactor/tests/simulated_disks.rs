@@ -220,6 +220,22 @@ fn faults_fail_what_they_touch_until_they_are_lifted() {
 }
 
 #[test]
+fn a_lost_place_reads_again_once_all_of_it_was_written() {
+    let (world, node) = world(5);
+    world.add_disk_fault(node, PATH, DiskFault::new(DiskFaultKind::LosePlaces).within(4096..8192));
+    world.block_on(node, async {
+        let disk = open();
+        assert_eq!(read(&disk, 0, 4096).await, [0; 4096]);
+        for part in [4096, 7680] {
+            disk.write(part, filled(1, 512)).await.unwrap();
+            assert_eq!(disk.read(part, Buffer::new(512)).await.0.unwrap_err().raw_os_error(), Some(5));
+        }
+        disk.write(0, filled(2, 8192)).await.unwrap();
+        assert_eq!(read(&disk, 4096, 4096).await, [2; 4096]);
+    });
+}
+
+#[test]
 fn a_disk_that_hangs_goes_on_when_the_fault_is_lifted() {
     let (world, node) = world(6);
     world.add_disk_fault(node, PATH, DiskFault::new(DiskFaultKind::Hang));

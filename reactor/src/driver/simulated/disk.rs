@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -285,6 +286,9 @@ impl Disk {
     /// Applies a change as done.
     fn change(&mut self, id: u64, change: Arc<Change>) {
         change.apply(&mut self.live);
+        let end = change.offset + change.length;
+        let covers = |range: &Range<u64>| change.offset <= range.start && range.end <= end;
+        self.faults.retain(|fault| fault.kind != DiskFaultKind::LosePlaces || !covers(&fault.range));
         if let Some(history) = &mut self.history {
             history.done(id, self.next_done);
         }
@@ -327,7 +331,7 @@ impl Disk {
         let mut verdict = Verdict::Good;
         for fault in &self.faults {
             let met = match (fault.kind, want) {
-                (DiskFaultKind::FailReads, Want::Read { .. })
+                (DiskFaultKind::FailReads | DiskFaultKind::LosePlaces, Want::Read { .. })
                 | (DiskFaultKind::FailWrites, Want::Change(_))
                 | (DiskFaultKind::FailSyncs, Want::Sync) => Verdict::Fail,
                 (DiskFaultKind::LoseSyncs, Want::Sync) | (DiskFaultKind::CorruptReads, Want::Read { .. }) => {

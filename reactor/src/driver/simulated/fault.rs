@@ -21,6 +21,8 @@ pub enum DiskFaultKind {
     LoseSyncs,
     /// Reads return one wrong bit.
     CorruptReads,
+    /// Reads end with EIO until the whole range was written anew, which ends the fault: what a medium does with a bad sector.
+    LosePlaces,
 }
 
 /// A fault: what, where and how often.
