@@ -99,6 +99,18 @@ pub const ALL: &[Bug] = &[
     in_races("keep-the-maps-in-a-revert", "what going back to a snapshot changes is in no map (I23)"),
     in_races("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)").from(640),
     in_races("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)").from(318),
+    in_races("read-after-the-lease", "an engine that was cut off goes on answering reads (I9, I14)"),
+    in_races(
+        "take-over-without-waiting-for-the-lease",
+        "an engine serves while the one before may still answer reads (I9, I14)",
+    ),
+    in_races("answer-beside-a-write", "a read shows what a write beside it has brought to one replica only (I9)"),
+    in_races(
+        "leave-the-old-intent-closed",
+        "an engine begins to write while the notes say that the last one closed (I7)",
+    ),
+    in_races("mend-beside-writes", "a block is mended while it is written anew (I17, I22)"),
+    in_races("clean-without-a-flush", "an engine stops in order and has not flushed (I4)"),
     in_faulty_store("ignore-failed-journal-writes", "a record whose write failed counts as written (I27)"),
     in_store("reuse-freed-clusters-at-once", "a freed cluster is used again before that is durable (I27)").from(460),
     in_store("trust-unflushed-blocks", "recovery takes blocks that were not flushed as they are (I27)"),
@@ -108,17 +120,6 @@ pub const ALL: &[Bug] = &[
 /// Those that no seed tried so far has found: a story in which they matter is missing, or something else keeps them harmless.
 /// `--bug NAME --seed S` switches them on too.
 pub const NOT_FOUND: &[Bug] = &[
-    in_cluster("read-after-the-lease", "an engine that was cut off goes on answering reads (I9, I14)"),
-    in_cluster(
-        "take-over-without-waiting-for-the-lease",
-        "an engine serves while the one before may still answer reads (I9, I14)",
-    ),
-    in_cluster("answer-beside-a-write", "a read shows what a write beside it has brought to one replica only (I9)"),
-    in_races(
-        "leave-the-old-intent-closed",
-        "an engine begins to write while the notes say that the last one closed (I7)",
-    ),
-    in_races("clean-without-a-flush", "an engine stops in order and has not flushed (I4)"),
     // Before the record says so the replica notes durably that it is complete, and with that goes all that its store has.
     in_races("in-sync-before-the-flush", "what was copied is not durable when the replica is in sync (I21)"),
 ];

@@ -5,6 +5,8 @@
 //! failed or was cut off by a crash may have happened or not, but from the first read on it is settled (I7, I10).
 //! A power cut takes back what no flush covered (I4).
 
+mod going_back;
+
 use std::collections::BTreeSet;
 
 /// A place in the order of all that happened; each event has its own.
@@ -430,8 +432,6 @@ impl Unit {
             for write in &mut self.writes {
                 write.end = Some(*now);
             }
-        }
-        if crash == Crash::PowerCut {
             self.power_cut = (self.writes.len() > 1).then_some(*now);
         }
     }

@@ -62,6 +62,7 @@ impl Volume {
             }
         }
         let reverting = self.model.borrow_mut().start_revert(&possible);
+        self.behind.iter().for_each(|behind| behind.reverts(&possible));
         self.note(format!("it is to go back to snapshot {}", short(id)));
         let result = engine.revert(id, true).await;
         if !self.is_on(path) {

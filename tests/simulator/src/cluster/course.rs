@@ -1,5 +1,7 @@
 //! The course of a plan: what begins at its time, and what ends when its own time is over.
 
+mod damage;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -12,6 +14,7 @@ use uuid::Uuid;
 
 use super::Cluster;
 use super::administration::{Adding, add_replica, clone_replica, delete_replica, make_replica, remove_replica};
+use super::behind::Forcing;
 use super::node::{DISK, Node};
 use super::plan::{Act, Step, Trouble};
 use super::volume::{CloneOf, Snapshot, Volume};
@@ -183,6 +186,9 @@ impl<'a> Course<'a> {
                 self.later(lasts, Due::RegistrySpeaks);
             }
             Act::LoseRecord { volume } => self.lose_record(volume),
+            Act::Force { volume, down } => self.force(volume, down),
+            Act::LosePlaces { volume, node, count, lasts } => self.lose_places(volume, node, count, lasts),
+            Act::Rot { volume, pick, count } => self.rot(volume, pick, count),
             Act::Disk { node, trouble, lasts } => {
                 self.trouble(node, trouble);
                 self.later(lasts, Due::Repair(node));
@@ -325,16 +331,47 @@ impl<'a> Course<'a> {
             })
     }
 
-    /// The fault atlas: with a replica that has no copy of the record nobody could ever know whether it went on alone.
+    /// The fault atlas: with a replica that has no copy of the record nobody could ever know whether it went on alone. What a person said is
+    /// with no replica until the volume is served.
     fn lose_record(&self, volume: usize) {
         let volume = &self.cluster.volumes[&volume];
         let registry = &self.cluster.registry;
         let trusted =
             |(node, replica): &(usize, Uuid)| registry.has_copy(*replica) && !self.node(*node).distrusted.get();
-        if registry.replicas(volume.id).iter().all(trusted) {
+        if volume.behind.is_none() && registry.replicas(volume.id).iter().all(trusted) {
             volume.note("its record is lost".to_owned());
             registry.lose(volume.id);
         }
+    }
+
+    /// The fault atlas: only a replica that was in sync once and whose node runs, while all that are in sync can be lost with everything newer.
+    fn force(&mut self, number: usize, down: Duration) {
+        let cluster = self.cluster;
+        let (volume, registry) = (&cluster.volumes[&number], &cluster.registry);
+        let (newest, old): (Vec<_>, Vec<_>) =
+            registry.replicas(volume.id).into_iter().partition(|(_, replica)| registry.is_in_sync(volume.id, *replica));
+        let is_fit = |(node, replica): &(usize, Uuid)| {
+            let node = self.node(*node);
+            let left = volume.behind.as_ref().is_some_and(|behind| behind.has(*replica));
+            left && registry.is_out_of_sync(volume.id, *replica)
+                && cluster.world.is_running(node.id)
+                && !node.distrusted.get()
+        };
+        let running = |(node, _): &(usize, Uuid)| cluster.world.is_running(self.node(*node).id);
+        let Some((place, replica)) = old.into_iter().find(is_fit) else { return };
+        if registry.has_lost(volume.id) || !newest.iter().all(running) {
+            return;
+        }
+        for (node, _) in newest {
+            match cluster.liars.borrow().contains(&node) || cluster.random.borrow_mut().one_in(2) {
+                true => cluster.kill(node),
+                false => cluster.power_cut(node),
+            }
+            self.later(down, Due::Boot(node));
+        }
+        cluster.start_engine(volume, place);
+        let forcing = Forcing::new(registry, volume, replica);
+        cluster.world.spawn(self.node(place).id, forcing.run(volume.path()));
     }
 
     fn trouble(&mut self, node: usize, trouble: Trouble) {
@@ -348,6 +385,10 @@ impl<'a> Course<'a> {
             Trouble::SlowWrites(limit) => {
                 let usual = DiskLatency::default();
                 return world.set_disk_latency(id, DISK, DiskLatency { write: *usual.write.start()..=limit, ..usual });
+            }
+            Trouble::SlowReads(limit) => {
+                let usual = DiskLatency::default();
+                return world.set_disk_latency(id, DISK, DiskLatency { read: *usual.read.start()..=limit, ..usual });
             }
             Trouble::LoseSyncs => {
                 self.cluster.liars.borrow_mut().insert(node);

@@ -2,6 +2,7 @@
 //! has to be right. `docs/simulator.md` tells how to read what it says.
 
 mod administration;
+mod behind;
 mod course;
 mod finish;
 mod history;
@@ -89,10 +90,15 @@ impl Cluster {
         let observer = world.observer();
         let registry = SharedRegistry::new(observer.clone());
         let sector = plan.sectors.iter().copied().min().unwrap_or(512);
-        let volume = |plan: &plan::VolumePlan| (plan.number, Volume::new(plan.clone(), observer.clone(), sector));
+        let volume = |volume: &plan::VolumePlan| {
+            let forced = plan.forces(volume.number);
+            (volume.number, Volume::new(volume.clone(), observer.clone(), sector, forced))
+        };
         let volumes: BTreeMap<usize, Rc<Volume>> = plan.volumes.iter().map(volume).collect();
         let by_id: BTreeMap<_, _> = volumes.values().map(|volume| (volume.id, Rc::clone(volume))).collect();
+        let members = by_id.clone();
         registry.on_loss(move |volume| by_id[&volume].crash(Crash::PowerCut));
+        registry.on_member(move |volume, replica, came| members[&volume].member_came(replica, came));
         let around = Around {
             observer: observer.clone(),
             registry: Rc::clone(&registry),

@@ -102,6 +102,7 @@ impl Node {
             };
             server.create(&spec).await.expect("the disk is sound");
             self.registry.keeps_copy(replica, false);
+            volume.behind.iter().for_each(|behind| behind.forget(replica));
         }
         server.store().flush().await.expect("the disk is sound");
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::{MemberState, Registry, RegistryError, VolumeRecord};
+use engine::{MemberState, Registry, RegistryError, ReplicaRecord, VolumeRecord};
 use reactor::simulated::{Observer, Random};
 use reactor::sleep;
 use replica::LocalFuture;
@@ -18,6 +18,20 @@ const TRAVEL: u64 = 2_000;
 
 /// What is told of a volume that lost what was not flushed.
 type OnLoss = Box<dyn Fn(Uuid)>;
+
+/// What is told of a replica of a volume whose place in the record has changed.
+type OnMember = Box<dyn Fn(Uuid, Uuid, Came)>;
+
+/// What became of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    /// It is not in sync any more.
+    Left,
+    /// It is in sync.
+    Back,
+    /// It is, because a person said so.
+    ByForce,
+}
 
 /// The registry. It loses a record only when the plan says so.
 pub(super) struct SharedRegistry {
@@ -40,6 +54,9 @@ pub(super) struct SharedRegistry {
     lost_power: RefCell<BTreeMap<Uuid, BTreeSet<Uuid>>>,
     /// Told of volumes that lost what was not flushed, because their record names nobody any more who kept its power.
     on_loss: RefCell<Option<OnLoss>>,
+    on_member: RefCell<Option<OnMember>>,
+    /// By volume: the replica of which a person says that it counts.
+    forced: RefCell<BTreeMap<Uuid, Uuid>>,
 }
 
 impl SharedRegistry {
@@ -55,11 +72,25 @@ impl SharedRegistry {
             mute: Cell::new(false),
             lost_power: RefCell::default(),
             on_loss: RefCell::default(),
+            on_member: RefCell::default(),
+            forced: RefCell::default(),
         })
     }
 
     pub(super) fn on_loss(&self, told: impl Fn(Uuid) + 'static) {
         *self.on_loss.borrow_mut() = Some(Box::new(told));
+    }
+
+    pub(super) fn on_member(&self, told: impl Fn(Uuid, Uuid, Came) + 'static) {
+        *self.on_member.borrow_mut() = Some(Box::new(told));
+    }
+
+    /// A person says that a replica counts, whatever it lacks, or has said so.
+    pub(super) fn set_forced(&self, volume: Uuid, replica: Option<Uuid>) {
+        match replica {
+            Some(replica) => self.forced.borrow_mut().insert(volume, replica),
+            None => self.forced.borrow_mut().remove(&volume),
+        };
     }
 
     pub(super) fn insert(&self, record: VolumeRecord) {
@@ -127,6 +158,11 @@ impl SharedRegistry {
         in_sync(&self.record(volume)).contains(&replica)
     }
 
+    pub(super) fn is_out_of_sync(&self, volume: Uuid, replica: Uuid) -> bool {
+        let out = |member: &ReplicaRecord| matches!(member.state, MemberState::OutOfSync { .. });
+        self.record(volume).replicas.iter().any(|member| member.replica == replica && out(member))
+    }
+
     /// Whether all replicas of a volume are in sync.
     pub(super) fn is_whole(&self, volume: Uuid) -> bool {
         self.record(volume).replicas.iter().all(|replica| replica.state == MemberState::InSync)
@@ -179,15 +215,28 @@ impl SharedRegistry {
         }
         record.version = self.next_revision();
         self.observer.log(format!("record of {}: {}", &volume.to_string()[..8], summary(&record)));
+        let forced = self.forced.borrow().get(&volume).copied();
         match there {
-            Some(before) => check_change(before, &record),
+            Some(before) => check_change(before, &record, forced),
             None => assert!(!in_sync(&record).is_empty(), "I3 broken: a record made anew has nothing in sync"),
         }
         self.lost.borrow_mut().remove(&volume);
+        self.tell_members(&records[&volume], &record, forced);
         self.look_for_loss(&record);
         let version = record.version;
         records.insert(volume, record);
         Ok(version)
+    }
+
+    /// Those that leave come first: what one that is forced lacks they have.
+    fn tell_members(&self, before: &VolumeRecord, after: &VolumeRecord, forced: Option<Uuid>) {
+        let on_member = self.on_member.borrow();
+        let Some(told) = on_member.as_ref() else { return };
+        let (before, now) = (in_sync(before), in_sync(after));
+        before.difference(&now).for_each(|left| told(after.volume, *left, Came::Left));
+        for came in now.difference(&before) {
+            told(after.volume, *came, if forced == Some(*came) { Came::ByForce } else { Came::Back });
+        }
     }
 }
 
@@ -196,7 +245,7 @@ fn in_sync(record: &VolumeRecord) -> BTreeSet<Uuid> {
     members.filter(|replica| replica.state == MemberState::InSync).map(|replica| replica.replica).collect()
 }
 
-fn check_change(before: &VolumeRecord, after: &VolumeRecord) {
+fn check_change(before: &VolumeRecord, after: &VolumeRecord, forced: Option<Uuid>) {
     assert!(!in_sync(after).is_empty(), "I3 broken: nothing is recorded in sync any more");
     assert!(after.epoch >= before.epoch, "I12 broken: epoch {} after {}", after.epoch, before.epoch);
     let taken_over = after.instance != before.instance;
@@ -205,7 +254,7 @@ fn check_change(before: &VolumeRecord, after: &VolumeRecord) {
     for new in &after.replicas {
         let old = before.replicas.iter().find(|old| old.replica == new.replica);
         let stale = old.is_none_or(|old| matches!(old.state, MemberState::OutOfSync { .. }));
-        let jumps = stale && new.state == MemberState::InSync;
+        let jumps = stale && new.state == MemberState::InSync && forced != Some(new.replica);
         assert!(!jumps, "I5 broken: replica {} was out of sync and is in sync without a rebuild", new.replica);
     }
 }

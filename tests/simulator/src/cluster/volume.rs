@@ -12,6 +12,7 @@ use reactor::{sleep, spawn};
 use smallvec::smallvec;
 use uuid::Uuid;
 
+use super::behind::Behind;
 use super::history::{EntryId, GHOSTS, History, Outcome};
 use super::plan::{Mix, VolumePlan};
 use crate::model::{Crash, Model, Value, Writing};
@@ -55,6 +56,8 @@ pub(super) struct Volume {
     pub(super) acts: Cell<u32>,
     /// The nodes on which a replica is being added.
     pub(super) adding: RefCell<BTreeSet<usize>>,
+    /// What replicas that left may hold; none if no person will ask.
+    pub(super) behind: Option<Behind>,
 }
 
 /// A replica of a clone.
@@ -90,7 +93,8 @@ enum Kind {
 }
 
 impl Volume {
-    pub(super) fn new(plan: VolumePlan, observer: Observer, sector: u32) -> Rc<Self> {
+    /// `forced` tells whether a person may make a replica count that left.
+    pub(super) fn new(plan: VolumePlan, observer: Observer, sector: u32, forced: bool) -> Rc<Self> {
         let unit = u64::from(sector.min(plan.block));
         // The size of a simulated volume is small.
         let model = Model::new((plan.size / unit) as usize);
@@ -114,6 +118,7 @@ impl Volume {
             clones: RefCell::default(),
             acts: Cell::new(0),
             adding: RefCell::default(),
+            behind: forced.then(Behind::default),
         })
     }
 
@@ -239,6 +244,7 @@ impl Volume {
         let kind = match random.below(8) {
             0 => Kind::Read,
             1 | 2 if mix == Mix::Flushes => Kind::Flush,
+            1..4 if mix == Mix::Reads => Kind::Read,
             _ => Kind::Write { fua: false },
         };
         (kind, block, 1 + random.below(2))
@@ -317,6 +323,7 @@ impl Volume {
             _ => ("unmap", Request::Unmap { ranges: smallvec![range] }, false),
         };
         let writing = self.model.borrow_mut().start_write(units.clone(), value);
+        self.behind.iter().for_each(|behind| behind.wrote(units.clone(), value));
         let entry = self.history.borrow_mut().write(self.observer.now(), name, units, value);
         self.log(&format!("{name} {value} to block {block}, {count}"));
         let outcome = execute(device, request).await;
@@ -452,6 +459,13 @@ impl Volume {
 
     fn name_of(&self, unit: usize) -> u64 {
         (self.plan.number as u64 + 1) << 40 | unit as u64
+    }
+
+    /// Whether bytes begin as those that the host writes.
+    pub(super) fn has_written(&self, bytes: &[u8]) -> bool {
+        let Some((value, rest)) = bytes.split_first_chunk::<8>() else { return false };
+        let name = rest.first_chunk::<8>().map_or(0, |name| u64::from_le_bytes(*name));
+        *value != [0; 8] && name >> 40 == self.plan.number as u64 + 1
     }
 
     fn decode(&self, bytes: &[u8], first: usize) -> Vec<Value> {

@@ -20,9 +20,23 @@ pub(crate) fn generate(seed: u64) -> Plan {
     // Chance of its own: the plans of all other seeds are what they were.
     let mut more = Random::new(seed ^ 0x0000_1057_4EC0_4D00);
     let (may_lose, may_cut_off) = (more.one_in(4), more.one_in(6));
+    let mut last = Random::new(seed ^ 0x0000_0F0C_E000_0001);
+    let (may_force, may_damage) = (last.one_in(5), last.one_in(5));
     let mut course = Course::new(volumes, nodes, random);
     let length = 3 + course.random.below(STEPS - 3);
     while (course.steps.len() as u64) < length {
+        if may_force && last.one_in(3) {
+            course.given_up();
+            continue;
+        }
+        if may_damage && last.one_in(3) {
+            if last.one_in(3) {
+                course.rotten()
+            } else {
+                course.unreadable()
+            }
+            continue;
+        }
         match (may_lose && more.one_in(3), may_cut_off && more.one_in(4)) {
             (true, _) => course.lost_record(),
             (false, true) => course.cut_off(timing.lease),
@@ -577,6 +591,53 @@ impl Course {
         }
         let limit = self.between(500, 5000);
         self.push(16, Duration::from_millis(20), Act::Whole { volume, limit });
+    }
+
+    /// I5, I6: a replica is left behind, those that have everything newer are lost, and a person makes the old one count. They come back after
+    /// all.
+    fn given_up(&mut self) {
+        let volume = self.replicated();
+        let (node, work, after) = (self.replica(volume), self.work() + 8, self.pause());
+        let act = self.end(node, 1, 150);
+        self.push(work, after, act);
+        // After a departure a replica is left alone for a while.
+        let (work, after, down) = (self.work() + 8, self.between(100, 450), self.between(500, 6000));
+        self.push(work, after, Act::Force { volume, down });
+        let limit = self.between(500, 5000);
+        self.push(16, Duration::from_millis(20), Act::Whole { volume, limit });
+    }
+
+    /// I22: one copy of some blocks cannot be read, while others are written, copied, lost and cut.
+    fn unreadable(&mut self) {
+        let volume = self.replicated();
+        let engine = self.engines[volume];
+        let is_there = self.volumes[volume].replicas.contains(&engine) && !self.random.one_in(3);
+        let node = if is_there { engine } else { self.replica(volume) };
+        for _ in 0..1 + self.random.below(3) {
+            let (work, after) = (self.work() + 8, self.pause());
+            let (count, lasts) = (1 + self.random.index(6), self.between(50, 2500));
+            self.push(work, after, Act::LosePlaces { volume, node, count, lasts });
+        }
+        let (work, after, victim) = (self.work() + 8, self.pause(), self.replica(volume));
+        let act = match self.random.below(6) {
+            0 => self.end(victim, 1, 300),
+            1 => self.end(engine, 1, 300),
+            2 => Act::Snapshot { volume, count: 1 },
+            3 => self.administrative(volume),
+            _ => Act::Nothing,
+        };
+        self.push(work, after, act);
+    }
+
+    /// I22: bits of snapshots turn with one replica, and a scrub tells.
+    fn rotten(&mut self) {
+        let volume = self.replicated();
+        let (work, after) = (self.work() + 8, self.moment());
+        self.push(work, after, Act::Snapshot { volume, count: 1 });
+        let (work, limit) = (self.work() + 8, self.between(1000, 5000));
+        self.push(work, Duration::from_millis(30), Act::Whole { volume, limit });
+        let (after, pick, count) = (self.between(500, 3500), self.random.index(8), 1 + self.random.index(6));
+        self.push(0, after, Act::Rot { volume, pick, count });
     }
 
     /// I9, I14: an engine is cut off with a replica of its node for longer than its reads may go on, and another one serves without it.

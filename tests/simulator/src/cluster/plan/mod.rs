@@ -56,6 +56,8 @@ pub(crate) enum Mix {
     Writes,
     /// These, and flushes.
     Flushes,
+    /// Writes, and as many reads.
+    Reads,
 }
 
 /// The time limits of engines.
@@ -107,6 +109,13 @@ pub(crate) enum Act {
     RegistryMute { lasts: Duration },
     /// The registry loses its record of a volume, unless a replica has no copy of it yet.
     LoseRecord { volume: usize },
+    /// The nodes of all replicas of a volume that are in sync are lost, and a person makes one count that left before. They are back after
+    /// this.
+    Force { volume: usize, down: Duration },
+    /// So many places of a node's disk that a volume wrote to cannot be read until they are written anew.
+    LosePlaces { volume: usize, node: usize, count: usize, lasts: Duration },
+    /// So many places of snapshots of a volume change by themselves, with a replica chosen by this number, and are found by a scrub.
+    Rot { volume: usize, pick: usize, count: usize },
     /// Something is wrong with a node's disk.
     Disk { node: usize, trouble: Trouble, lasts: Duration },
     /// A node's wall clock jumps.
@@ -144,8 +153,10 @@ pub(crate) enum Trouble {
     Hang,
     /// Every operation takes this much longer.
     Slow(Duration),
-    /// Writes do.
+    /// Writes take up to this long.
     SlowWrites(Duration),
+    /// Reads do.
+    SlowReads(Duration),
     /// Syncs end well and do nothing.
     LoseSyncs,
     /// No block more can be allocated.
@@ -174,6 +185,11 @@ impl Plan {
         self.steps.iter().map(|step| step.number).collect()
     }
 
+    /// Whether a person may have a say in what a volume holds.
+    pub(crate) fn forces(&self, number: usize) -> bool {
+        self.steps.iter().any(|step| matches!(step.act, Act::Force { volume, .. } if volume == number))
+    }
+
     /// Whether anything happens on a node.
     pub(crate) fn uses(&self, node: usize) -> bool {
         let volume = |volume: &VolumePlan| volume.replicas.contains(&node) || volume.engine == node;
@@ -185,6 +201,9 @@ impl Act {
     fn volume(&self) -> Option<usize> {
         match self {
             Self::LoseRecord { volume }
+            | Self::Force { volume, .. }
+            | Self::LosePlaces { volume, .. }
+            | Self::Rot { volume, .. }
             | Self::Flush { volume }
             | Self::Snapshot { volume, .. }
             | Self::Delete { volume, .. }
@@ -208,6 +227,7 @@ impl Act {
             | Self::Isolate { node, .. }
             | Self::RegistryAway { node, .. }
             | Self::Disk { node, .. }
+            | Self::LosePlaces { node, .. }
             | Self::Add { node, .. }
             | Self::ClockJump { node, .. } => vec![node],
             Self::Partition { from: one, to: other, .. }
@@ -218,6 +238,8 @@ impl Act {
             | Self::Blackout { .. }
             | Self::RegistryMute { .. }
             | Self::LoseRecord { .. }
+            | Self::Force { .. }
+            | Self::Rot { .. }
             | Self::Flush { .. }
             | Self::Snapshot { .. }
             | Self::Delete { .. }
@@ -288,6 +310,13 @@ impl fmt::Display for Act {
             Self::RegistryAway { node, lasts } => write!(f, "n{node} does not reach the registry for {lasts:.3?}"),
             Self::RegistryMute { lasts } => write!(f, "the registry's answers are lost now and then for {lasts:.3?}"),
             Self::LoseRecord { volume } => write!(f, "the registry loses its record of v{volume}"),
+            Self::Force { volume, down } => {
+                write!(f, "all that are in sync of v{volume} are lost for {down:.3?}, and another one counts by force")
+            }
+            Self::LosePlaces { volume, node, count, lasts } => {
+                write!(f, "{count} places of v{volume} on n{node} cannot be read for {lasts:.3?}")
+            }
+            Self::Rot { volume, pick, count } => write!(f, "{count} places of v{volume} rot with its replica {pick}"),
             Self::Disk { node, trouble, lasts } => write!(f, "disk of n{node}: {trouble:?} for {lasts:.3?}"),
             Self::ClockJump { node, seconds } => write!(f, "the wall clock of n{node} jumps by {seconds} s"),
             Self::Flush { volume } => write!(f, "v{volume} is flushed"),
