@@ -79,7 +79,12 @@ enum Outcome {
 impl Core {
     /// A member could not read a range for a host.
     pub(crate) fn want_mended(&self, member: usize, range: Range) {
-        let Some(replica) = self.record.borrow().replicas.get(member).map(|replica| replica.replica) else { return };
+        let replica = self.record.borrow().replicas.get(member).map(|replica| replica.replica);
+        replica.into_iter().for_each(|replica| self.want_mended_at(replica, range));
+    }
+
+    /// A replica could not read a range of its head, or of a snapshot that may show there.
+    pub(crate) fn want_mended_at(&self, replica: Uuid, range: Range) {
         let mut waiting = self.damaged.borrow_mut();
         if waiting.len() < MOST_WAITING && !waiting.contains(&(replica, range)) {
             waiting.push_back((replica, range));

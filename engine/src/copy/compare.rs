@@ -67,10 +67,18 @@ impl Job<'_> {
 
     /// Writes what the source reads as to the target's head.
     pub(super) async fn send(&self, pair: Pair<'_>, range: Range) -> Result<(), Error> {
-        let data = self.core.in_time(read_lvol(pair.source, pair.ours, range)).await?;
+        let read = self.core.in_time(read_lvol(pair.source, pair.ours, range)).await;
+        let data = read.inspect_err(|error| self.source_failed(pair, range, error))?;
         self.core.in_time(write(&*self.target, range.offset, data)).await?;
         self.sent(range.length);
         Ok(())
+    }
+
+    /// What the source cannot read is mended from another replica in sync, if there is one; the next job finds it whole.
+    fn source_failed(&self, pair: Pair<'_>, range: Range, error: &Error) {
+        if error.kind() == ErrorKind::ReadFailed {
+            self.core.want_mended_at(pair.source.id(), range);
+        }
     }
 
     async fn differences(&self, pair: Pair<'_>, range: Range, granule: u32) -> Result<Vec<Difference>, Error> {
@@ -79,7 +87,7 @@ impl Job<'_> {
             let ours = hashes(pair.source, pair.ours, range, granule);
             let theirs = hashes(&*self.target, pair.theirs, range, granule);
             let (ours, theirs) = both(self.core.in_time(ours), self.core.in_time(theirs)).await;
-            let ours = ours?;
+            let ours = ours.inspect_err(|error| self.source_failed(pair, range, error))?;
             match theirs {
                 // What the target cannot read differs, whatever it was.
                 Err(error) if error.kind() == ErrorKind::ReadFailed => {

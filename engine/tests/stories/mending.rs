@@ -141,6 +141,31 @@ fn a_repair_that_hangs_never_lands_on_a_newer_write() {
 }
 
 #[test]
+fn what_the_source_of_a_copy_cannot_read_is_mended_without_a_host() {
+    // I22: the copy comes to its end although nobody reads that block.
+    story(9, async {
+        let cluster = Cluster::new(3, SIZE);
+        let engine = cluster.serve().await;
+        for known in [true, false] {
+            cluster.nodes[2].kill();
+            for block in 0..8 {
+                write(&*engine, block, 20 + block as u8).await.expect("acknowledged");
+            }
+            let lvol = head(&cluster, 0);
+            break_block(&cluster, 0, lvol, 5);
+            if !known {
+                cluster.nodes[2].disk.borrow_mut().make_anew();
+            }
+            cluster.nodes[2].revive();
+            all_in_sync(&cluster).await;
+            assert!(!is_bad(&cluster, 0, lvol, 5));
+            assert_equal(&cluster);
+        }
+        assert_eq!(counts(&engine, 0), (2, 0));
+    });
+}
+
+#[test]
 fn damage_that_no_other_copy_can_mend_is_an_error_and_counted() {
     story(3, async {
         let cluster = Cluster::new(2, SIZE);
