@@ -113,6 +113,8 @@ impl Core {
         let since = wall_clock().as_secs();
         let _recording = self.recording.lock().await;
         let recorded = self.change_members_record(|record| {
+            // An engine that still runs somewhere finds that the volume is not its own any more (I14).
+            (record.epoch, record.instance) = (record.epoch + 1, self.instance);
             // What going back to a snapshot had begun it may have done or not: what it holds counts.
             record.pending = None;
             for member in &mut record.replicas {

@@ -133,7 +133,7 @@ impl Core {
     }
 
     /// Whether another engine has followed this one.
-    fn check_taken_over(&self, loaded: &VolumeRecord) -> Result<(), SessionError> {
+    pub(crate) fn check_taken_over(&self, loaded: &VolumeRecord) -> Result<(), SessionError> {
         let ours = self.record.borrow().instance == self.instance;
         if ours && loaded.instance != self.instance {
             self.stop_fenced("another engine has taken the volume");

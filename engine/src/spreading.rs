@@ -72,7 +72,19 @@ impl Core {
             }
             self.wait_for(waiting_for(&record));
             reactor::sleep(URGENT_PAUSE).await;
+            self.load_again().await?;
         }
+    }
+
+    /// What the registry has by now: the session that ended may have changed the record without hearing of it, or another engine has. A
+    /// registry that does not answer changes nothing.
+    async fn load_again(&self) -> Result<(), SessionError> {
+        let _recording = self.recording.lock().await;
+        if let Ok(Some(loaded)) = self.registry.load(self.config.volume).await {
+            self.check_taken_over(&loaded)?;
+            *self.record.borrow_mut() = loaded;
+        }
+        Ok(())
     }
 
     /// The copies of those that answer: of all, or of those that do not keep the others waiting.

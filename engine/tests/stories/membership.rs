@@ -334,3 +334,27 @@ fn what_was_to_go_back_to_a_snapshot_opens_by_force_as_it_is() {
         assert_equal(&cluster, &[0, 1]);
     });
 }
+
+#[test]
+fn an_engine_that_serves_stops_when_another_replica_was_made_to_count() {
+    // I14: the person did not know of it.
+    story(9, async {
+        let cluster = Cluster::new(2, SIZE);
+        let old = cluster.serve().await;
+        cluster.nodes[1].kill();
+        write(&*old, 0, 5).await.expect("acknowledged without n1");
+        // It is left alone for a while from here on.
+        sleep(Duration::from_millis(100)).await;
+        cluster.nodes[1].revive();
+        cluster.nodes[0].delay.set(Duration::from_secs(1));
+        let new = cluster.start().await;
+        new.recover(new_replica(1).replica).await.expect("forced");
+        old.set_reservations(b"old".to_vec()).await.expect_err("the record is another engine's");
+        assert!(matches!(old.status().state, EngineState::Stopped { .. }), "{:?}", old.status());
+        cluster.nodes[0].delay.set(Duration::ZERO);
+        new.ready().await.expect("it serves");
+        in_sync(&cluster, 2).await;
+        assert_equal(&cluster, &[0, 1]);
+        assert_eq!(cluster.nodes[0].disk.borrow().content()[0], 0, "what n1 had when it left");
+    });
+}

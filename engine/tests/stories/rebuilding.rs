@@ -6,7 +6,7 @@ use std::time::Duration;
 use block_device::{ErrorKind, Range, Request, execute};
 use engine::{EngineError, MemberState};
 use reactor::simulated::World;
-use reactor::{now, sleep, spawn};
+use reactor::{now, sleep, spawn, timeout};
 use replica::{ChainEntry, LvolKind};
 use uuid::Uuid;
 
@@ -348,4 +348,35 @@ async fn random_story(seed: u64) {
     assert_equal(&cluster);
     let content = cluster.nodes[1].disk.borrow().content();
     model.check_content(&content);
+}
+
+#[test]
+fn who_has_just_joined_serves_when_the_source_is_gone_before_the_session_hears_of_it() {
+    // I3: the registry says that n1 is in sync, its copies are on their way, and n0 dies.
+    let met = Rc::new(std::cell::Cell::new(0));
+    for seed in crate::seeds(10) {
+        let met = Rc::clone(&met);
+        story(seed, async move {
+            let cluster = Cluster::new(2, SIZE);
+            let engine = cluster.serve().await;
+            cluster.nodes[1].kill();
+            write(&*engine, 0, 5).await.expect("acknowledged without n1");
+            cluster.nodes.iter().for_each(|node| node.delay.set(Duration::from_millis(50)));
+            cluster.nodes[1].revive();
+            while !cluster.registry.is_in_sync(1) {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let lost = Rc::clone(&engine);
+            let lost = spawn(async move { write(&*lost, 1, 6).await });
+            sleep(Duration::from_millis(1)).await;
+            cluster.nodes[0].kill();
+            met.set(met.get() + u32::from(lost.await.expect("it ends").is_err()));
+            let serving = timeout(Duration::from_secs(60), engine.ready()).await;
+            serving.expect("n1 has all that was acknowledged").expect("it serves");
+            until("written", || cluster.registry.is_in_sync(1)).await;
+            write(&*engine, 2, 7).await.expect("acknowledged without n0");
+            assert_eq!(cluster.nodes[1].disk.borrow().content()[0], 5);
+        });
+    }
+    assert!(met.get() > 0, "no session has ended in between");
 }

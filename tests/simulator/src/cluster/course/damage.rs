@@ -97,12 +97,28 @@ impl Course<'_> {
             let whole = cluster.registry.is_whole(volume.id) && !cluster.registry.has_lost(volume.id);
             running && !acting && whole && self.due.is_empty()
         };
-        let idle = || {
-            let engine = volume.engine.borrow();
-            !volume.has_work() && engine.as_ref().is_some_and(|engine| engine.status().in_flight == 0)
-        };
         let replicas = cluster.registry.replicas(volume.id).len();
-        replicas > 1 && sound() && cluster.world.run_until(idle, LIMIT) && sound()
+        replicas > 1
+            && sound()
+            && cluster.world.run_until(|| !volume.has_work(), LIMIT)
+            && self.until_idle(volume)
+            && sound()
+    }
+
+    fn until_idle(&self, volume: &Rc<Volume>) -> bool {
+        let limit = self.cluster.world.now() + LIMIT;
+        while self.cluster.world.now() < limit {
+            let Some((place, engine)) = volume.place.get().zip(volume.engine.borrow().clone()) else { return false };
+            let node = self.node(place).id;
+            if !self.cluster.world.is_running(node) {
+                return false;
+            }
+            if self.cluster.world.block_on(node, async move { engine.status().in_flight }) == 0 {
+                return true;
+            }
+            self.cluster.world.run_for(MOMENT);
+        }
+        false
     }
 
     /// Some places of a disk that a volume wrote to, in use or not.
