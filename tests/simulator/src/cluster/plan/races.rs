@@ -230,7 +230,7 @@ impl Race {
 
     /// I9: reads meet a write that is late at another replica, whose process ends with the engine's.
     fn reads_beside_a_write(&mut self) {
-        self.on_one_block(Mix::Reads);
+        self.on_one_block();
         self.begin();
         let (engine, other) = (self.engine(), self.other());
         // Later than writes, and not so late that another replica is asked.
@@ -252,17 +252,26 @@ impl Race {
         self.push(0, after, Act::Isolate { node, inbound: true, outbound: true, lasts });
         let after = self.between(0, 20);
         self.push(0, after, Act::TakeOver { volume: 0, to });
-        self.push(8, 3 * lease, Act::Nothing);
+        // A host whose engine does not serve yet uses up its requests in no time.
+        for _ in 0..48 {
+            self.push(2, lease / 16, Act::Nothing);
+        }
     }
 
     /// I7, I23: the first region that an engine writes to after one that stopped in order. Its note and its writes are all that a power cut
     /// can take.
     fn first_note_and_cut(&mut self) {
-        self.on_one_block(Mix::Writes);
+        // All in one region, and more than the host writes to in the end.
+        let volume = &mut self.course.volumes[0];
+        (volume.hot, volume.stride, volume.mix) = (48, 1, Mix::Writes);
         self.begin();
+        self.push(60, 100 * MOMENT, Act::Flush { volume: 0 });
         let to = self.either();
         self.push(0, 20 * MOMENT, Act::Move { volume: 0, to, off: 30 * MOMENT });
-        let (work, after) = (2 + self.below(4), self.between(60, 160));
+        // Until it serves.
+        let after = self.between(90, 200);
+        self.push(0, after, Act::Nothing);
+        let (work, after) = (1 + self.below(5), self.between(2, 15));
         self.cut_all(work, after);
     }
 
@@ -285,7 +294,7 @@ impl Race {
 
     /// I17, I22: a block that one replica cannot read gets what another one has, while it is written anew.
     fn written_while_it_is_mended(&mut self) {
-        self.on_one_block(Mix::Reads);
+        self.on_one_block();
         self.begin();
         let node = self.engine();
         self.slow_writes(node, 5, 60);
@@ -296,10 +305,10 @@ impl Race {
         self.push(8, 200 * MOMENT, Act::Nothing);
     }
 
-    /// One region, which is noted with the first write.
-    fn on_one_block(&mut self, mix: Mix) {
+    /// As many reads as writes of one block: they meet.
+    fn on_one_block(&mut self) {
         let volume = &mut self.course.volumes[0];
-        (volume.hot, volume.mix) = (1, mix);
+        (volume.hot, volume.mix) = (1, Mix::Reads);
     }
 
     fn until_whole(&mut self) {
