@@ -45,19 +45,19 @@ const fn in_faulty_store(name: &'static str, about: &'static str) -> Bug {
 /// Those that are looked for.
 pub const ALL: &[Bug] = &[
     in_cluster("acknowledge-before-membership", "a write is acknowledged before the record says who lacks it (I1)")
-        .from(260),
+        .from(402),
     in_cluster("record-the-last-in-sync-as-failed", "the last replica in sync is recorded as failed (I3)").from(95),
-    in_cluster("flush-only-the-local-replica", "remote replicas say that they flushed (I4)").from(116),
-    in_cluster("read-before-settling", "after a crash every replica in sync is read from at once (I7, I8)"),
-    in_cluster("write-without-an-intent", "writes do not wait until their regions are noted (I7)").from(198),
+    in_cluster("flush-only-the-local-replica", "remote replicas say that they flushed (I4)").from(292),
+    in_cluster("read-before-settling", "after a crash every replica in sync is read from at once (I7, I8)").from(13),
+    in_cluster("write-without-an-intent", "writes do not wait until their regions are noted (I7)").from(230),
     in_cluster("equalize-nothing", "what differs after a crash or an outage stays so (I7, I17)"),
     in_cluster("read-from-replicas-on-their-way", "a replica that is settled or rebuilt is read from (I8)"),
-    in_cluster("let-writes-overlap", "overlapping writes are sent as they come (I9)"),
+    in_cluster("let-writes-overlap", "overlapping writes are sent as they come (I9)").from(18),
     in_cluster("forget-the-epoch", "a grant is not stored (I12)"),
-    in_cluster("grant-any-epoch", "an epoch below the stored one is granted (I12)").from(90),
+    in_cluster("grant-any-epoch", "an epoch below the stored one is granted (I12)").from(170),
     in_cluster("let-ended-grants-go-on", "a new grant does not end those before it (I13, I16)"),
     in_cluster("go-on-with-the-record-of-another-engine", "a lost swap of the record does not stop an engine (I14)")
-        .from(22),
+        .from(26),
     in_cluster(
         "withhold-writes-from-rebuilding-replicas",
         "new writes do not reach a replica whose head is copied (I17)",
@@ -68,20 +68,21 @@ pub const ALL: &[Bug] = &[
     in_cluster("look-only-at-what-the-source-has", "a rebuild leaves what only the target has (I18)"),
     in_cluster("follow-no-writes", "the map of what a replica lacks has no new writes (I23)").from(10),
     in_cluster("follow-from-the-failure-on", "the map has not what was not durable when the replica was lost (I23)")
-        .from(146),
-    in_cluster("let-regions-leave-before-the-maps-have-them", "the intent forgets what no map has yet (I23)").from(190),
+        .from(152),
+    in_cluster("let-regions-leave-before-the-maps-have-them", "the intent forgets what no map has yet (I23)").from(259),
     in_cluster("take-the-map-before-the-attach", "a copy misses what was written since it began (I17, I23)").from(10),
-    in_cluster("trust-any-token", "a replica made anew counts as the one that left (I23)").from(240),
-    in_cluster("grow-one-replica", "the others are smaller than the volume (I39)").from(51),
+    in_cluster("trust-any-token", "a replica made anew counts as the one that left (I23)").from(273),
+    in_cluster("grow-one-replica", "the others are smaller than the volume (I39)").from(177),
     in_cluster("remove-the-last-replica", "the last replica in sync is let go (I3)").from(22),
     in_cluster("snapshot-without-a-hold", "replicas are cut while writes go on (I24)").from(36),
-    in_cluster("snapshot-one-replica", "the others stay in sync without the snapshot (I25)").from(26),
-    in_cluster("change-the-record-without-the-copies", "replicas do not hear of who left (I1, I5)").from(300),
+    in_cluster("snapshot-one-replica", "the others stay in sync without the snapshot (I25)").from(27),
+    in_cluster("change-the-record-without-the-copies", "replicas do not hear of who left (I1, I5)").from(306),
     in_cluster(
         "open-without-a-replica-that-may-know-more",
         "a lost record is made anew from some of the copies (I5, I6)",
-    ),
-    in_cluster("believe-an-old-copy", "a lost record is made anew from the oldest copy (I5)").from(196),
+    )
+    .from(8),
+    in_cluster("believe-an-old-copy", "a lost record is made anew from the oldest copy (I5)").from(201),
     in_races("let-regions-in-use-leave", "regions leave the intent although writes are in flight there (I7)").from(150),
     in_races("grant-before-the-drain", "what is at the disk for an older grant lands after a new one (I13, I15)")
         .from(118),
@@ -99,18 +100,21 @@ pub const ALL: &[Bug] = &[
     in_races("keep-the-maps-in-a-revert", "what going back to a snapshot changes is in no map (I23)"),
     in_races("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)").from(640),
     in_races("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)").from(318),
-    in_races("read-after-the-lease", "an engine that was cut off goes on answering reads (I9, I14)"),
+    in_races("read-after-the-lease", "an engine that was cut off goes on answering reads (I9, I14)").from(6),
     in_races(
         "take-over-without-waiting-for-the-lease",
         "an engine serves while the one before may still answer reads (I9, I14)",
-    ),
-    in_races("answer-beside-a-write", "a read shows what a write beside it has brought to one replica only (I9)"),
+    )
+    .from(6),
+    in_races("answer-beside-a-write", "a read shows what a write beside it has brought to one replica only (I9)")
+        .from(120),
     in_races(
         "leave-the-old-intent-closed",
         "an engine begins to write while the notes say that the last one closed (I7)",
-    ),
-    in_races("mend-beside-writes", "a block is mended while it is written anew (I17, I22)"),
-    in_races("clean-without-a-flush", "an engine stops in order and has not flushed (I4)"),
+    )
+    .from(20),
+    in_races("mend-beside-writes", "a block is mended while it is written anew (I17, I22)").from(210),
+    in_races("clean-without-a-flush", "an engine stops in order and has not flushed (I4)").from(33),
     in_faulty_store("ignore-failed-journal-writes", "a record whose write failed counts as written (I27)"),
     in_store("reuse-freed-clusters-at-once", "a freed cluster is used again before that is durable (I27)").from(460),
     in_store("trust-unflushed-blocks", "recovery takes blocks that were not flushed as they are (I27)"),
