@@ -83,23 +83,23 @@ pub const ALL: &[Bug] = &[
     )
     .from(8),
     in_cluster("believe-an-old-copy", "a lost record is made anew from the oldest copy (I5)").from(201),
-    in_races("let-regions-in-use-leave", "regions leave the intent although writes are in flight there (I7)").from(150),
+    in_races("let-regions-in-use-leave", "regions leave the intent although writes are in flight there (I7)").from(155),
     in_races("grant-before-the-drain", "what is at the disk for an older grant lands after a new one (I13, I15)")
         .from(118),
     in_races(
         "forget-writes-that-end-during-a-flush",
         "a write in flight when a flush began counts as durable after it (I23)",
     )
-    .from(330),
+    .from(335),
     in_races(
         "forget-writes-in-flight-at-the-failure",
         "a flush that passed a write hides that a replica that fails then lacks it (I23)",
     )
-    .from(530),
-    in_races("trust-notes-after-a-power-cut", "intent and maps count although later ones may be lost (I23)").from(25),
-    in_races("keep-the-maps-in-a-revert", "what going back to a snapshot changes is in no map (I23)"),
-    in_races("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)").from(640),
-    in_races("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)").from(318),
+    .from(535),
+    in_races("trust-notes-after-a-power-cut", "intent and maps count although later ones may be lost (I23)").from(29),
+    in_races("keep-the-maps-in-a-revert", "what going back to a snapshot changes is in no map (I23)").from(3),
+    in_races("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)").from(646),
+    in_races("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)").from(323),
     in_races("read-after-the-lease", "an engine that was cut off goes on answering reads (I9, I14)").from(6),
     in_races(
         "take-over-without-waiting-for-the-lease",
@@ -116,8 +116,8 @@ pub const ALL: &[Bug] = &[
     in_races("mend-beside-writes", "a block is mended while it is written anew (I17, I22)").from(210),
     in_races("clean-without-a-flush", "an engine stops in order and has not flushed (I4)").from(33),
     in_faulty_store("ignore-failed-journal-writes", "a record whose write failed counts as written (I27)"),
-    in_store("reuse-freed-clusters-at-once", "a freed cluster is used again before that is durable (I27)").from(460),
-    in_store("trust-unflushed-blocks", "recovery takes blocks that were not flushed as they are (I27)"),
+    in_store("reuse-freed-clusters-at-once", "a freed cluster is used again before that is durable (I27)").from(716),
+    in_store("trust-unflushed-blocks", "recovery takes blocks that were not flushed as they are (I27)").from(41),
     in_store("flush-without-a-marker", "a flush does not tell recovery what it covered (I4)"),
 ];
 
