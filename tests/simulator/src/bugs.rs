@@ -85,7 +85,7 @@ pub const ALL: &[Bug] = &[
     in_cluster("believe-an-old-copy", "a lost record is made anew from the oldest copy (I5)").from(201),
     in_races("let-regions-in-use-leave", "regions leave the intent although writes are in flight there (I7)").from(155),
     in_races("grant-before-the-drain", "what is at the disk for an older grant lands after a new one (I13, I15)")
-        .from(118),
+        .from(970),
     in_races(
         "forget-writes-that-end-during-a-flush",
         "a write in flight when a flush began counts as durable after it (I23)",
