@@ -39,7 +39,7 @@ pub use crate::probe::{Page, probe, probe_until};
 pub use crate::stopped::Stopped;
 
 /// How long a test waits for something that must come. Generous: it only ends tests that have failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Bytes.
