@@ -38,8 +38,11 @@ impl Job<'_> {
             return Ok(true);
         }
         for (index, snapshot) in have.iter().enumerate() {
+            if snapshot.size != wanted[index].size {
+                return Ok(false);
+            }
             self.begin_lvol(format!("comparing snapshot {}", snapshot.name), wanted.len() - index)?;
-            let pair = Pair { source: &*source, ours: snapshot.id, theirs: snapshot.id };
+            let pair = Pair { source: &*source, ours: snapshot.id, theirs: snapshot.id, end: snapshot.size };
             if !self.has_same_content(pair).await? {
                 return Ok(false);
             }
@@ -75,8 +78,8 @@ impl Job<'_> {
         Ok(same.get())
     }
 
-    /// Copies every snapshot that the target lacks, oldest first. The target's chain is a beginning of the source's, as
-    /// [`Job::prepare`] and this function leave it.
+    /// Copies every snapshot that the target lacks, oldest first, or empties the target. The target's chain is a beginning of the
+    /// source's, as [`Job::prepare`] and this function leave it.
     pub(super) async fn copy_snapshots(&self) -> Result<(), Error> {
         let source = self.source()?;
         let wanted = self.snapshots(&*source).await?;
@@ -86,12 +89,27 @@ impl Job<'_> {
         }
         for (index, snapshot) in wanted.iter().enumerate().skip(have.len()) {
             self.begin_lvol(format!("copying snapshot {}", snapshot.name), wanted.len() - index)?;
-            let pair = Pair { source: &*source, ours: snapshot.id, theirs: self.head(&*self.target).await? };
+            let theirs = self.head(&*self.target).await?;
+            if self.reaches_beyond(theirs, snapshot.size).await? {
+                // It was written to when the volume had grown already. Whoever called looks at its snapshots again, and comes back.
+                return self.empty().await;
+            }
+            let pair = Pair { source: &*source, ours: snapshot.id, theirs, end: snapshot.size };
             self.copy_snapshot(pair).await?;
             // The target's head reads like the snapshot now: cut it under the same uuid, with the size that the volume had.
             self.core.in_time(self.target.snapshot(snapshot.id, snapshot.size, &snapshot.name)).await?;
         }
         Ok(())
+    }
+
+    /// Whether the target's head has blocks where a snapshot that is still to be cut from it has ended: the volume was smaller then (I24).
+    async fn reaches_beyond(&self, head: Uuid, end: u64) -> Result<bool, Error> {
+        let rest = Range { offset: end, length: self.size().saturating_sub(end) };
+        if rest.length == 0 {
+            return Ok(false);
+        }
+        let found = self.core.in_time(self.target.extents(head, rest, 1)).await?;
+        Ok(!found.list.is_empty())
     }
 
     async fn copy_snapshot(&self, pair: Pair<'_>) -> Result<(), Error> {

@@ -18,6 +18,8 @@ pub(super) struct Pair<'a> {
     pub(super) source: &'a dyn Replica,
     pub(super) ours: Uuid,
     pub(super) theirs: Uuid,
+    /// Where the lvols end, in bytes: a snapshot may be smaller than the volume is now. A head has no end of its own, it grows.
+    pub(super) end: u64,
 }
 
 /// A run of pieces that differ.
@@ -59,7 +61,7 @@ impl Job<'_> {
 
     /// Whether two snapshots read the same in a range.
     pub(super) async fn is_equal(&self, pair: Pair<'_>, range: Range) -> Result<bool, Error> {
-        let range = widened(range, self.size());
+        let range = widened(range, pair.end);
         let equal = self.differences(pair, range, COARSE).await?.is_empty();
         self.compared(range.length);
         Ok(equal)
@@ -100,7 +102,7 @@ impl Job<'_> {
     }
 }
 
-/// Up to where coarse pieces begin and end, as far as the volume reaches: stored hashes are of such pieces.
+/// Up to where coarse pieces begin and end, as far as the lvol reaches: stored hashes are of such pieces.
 fn widened(range: Range, size: u64) -> Range {
     let coarse = u64::from(COARSE);
     let (start, end) = (range.offset - range.offset % coarse, range.end().next_multiple_of(coarse).min(size));
@@ -145,7 +147,7 @@ mod tests {
         assert_eq!(widened(range(4096, 4096), 1 << 20), range(0, 65536));
         assert_eq!(widened(range(61440, 8192), 1 << 20), range(0, 131_072));
         assert_eq!(widened(range(65536, 65536), 1 << 20), range(65536, 65536));
-        assert_eq!(widened(range(65536, 4096), 65536 + 8192), range(65536, 8192), "the end of the volume");
+        assert_eq!(widened(range(65536, 4096), 65536 + 8192), range(65536, 8192), "the end of the lvol");
     }
 
     #[test]

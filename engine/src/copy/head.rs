@@ -19,7 +19,8 @@ impl Job<'_> {
     /// target themselves (I17). Where an engine's crash may have left them different the source's bytes win (I7).
     pub(super) async fn copy_head(&self, step: &str) -> Result<(), Interrupted> {
         let source = self.source()?;
-        let pair = Pair { source: &*source, ours: self.head(&*source).await?, theirs: self.head(&*self.target).await? };
+        let (ours, theirs) = (self.head(&*source).await?, self.head(&*self.target).await?);
+        let pair = Pair { source: &*source, ours, theirs, end: u64::MAX };
         self.begin_lvol(step.to_owned(), 0)?;
         let copy = async |range| {
             let _locked = self.core.lock_region(range).await;

@@ -308,3 +308,46 @@ fn a_snapshot_has_the_size_that_the_volume_had_on_replicas_that_get_it_later_too
         assert_equal(&cluster);
     });
 }
+
+#[test]
+fn a_replica_written_to_beyond_a_snapshot_that_it_lacks_comes_back() {
+    // I18, I24: an earlier rebuild, which did not come to its end, brought what was written when the volume had grown.
+    story(15, async {
+        let cluster = Cluster::new(2, SIZE);
+        let engine = cluster.serve().await;
+        write(&*engine, 3, 1).await.expect("acknowledged");
+        cluster.nodes[1].kill();
+        engine.snapshot(snapshot_id(1), "s").await.expect("cut");
+        engine.grow(2 * SIZE).await.expect("grown");
+        let beyond = SIZE / BLOCK + 5;
+        write(&*engine, beyond, 2).await.expect("acknowledged");
+        {
+            let mut disk = cluster.nodes[1].disk.borrow_mut();
+            disk.grow(2 * SIZE);
+            disk.spoil(beyond + 1, 0xbd);
+        }
+        cluster.nodes[1].revive();
+        all_in_sync(&cluster).await;
+        assert_equal(&cluster);
+        assert_eq!(cluster.nodes[1].disk.borrow().resets, 1, "nothing of it can be cut off");
+    });
+}
+
+#[test]
+fn a_snapshot_that_ends_within_a_coarse_piece_is_compared_up_to_its_end() {
+    // I24: the volume has grown since; what is compared ends with the snapshot.
+    story(16, async {
+        let cluster = Cluster::new(2, SIZE + BLOCK);
+        let engine = cluster.serve().await;
+        write(&*engine, SIZE / BLOCK, 1).await.expect("the last block");
+        engine.snapshot(snapshot_id(1), "s").await.expect("cut");
+        engine.grow(2 * SIZE).await.expect("grown");
+        cluster.nodes[1].kill();
+        write(&*engine, 3, 2).await.expect("acknowledged");
+        cluster.nodes[1].disk.borrow_mut().forget();
+        cluster.nodes[1].revive();
+        all_in_sync(&cluster).await;
+        assert_equal(&cluster);
+        assert_eq!(cluster.nodes[1].disk.borrow().resets, 0, "it had all of the snapshot");
+    });
+}

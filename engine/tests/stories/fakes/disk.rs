@@ -126,6 +126,10 @@ impl FakeDisk {
 
     /// Reads as the medium allows.
     pub(crate) fn try_read(&self, lvol: Uuid, range: Range) -> Outcome {
+        let snapshot = self.snapshots.iter().find(|snapshot| snapshot.id == lvol);
+        if range.end() > snapshot.map_or(self.size, |snapshot| snapshot.size) {
+            return Err(ErrorKind::InvalidRange.into());
+        }
         match (range.offset / BLOCK..range.end() / BLOCK).any(|block| self.is_bad(lvol, block)) {
             true => Err(ErrorKind::ReadFailed.into()),
             false => Ok(Segments::from(Slice::from(&self.read(lvol, range)[..]))),
