@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use reactor::{Disk, DiskOptions, Handle, Reactor};
 
@@ -29,7 +30,7 @@ pub(super) fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
     Reactor::run(&reactor::Config::default(), async move { rig::written_file(&made, DISK_SIZE).await })??;
     let store = path.clone();
     let file = Contestant::start_over(Kind::File, config("server", SERVER_CORE), move || async move {
-        device::volume_on(open(&store)?).await
+        device::volume_on(open(&store).await?).await
     })?;
     let memory = Contestant::start(Kind::Volume)?;
     let mut superblock = [0; 4096];
@@ -52,7 +53,16 @@ pub(super) fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn open(path: &Path) -> std::io::Result<Disk> {
+/// Opens the disk that the reactor which wrote it may still have: the kernel lets go of its files after it is gone.
+async fn open(path: &Path) -> std::io::Result<Disk> {
+    for _ in 0..1000 {
+        match Disk::open(path, &DiskOptions::default()) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                reactor::sleep(Duration::from_millis(10)).await;
+            }
+            result => return result,
+        }
+    }
     Disk::open(path, &DiskOptions::default())
 }
 
