@@ -1,4 +1,4 @@
-//! One entry for people and CI: `cargo xtask test|tidy|e2e|conformance|fuzz|miri|demo|simulate|bench`. docs/testing.md tells what each does.
+//! One entry for people and CI: `cargo xtask test|tidy|e2e|conformance|fuzz|miri|instructions|demo|simulate|bench`. docs/testing.md tells what each does.
 #![forbid(unsafe_code)]
 
 mod conformance;
@@ -6,6 +6,7 @@ mod debian;
 mod e2e;
 mod fuzz;
 mod guest;
+mod instructions;
 mod libtest;
 mod miri;
 mod process;
@@ -56,6 +57,12 @@ enum Task {
     },
     /// Run the tests of formats and protocols under Miri
     Miri,
+    /// Count the instructions that a command takes on its way, and compare with what is on record
+    Instructions {
+        /// Put on record what they are now
+        #[arg(long)]
+        accept: bool,
+    },
     /// Show the main job: three nodes, a volume with three replicas, a node killed (arguments as `ashlar demo`)
     Demo {
         /// Passed on
@@ -110,6 +117,13 @@ fn main() -> Result<ExitCode> {
         Task::Miri => {
             let mut report = Report::default();
             miri::run(&workspace, &mut report);
+            Ok(report.close())
+        }
+        Task::Instructions { accept } => {
+            let mut report = Report::default();
+            if report.check("simulator", || programs::build_simulator_with_bugs(&workspace)).is_some() {
+                instructions::run(&workspace, accept, &mut report);
+            }
             Ok(report.close())
         }
         Task::Demo { arguments } => programs::demo(&workspace, &arguments),

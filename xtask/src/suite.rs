@@ -13,7 +13,7 @@ use crate::programs::{self, cargo, test_programs};
 use crate::report::Report;
 use crate::tidy::metadata;
 use crate::workspace::Workspace;
-use crate::{conformance, e2e, libtest, miri, process, tidy};
+use crate::{conformance, e2e, instructions, libtest, miri, process, tidy};
 
 /// No single check may take longer; the whole is to be done in 30 minutes on two cores.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
@@ -159,8 +159,8 @@ fn check_with(workspace: &Workspace, command: &str, arguments: &[&str], report: 
     });
 }
 
-/// Looks for each deliberate bug in the simulator, and starts fresh seeds of whole clusters: they take what time the rest leaves
-/// them. One build does for both: switched off, a deliberate bug is a comparison.
+/// Looks for each deliberate bug in the simulator, counts instructions with it, and starts fresh seeds of whole clusters: they take what time the rest leaves
+/// them. One build does for all of it: switched off, a deliberate bug is a comparison.
 fn simulate(workspace: &Workspace, seconds: u64, report: &mut Report) -> Option<Beside> {
     report.check("simulator", || programs::build_simulator_with_bugs(workspace))?;
     report.check("deliberate bugs", || {
@@ -172,6 +172,7 @@ fn simulate(workspace: &Workspace, seconds: u64, report: &mut Report) -> Option<
             false => bail!("a deliberate bug was not found: {}", workspace.display(&log)),
         }
     });
+    instructions::run(workspace, false, report);
     let mut seeds = programs::simulator(workspace);
     seeds.args(["--seconds", &seconds.to_string()]);
     match workspace.log("fresh-seeds").and_then(|log| Beside::start(&seeds, log)) {

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use simulator::instructions::Work;
 use simulator::scenarios::{ALL, named};
 use simulator::{Scenario, Without};
 
 pub(crate) const USAGE: &str = "\
 usage: simulator [--seed S | --seeds N | --seconds T | --bugs] [--scenario NAME] [--log LINES]
+       simulator --instructions reads|writes N
        simulator --list
 
   --seed S         one seed, and its trace hash; a failure is made smaller, then told in full
@@ -17,6 +19,8 @@ usage: simulator [--seed S | --seeds N | --seconds T | --bugs] [--scenario NAME]
   --seconds T      fresh seeds of all scenarios in turn, on all cores, for that long
   --bugs           switch each deliberate bug on, and see that it is found (needs the feature deliberate-bugs)
   --bug NAME       only this bug; with --seed: switched on for that run
+  --instructions reads|writes N
+                   so many commands, for a profiler to count (see docs/performance.md)
   --scenario NAME  only this one
   --log LINES      how many lines of the event log a failure prints (200)
   --list           the scenarios, and the bugs";
@@ -37,6 +41,8 @@ pub(crate) enum What {
     Many(u64),
     For(Duration),
     Bugs,
+    /// So many commands, whose instructions somebody counts.
+    Instructions(Work, u64),
 }
 
 impl Arguments {
@@ -57,6 +63,10 @@ impl Arguments {
                 "--seed" => parsed.what = What::One(number(&value()?)?),
                 "--seeds" => parsed.what = What::Many(number(&value()?)?),
                 "--seconds" => parsed.what = What::For(Duration::from_secs(number(&value()?)?)),
+                "--instructions" => {
+                    let work = value()?.parse()?;
+                    parsed.what = What::Instructions(work, number(&value()?)?);
+                }
                 "--bugs" => parsed.what = What::Bugs,
                 "--bug" => parsed.bug = Some(value()?),
                 "--from" => parsed.from = Some(number(&value()?)?),

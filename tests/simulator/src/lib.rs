@@ -7,6 +7,7 @@ pub mod attempt;
 pub mod bugs;
 pub mod cluster;
 pub mod host;
+pub mod instructions;
 pub mod model;
 pub mod scenarios;
 pub mod shrink;

@@ -28,6 +28,10 @@ fn main() -> ExitCode {
             arguments.scenarios.iter().all(|scenario| many::seeds(scenario, first, count))
         }
         What::For(duration) => many::for_a_while(&arguments.scenarios, duration),
+        What::Instructions(work, commands) => {
+            simulator::instructions::run(work, commands);
+            true
+        }
         What::Bugs => many::bugs(arguments.bug.as_deref()),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

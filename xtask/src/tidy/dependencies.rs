@@ -64,7 +64,7 @@ const HOUSE: &[Room] = &[
             "reactor",
         ],
     ),
-    room("simulator", &["engine", "replica", "lvol", "block-device", "reactor"]),
+    room("simulator", &["nvmf-target", "nvmf-initiator", "engine", "replica", "lvol", "block-device", "reactor"]),
     room(
         "fuzzing",
         &[

@@ -1,0 +1,152 @@
+//! A fixed amount of work on the whole path of a command, whose instructions are counted: host, NVMe/TCP, target, engine, one local
+//! replica, store, disk. Nothing here depends on time or the machine, so that two counts of the same code are the same.
+
+use std::rc::Rc;
+use std::str::FromStr;
+
+use block_device::{BlockDevice, Buffer, Request, execute};
+use engine::{Engine, EngineConfig, FileRegistry, NewReplica, Registry, VolumeRecord};
+use lvol::{FormatOptions, Store};
+use nvmf_initiator::{Controller, Options};
+use nvmf_target::identity::NAMESPACE_ID;
+use nvmf_target::{
+    AnaState, Directory, Hosts, Identity, Limits, Listener, ListenerOptions, Subsystem, SubsystemOptions,
+};
+use reactor::simulated::{NodeId, World};
+use reactor::{Disk, DiskOptions};
+use replica::{ReplicaServer, ReplicaSpec};
+use uuid::Uuid;
+
+const ADDRESS: ([u8; 4], u16) = ([10, 0, 0, 1], 4420);
+const DISK: &str = "/store";
+const DISK_SIZE: u64 = 64 << 20;
+const SIZE: u64 = 8 << 20;
+const BLOCK_SIZE: u32 = 4096;
+const VOLUME: Uuid = Uuid::from_u128(1);
+const REPLICA: Uuid = Uuid::from_u128(2);
+
+/// Commands under way at one time.
+const DEPTH: u64 = 32;
+
+/// Commands of each kind before those that count.
+const WARM_UP: u64 = 256;
+
+/// What the commands do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Read 4 KiB.
+    Reads,
+    /// Write 4 KiB over what was written.
+    Writes,
+}
+
+impl FromStr for Work {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "reads" => Ok(Self::Reads),
+            "writes" => Ok(Self::Writes),
+            _ => Err(format!("{text} is neither reads nor writes")),
+        }
+    }
+}
+
+/// Does so many commands of one kind. What counts happens within [`counted`].
+pub fn run(work: Work, commands: u64) {
+    let world = World::new(1);
+    let (target, host) = (world.add_node(ADDRESS.0.into()), world.add_node([10, 0, 0, 2].into()));
+    world.add_disk(target, DISK, DISK_SIZE, BLOCK_SIZE);
+    let served = world.spawn(target, serve());
+    assert!(world.run_until(|| served.is_done(), std::time::Duration::from_secs(60)), "the volume is not served");
+    let controller = world.block_on(host, async {
+        let identity = Identity::of_volume(VOLUME);
+        Controller::connect(ADDRESS.into(), &identity.nqn, Options::default()).await.expect("the target serves")
+    });
+    all(&world, host, &controller, work, WARM_UP);
+    counted(&world, host, &controller, work, commands);
+    world.block_on(host, async move { drop(controller) });
+}
+
+/// The instructions from its beginning to its end count: the profiler knows it by its name.
+#[inline(never)]
+fn counted(world: &World, host: NodeId, controller: &Rc<Controller>, work: Work, commands: u64) {
+    all(world, host, controller, work, commands);
+}
+
+fn all(world: &World, host: NodeId, controller: &Rc<Controller>, work: Work, commands: u64) {
+    let workers: Vec<_> = (0..DEPTH)
+        .map(|worker| {
+            let controller = Rc::clone(controller);
+            world.spawn(host, async move {
+                for command in (worker..commands).step_by(DEPTH as usize) {
+                    one(&controller, work, command).await;
+                }
+            })
+        })
+        .collect();
+    let done = || workers.iter().all(|worker| worker.is_done());
+    assert!(world.run_until(done, std::time::Duration::from_secs(600)), "the commands do not end");
+}
+
+async fn one(controller: &Controller, work: Work, command: u64) {
+    let block = u64::from(BLOCK_SIZE);
+    // All over the volume, each place as often as another.
+    let offset = command * 7919 % (SIZE / block) * block;
+    match work {
+        Work::Reads => {
+            controller.read(offset, BLOCK_SIZE as usize).await.expect("the disk is sound");
+        }
+        Work::Writes => {
+            let mut data = Buffer::new(BLOCK_SIZE as usize);
+            data.fill(command as u8);
+            controller.write(offset, data.freeze(), false).await.expect("the disk is sound");
+        }
+    }
+}
+
+/// Exports a volume of one replica, all of it written, for as long as the machine runs.
+async fn serve() {
+    let disk = Disk::open(DISK.as_ref(), &DiskOptions::default()).expect("the disk is there");
+    Store::format(&disk, &FormatOptions::new(Uuid::from_u128(3), "store")).await.expect("the disk is empty");
+    let server = ReplicaServer::new(Store::open(disk).await.expect("just formatted"), &replica::Directory::new());
+    let spec = ReplicaSpec { replica: REPLICA, volume: VOLUME, name: "v".into(), size: SIZE, block_size: BLOCK_SIZE };
+    server.create(&spec).await.expect("the store is empty");
+    let registry = FileRegistry::new("/registry");
+    let replicas = vec![NewReplica { replica: REPLICA, node: "a".into(), address: ([10, 0, 0, 1], 1).into() }];
+    registry.store(None, &VolumeRecord::new(VOLUME, SIZE, BLOCK_SIZE, replicas)).await.expect("files are sound");
+    let config = EngineConfig { local: vec![(REPLICA, server)], ..EngineConfig::new(VOLUME) };
+    let engine = Engine::start(config, Rc::new(registry)).await.expect("the volume is new");
+    engine.ready().await.expect("its replica is here");
+    fill(&*engine).await;
+    let (directory, identity) = (Directory::new(), Identity::of_volume(VOLUME));
+    let options = SubsystemOptions { identity: identity.clone(), hosts: Hosts::Any, limits: Limits::default() };
+    let subsystem = Subsystem::start(&directory, options).expect("the only one");
+    subsystem.attach(NAMESPACE_ID, engine, &identity, AnaState::Optimized);
+    let listener = Listener::bind(&directory, ListenerOptions::new(ADDRESS.into())).expect("the port is free");
+    reactor::spawn(async move {
+        let _kept = (subsystem, listener);
+        std::future::pending::<()>().await;
+    });
+}
+
+/// Writes all of it, so that every read is of the disk and every write over something.
+async fn fill(device: &dyn BlockDevice) {
+    let mut data = Buffer::new(1 << 20);
+    data.fill(0x5a);
+    let data = data.freeze();
+    for offset in (0..SIZE).step_by(data.len()) {
+        execute(device, Request::write(offset, data.clone())).await.expect("the store has room");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_work_is_done_to_its_end() {
+        run(Work::Reads, 64);
+        run(Work::Writes, 64);
+    }
+}
