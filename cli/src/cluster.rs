@@ -10,7 +10,7 @@
 use std::fmt::Write;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use anyhow::{Context, anyhow, bail};
 use proto::v1::NodeInfoRequest;
 
 use crate::client::Client;
+use crate::ports::Ports;
 
 /// How long a daemon may take from start to its first answer.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -30,6 +31,8 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
+    /// Kept for nodes that are down.
+    _ports: Option<Ports>,
 }
 
 /// One daemon: its files and addresses, and its process while it runs.
@@ -65,9 +68,11 @@ impl Cluster {
     /// Writes folders and configurations for daemons with these names; starts none. `program` is the `ashlard` to run;
     /// `extra` goes into each configuration as it is.
     pub fn prepare(program: &Path, folder: &Path, names: &[&str], extra: &str) -> anyhow::Result<Self> {
-        let addresses = free_addresses(names.len())?;
+        let mut ports = Ports::reserve()?;
+        let addresses = addresses(&mut ports, names.len())?;
         let members: Vec<_> = names.iter().copied().zip(addresses).collect();
-        Self::prepare_at(program, folder, &members, extra)
+        let cluster = Self::prepare_at(program, folder, &members, extra)?;
+        Ok(Self { _ports: Some(ports), ..cluster })
     }
 
     /// The same for daemons at given addresses.
@@ -85,7 +90,7 @@ impl Cluster {
             let (name, program, addresses) = ((*name).to_owned(), program.to_owned(), *addresses);
             Ok(Node { name, program, folder, addresses, launcher: Vec::new(), process: None })
         });
-        Ok(Self { nodes: nodes.collect::<anyhow::Result<_>>()? })
+        Ok(Self { nodes: nodes.collect::<anyhow::Result<_>>()?, _ports: None })
     }
 
     /// Starts all daemons and waits until each answers.
@@ -323,20 +328,10 @@ fn configuration(
     text
 }
 
-/// Addresses on loopback that nobody uses now.
-///
-/// A daemon keeps its ports over restarts, so the system must not give them to somebody else in between: they are taken
-/// from below the range that the system chooses from for outgoing connections.
-fn free_addresses(count: usize) -> io::Result<Vec<Addresses>> {
-    // Held until all are chosen, so that none is chosen twice.
-    let mut held = Vec::new();
-    let mut next = || {
-        let listener = free_port()?;
-        let address = listener.local_addr()?;
-        held.push(listener);
-        io::Result::Ok(address)
-    };
+/// Addresses for this many daemons.
+fn addresses(ports: &mut Ports, count: usize) -> io::Result<Vec<Addresses>> {
     let mut node = || {
+        let mut next = || ports.next();
         Ok(Addresses {
             grpc: next()?,
             health: next()?,
@@ -347,23 +342,6 @@ fn free_addresses(count: usize) -> io::Result<Vec<Addresses>> {
         })
     };
     (0..count).map(|_| node()).collect()
-}
-
-fn free_port() -> io::Result<TcpListener> {
-    const FIRST: u16 = 10_000;
-    const COUNT: u16 = 20_000;
-    const TRIES: usize = 1_000;
-    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-    for _ in 0..TRIES {
-        let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
-        // The remainder is below COUNT.
-        let port = FIRST + (random % u64::from(COUNT)) as u16;
-        match TcpListener::bind(("127.0.0.1", port)) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod commands;
 mod demo;
 mod offline;
 mod output;
+mod ports;
 mod size;
 
 use std::process::ExitCode;

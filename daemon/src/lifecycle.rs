@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::data::DataPath;
 use crate::health::Health;
+use crate::listening;
 use crate::logging::LogFilter;
 use crate::runs::LastRun;
 use crate::services::Services;
@@ -48,7 +49,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<&'static str> {
     // Before anything starts, so that no signal meets the default action half way.
     let mut signals = Signals::new()?;
-    let listener = TcpListener::bind(config.grpc)
+    let listener = listening::bind(config.grpc)
         .await
         .with_context(|| format!("cannot serve the API at {} (grpc)", config.grpc))?;
     let feed = Arc::clone(&health.feed);

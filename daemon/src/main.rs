@@ -8,6 +8,7 @@ mod control;
 mod data;
 mod health;
 mod lifecycle;
+mod listening;
 mod logging;
 mod names;
 mod runs;

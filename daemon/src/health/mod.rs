@@ -28,6 +28,7 @@ use self::board::{About, Board};
 use self::notify::Notifier;
 use self::pages::Pages;
 use crate::config::Config;
+use crate::listening;
 use crate::runs::LastRun;
 
 /// The least that is told to systemd: three times in its limit.
@@ -42,7 +43,7 @@ pub(crate) struct Health {
 
 /// Starts the thread and its listener.
 pub(crate) fn start(config: &Config, last_run: LastRun, reactors: Vec<(String, Pulse)>) -> anyhow::Result<Health> {
-    let listener = TcpListener::bind(config.health)
+    let listener = listening::bind_waiting(config.health)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .with_context(|| format!("cannot serve health at {} (health)", config.health))?;
     let (feed, follower) = feed::feed();

@@ -288,7 +288,8 @@ impl Story {
     }
 
     fn end_multipath(&mut self) -> Result<()> {
-        self.host.run("multipathd shutdown\nmultipath -F")?;
+        // It may be gone before it has answered.
+        self.host.run("multipathd shutdown || true\nwhile pidof multipathd; do sleep 0.1; done\nmultipath -F")?;
         self.log_out()
     }
 
