@@ -60,7 +60,12 @@ struct Count {
     /// The names of failed tests, with the program that they are in.
     failures: Vec<String>,
     program: String,
+    /// How many more lines of what a failed test said are told: whoever reads only our output learns why it failed.
+    of_failure: usize,
 }
+
+/// Lines of a failed test that are told.
+const FAILURE_LINES: usize = 30;
 
 impl Count {
     /// Takes in a line of the output, and returns what is worth telling of it.
@@ -71,7 +76,11 @@ impl Count {
             let failure = format!("{}: {name}", self.program);
             self.failures.push(failure.clone());
             return Some(format!("FAILED {failure}"));
+        } else if line.starts_with("---- ") && line.ends_with(" ----") {
+            self.of_failure = FAILURE_LINES;
+            return Some(line.to_owned());
         } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.of_failure = 0;
             let (passed, failed, ignored) =
                 (counted(result, "passed"), counted(result, "failed"), counted(result, "ignored"));
             self.passed += passed;
@@ -80,6 +89,11 @@ impl Count {
                 let more = if ignored > 0 { format!(", {ignored} ignored") } else { String::new() };
                 return Some(format!("{}: {passed} passed, {failed} failed{more}", self.program));
             }
+        } else if line == "failures:" {
+            self.of_failure = 0;
+        } else if self.of_failure > 0 && !line.is_empty() {
+            self.of_failure -= 1;
+            return Some(format!("    {line}"));
         }
         None
     }
@@ -116,6 +130,12 @@ mod tests {
 running 3 tests
 test file::tests::reads ... ok
 test file::tests::writes ... FAILED
+failures:
+---- file::tests::writes stdout ----
+thread 'file::tests::writes' panicked at a line of ours
+
+failures:
+    file::tests::writes
 test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.09s
      Running tests/damage.rs (target/debug/deps/damage-2e1f)
 test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.09s
@@ -129,6 +149,8 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert_eq!(count.failures, ["block_device: file::tests::writes"]);
         let expected = [
             "FAILED block_device: file::tests::writes",
+            "---- file::tests::writes stdout ----",
+            "    thread 'file::tests::writes' panicked at a line of ours",
             "block_device: 1 passed, 1 failed, 1 ignored",
             "damage (tests/damage.rs): 40 passed, 0 failed",
             "lvol (documentation): 2 passed, 0 failed",

@@ -14,6 +14,9 @@ use crate::workspace::Workspace;
 /// Miri is a few hundred times slower than the machine.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
+/// How often tests of properties try, where they do not say it themselves.
+const CASES: &str = "16";
+
 /// What runs under Miri: a package, and which of its unit tests.
 const RUNS: [(&str, &[&str]); 5] = [
     ("lvol", &["format::", "map::", "offline::"]),
@@ -34,7 +37,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
         command.args(["miri", "test", "--lib", "--package", package, "--target-dir"]);
         command.arg(workspace.target.join("miri")).arg("--").args(filters);
         // Tests of properties draw their seed from the system, and write failures down.
-        command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+        command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", CASES);
         match workspace.log(&format!("miri-{package}")) {
             Ok(log) => {
                 libtest::run(&mut command, &name, &log, LIMIT, Tell::Sums, report);
@@ -44,10 +47,11 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) {
     }
 }
 
-/// Cargo of the nightly toolchain. Not the one that runs us: that sets variables for its own.
+/// Cargo of the nightly toolchain, with the lowest priority: tests beside it wait for real time to pass. Not the cargo that runs us: that
+/// sets variables for its own.
 fn cargo_nightly(workspace: &Workspace) -> Command {
-    let mut command = Command::new("cargo");
-    command.arg("+nightly").current_dir(&workspace.root).env("CARGO_TERM_COLOR", "never");
+    let mut command = Command::new("nice");
+    command.args(["-n", "19", "cargo", "+nightly"]).current_dir(&workspace.root).env("CARGO_TERM_COLOR", "never");
     for variable in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS"] {
         command.env_remove(variable);
     }

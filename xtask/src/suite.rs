@@ -21,6 +21,9 @@ const LIMIT: Duration = Duration::from_secs(25 * 60);
 /// The same for long tests.
 const LONG_LIMIT: Duration = Duration::from_secs(12 * 3600);
 
+/// For `cargo test`: daemons that are tested wait for each other most of the time.
+const DAEMONS_AT_ONCE: [&str; 2] = ["--", "--test-threads=4"];
+
 /// How long fresh seeds of the simulator run on all cores, in seconds, beside tests that wait more than they work; shorter with `--fast`.
 const SIMULATED: u64 = 300;
 const SIMULATED_FAST: u64 = 60;
@@ -44,13 +47,7 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
         provide_for_scenarios(&mut report);
         provide_tshark(&mut report);
         let seeds = simulate(workspace, if fast { SIMULATED_FAST } else { SIMULATED }, &mut report);
-        test(workspace, long, &mut report);
-        conform(workspace, &mut report);
-        if fast {
-            report.skip("e2e", "left out by --fast");
-        } else {
-            e2e::run(workspace, &mut report);
-        }
+        test(workspace, fast, long, &mut report);
         if let Some(seeds) = seeds {
             report.check("fresh seeds", || seeds.end(|line| println!("\n    {line}")));
         }
@@ -58,34 +55,34 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
     Ok(report.close())
 }
 
-/// Runs the tests of the crates, and beside them those of whole daemons, which wait more than they work. They are told apart by names of
-/// tests: for each choice of packages cargo would build anew, as their features differ.
-fn test(workspace: &Workspace, long: bool, report: &mut Report) {
+/// Runs the tests of the crates and the test programs of others; beside them those of whole daemons and of a real host, which wait more than
+/// they work; and Miri with what that leaves. Tests are told apart by their names: for each choice of packages cargo would build anew, as their
+/// features differ.
+fn test(workspace: &Workspace, fast: bool, long: bool, report: &mut Report) {
     let Some((daemons, crates)) = report.check("test targets", || metadata::tests_apart(workspace, "integration"))
     else {
         return;
     };
     let named = |names: BTreeSet<String>| names.into_iter().map(|name| format!("--test={name}"));
-    let daemons: Vec<_> = named(daemons).collect();
+    let daemons: Vec<_> = named(daemons).chain(DAEMONS_AT_ONCE.map(str::to_owned)).collect();
     let crates: Vec<_> = ["--lib", "--bins"].map(str::to_owned).into_iter().chain(named(crates)).collect();
-    let (mut of_crates, mut of_daemons) = (Report::default(), Report::default());
+    let (mut of_daemons, mut of_miri) = (Report::default(), Report::default());
     std::thread::scope(|scope| {
-        scope.spawn(|| cargo_test(workspace, "tests of daemons", &daemons, long, &mut of_daemons));
-        cargo_test(workspace, "tests of crates", &crates, long, &mut of_crates);
+        scope.spawn(|| {
+            cargo_test(workspace, "tests of daemons", &daemons, long, &mut of_daemons);
+            if fast {
+                of_daemons.skip("e2e", "left out by --fast");
+            } else {
+                e2e::run(workspace, &mut of_daemons);
+            }
+        });
+        scope.spawn(|| miri::run(workspace, &mut of_miri));
+        cargo_test(workspace, "tests of crates", &crates, long, report);
+        cargo_test(workspace, "tests of documentation", &["--doc".to_owned()], long, report);
+        conformance::iscsi(workspace, report);
     });
-    report.take_in(of_crates);
     report.take_in(of_daemons);
-    cargo_test(workspace, "tests of documentation", &["--doc".to_owned()], long, report);
-}
-
-/// Runs the test programs of others, and beside them Miri: those wait more than they work, and Miri has one thread.
-fn conform(workspace: &Workspace, report: &mut Report) {
-    let mut of_conformance = Report::default();
-    std::thread::scope(|scope| {
-        scope.spawn(|| conformance::iscsi(workspace, &mut of_conformance));
-        miri::run(workspace, report);
-    });
-    report.take_in(of_conformance);
+    report.take_in(of_miri);
 }
 
 /// Runs `cargo test` with some targets of the workspace.

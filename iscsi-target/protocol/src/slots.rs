@@ -146,6 +146,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes a minute there")]
     fn no_tag_is_the_reserved_one_and_generations_start_over() {
         let mut slots = Slots::new(SLOTS_MAX);
         let first = slots.insert(0).unwrap();

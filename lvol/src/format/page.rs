@@ -495,7 +495,8 @@ mod tests {
 
     #[test]
     fn map_pages_hold_what_was_put_in_across_their_borders() {
-        for words in [1, 2, 17] {
+        for words in if cfg!(miri) { &[2][..] } else { &[1, 2, 17] } {
+            let words = *words;
             let mut bytes = Vec::new();
             let mut pages = MapPages::new(CONTEXT, 11, words, 65536, &mut bytes);
             let entries: Vec<u64> = (0..64 * words as u64).collect();

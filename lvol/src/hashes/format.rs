@@ -175,7 +175,8 @@ mod tests {
         assert!(Values::decode(&bytes, SNAPSHOT, 8192).is_err());
         assert!(Values::decode(&bytes, Uuid::from_u128(8), 4096).is_err());
         assert!(Head::decode(&bytes, SNAPSHOT).is_err());
-        for at in 0..4096 {
+        // All of them takes minutes under Miri.
+        for at in (0..4096).step_by(if cfg!(miri) { 97 } else { 1 }) {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1;
             // Twelve bytes of the header are in no field, but in the checksum.

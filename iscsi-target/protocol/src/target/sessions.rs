@@ -184,6 +184,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes a minute there")]
     fn sessions_are_bounded() {
         let mut sessions = Sessions::new(0);
         for number in 0..SESSIONS_MAX {
