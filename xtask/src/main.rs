@@ -1,4 +1,4 @@
-//! One entry for people and CI: `cargo xtask test|tidy|e2e|conformance|fuzz|miri|demo|simulate|bench`. docs/testing.md tells what each does.
+//! One entry for people and CI: `cargo xtask test|tidy|e2e|conformance|fuzz|miri|demo|simulate|bench|package`. docs/testing.md tells what each does.
 #![forbid(unsafe_code)]
 
 mod conformance;
@@ -8,6 +8,7 @@ mod fuzz;
 mod guest;
 mod libtest;
 mod miri;
+mod package;
 mod process;
 mod programs;
 mod report;
@@ -74,6 +75,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Build a Debian package of the release build, with manual and completions (needs cargo-deb)
+    Package,
 }
 
 /// What test programs of others are there for.
@@ -112,6 +115,7 @@ fn main() -> Result<ExitCode> {
             miri::run(&workspace, &mut report);
             Ok(report.close())
         }
+        Task::Package => package::run(&workspace).map(|()| ExitCode::SUCCESS),
         Task::Demo { arguments } => programs::demo(&workspace, &arguments),
         Task::Simulate { arguments } => programs::simulate(&workspace, &arguments),
         Task::Bench { arguments } => {

@@ -68,7 +68,7 @@ fn render(info: &NodeInfo, width: Width) -> String {
         text = format!("{text}\n{}", table.render(width));
     }
     if !info.pending_deletions.is_empty() {
-        let mut table = Table::new(&[Name("TO DELETE"), Name("NODE"), Fixed("TRIES"), End("LAST ERROR")]);
+        let mut table = Table::new(&[Fixed("TO DELETE"), Name("NODE"), Fixed("TRIES"), End("LAST ERROR")]);
         for pending in &info.pending_deletions {
             let tries = pending.attempts.to_string();
             table.row(vec![pending.replica_uuid.clone(), pending.node.clone(), tries, pending.last_error.clone()]);

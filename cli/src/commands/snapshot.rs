@@ -6,7 +6,7 @@ use proto::v1::{DeleteSnapshotRequest, ListSnapshotsRequest, Snapshot, SnapshotV
 use super::utc;
 use crate::arguments::SnapshotCommand;
 use crate::client::{Client, answer};
-use crate::output::{Fixed, Name, Output, Table, Width, look};
+use crate::output::{Fixed, Name, Output, Table, Wide, Width, look};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Output) -> anyhow::Result<()> {
@@ -67,13 +67,13 @@ fn render_list(volume: &str, snapshots: &[Snapshot], width: Width) -> String {
     if snapshots.is_empty() {
         return format!("Volume {volume} has no snapshots. Take one with `ashlar snapshot create {volume}`.\n");
     }
-    let mut table = Table::new(&[Name("NAME"), Fixed("TAKEN"), Fixed("SIZE"), Name("UUID")]);
+    let mut table = Table::new(&[Name("NAME"), Fixed("TAKEN"), Fixed("UUID"), Wide("SIZE")]);
     for snapshot in snapshots {
         table.row(vec![
             snapshot.name.clone(),
             taken(snapshot),
-            Size(snapshot.size_bytes).to_string(),
             snapshot.uuid.clone(),
+            Size(snapshot.size_bytes).to_string(),
         ]);
     }
     table.render(width)
@@ -105,13 +105,13 @@ mod tests {
     fn the_list_names_what_delete_and_revert_take() {
         assert!(render_list("v", &[], Width::Narrow).contains("ashlar snapshot create v"));
         let expected = "\
-NAME   TAKEN                 SIZE   UUID
-daily  2024-02-29T00:00:00Z  1 GiB  u
+NAME   TAKEN                 UUID
+daily  2024-02-29T00:00:00Z  u
 ";
         assert_eq!(render_list("v", &[snapshot("daily", "u")], Width::Narrow), expected);
         let uuid = "00000000-0000-0000-0000-000000000001";
         let text = render_list("v", &[snapshot(&"n".repeat(63), uuid)], Width::Narrow);
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80) && text.contains(uuid), "{text}");
     }
 
     #[test]

@@ -30,8 +30,16 @@ struct Record {
 }
 
 pub(super) fn checks(state: Option<&Path>, named: &[PathBuf]) -> Vec<Check> {
-    let recorded = state.map(recorded).unwrap_or_default();
-    let checks: Vec<Check> = recorded.iter().chain(named).take(MOST).map(|path| check(path)).collect();
+    let (recorded, hidden) = match state.map(recorded) {
+        Some(Ok(recorded)) => (recorded, None),
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => (Vec::new(), Some(error)),
+        _ => (Vec::new(), None),
+    };
+    let mut checks: Vec<Check> = recorded.iter().chain(named).take(MOST).map(|path| check(path)).collect();
+    if let Some(error) = hidden {
+        let found = format!("those of the state directory are not seen by this user: {error}");
+        checks.push(Check::warn(NAME, found, "Run it as the daemon's user: `sudo -u ashlar ashlar preflight`."));
+    }
     if checks.is_empty() {
         return vec![Check::ok(NAME, "none yet; --store PATH checks a place for one")];
     }
@@ -39,14 +47,14 @@ pub(super) fn checks(state: Option<&Path>, named: &[PathBuf]) -> Vec<Check> {
 }
 
 /// Paths of the stores that the node has. Memory is no path.
-fn recorded(state: &Path) -> Vec<PathBuf> {
-    let files = fs::read_dir(state.join("stores")).into_iter().flatten().flatten();
+fn recorded(state: &Path) -> io::Result<Vec<PathBuf>> {
+    let files = fs::read_dir(state.join("stores"))?.flatten();
     let texts = files.filter_map(|file| fs::read(file.path()).ok());
     let mut paths: Vec<_> =
         texts.filter_map(|text| Some(serde_json::from_slice::<Versioned>(&text).ok()?.record.path)).collect();
     paths.retain(|path| path.is_absolute());
     paths.sort();
-    paths
+    Ok(paths)
 }
 
 fn check(path: &Path) -> Check {
@@ -131,10 +139,14 @@ mod tests {
         record("main", "/no/such/place/main.img");
         record("quick", "memory:");
         fs::write(folder.join("bad.json"), "{").expect("a file");
-        assert_eq!(recorded(state.path()), [PathBuf::from("/no/such/place/main.img")]);
+        assert_eq!(recorded(state.path()).expect("readable"), [PathBuf::from("/no/such/place/main.img")]);
         let found = checks(Some(state.path()), &[]);
         assert_eq!((found.len(), found[0].verdict), (1, Verdict::Fail), "{found:?}");
         assert_eq!(checks(None, &[])[0].verdict, Verdict::Ok);
+        assert_eq!(checks(Some(&state.path().join("absent")), &[])[0].verdict, Verdict::Ok);
+        // No folder: not to be read by anybody.
+        fs::write(state.path().join("file"), "").expect("a file");
+        assert_eq!(checks(Some(&state.path().join("file")), &[])[0].verdict, Verdict::Warn);
     }
 
     #[test]

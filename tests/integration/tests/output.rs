@@ -139,7 +139,7 @@ async fn a_support_bundle_has_what_there_is_and_no_secret() -> anyhow::Result<()
     OpenOptions::new().append(true).open(&log)?.write_all(format!("set secret=\"{SECRET}\"\n").as_bytes())?;
 
     let log = log.display().to_string();
-    let bundle = |name: &str| -> anyhow::Result<(Value, PathBuf)> {
+    let bundle = |house: &House, name: &str| -> anyhow::Result<(Value, PathBuf)> {
         let (file, unpacked) = (folder.join(format!("{name}.tar.gz")), folder.join(name));
         let file = file.display().to_string();
         let arguments = ["support-bundle", "--to", &file, "--config", &config, "--log", &log, "-o", "json"];
@@ -155,7 +155,7 @@ async fn a_support_bundle_has_what_there_is_and_no_secret() -> anyhow::Result<()
         parts.map(|part| part["file"].as_str().unwrap_or_default().to_owned()).collect()
     };
 
-    let (manifest, unpacked) = bundle("running")?;
+    let (manifest, unpacked) = bundle(&house, "running")?;
     let text = |name: &str| fs::read_to_string(unpacked.join(name)).with_context(|| name.to_owned());
     let expected = [
         ("node/info.json", "\"state_directory\""),
@@ -181,7 +181,7 @@ async fn a_support_bundle_has_what_there_is_and_no_secret() -> anyhow::Result<()
     ensure!(found.status.code() == Some(1), "a secret is in it: {}", said(&found));
 
     house.cluster.node(0).stop().await?;
-    let (manifest, unpacked) = bundle("stopped")?;
+    let (manifest, unpacked) = bundle(&house, "stopped")?;
     ensure!(missing(&manifest).contains(&"node/info.json".to_owned()), "{manifest:#}");
     ensure!(fs::read_to_string(unpacked.join("log.txt"))?.contains("stopped in order"), "the rest is there");
     Ok(())
