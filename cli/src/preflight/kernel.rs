@@ -84,7 +84,11 @@ fn judge_clock(clock: io::Result<reactor::KernelClock>) -> Check {
     let advice = "Run a time service (systemd-timesyncd, chrony): events, backups and certificates are dated by it. \
                   No data depends on it.";
     match clock {
-        Err(error) => Check::warn(NAME, format!("the kernel does not say: {error}"), advice),
+        Err(error) => Check::warn(
+            NAME,
+            format!("the kernel does not say: {error}"),
+            "A container may not ask: `ashlar preflight` on the machine itself tells.",
+        ),
         Ok(clock) if !clock.synchronized => Check::warn(NAME, "not synchronised", advice),
         Ok(clock) if clock.max_error.as_millis() > MOST_ERROR_MS => {
             Check::warn(NAME, format!("may be wrong by {} ms", clock.max_error.as_millis()), advice)
