@@ -10,8 +10,9 @@ use flate2::write::GzEncoder;
 use tempfile::NamedTempFile;
 
 const BLOCK: usize = 512;
-/// What the field for a name holds.
+/// What the fields for a name and for the folder before it hold, with a zero byte behind.
 const LONGEST_NAME: usize = 100;
+const LONGEST_FOLDER: usize = 155;
 
 pub(super) struct Archive {
     encoder: GzEncoder<NamedTempFile>,
@@ -51,7 +52,8 @@ impl Archive {
 
 /// The block before a file. Numbers are octal digits with a zero byte behind them.
 fn header(name: &str, size: usize, made: u64) -> anyhow::Result<[u8; BLOCK]> {
-    ensure!(name.len() < LONGEST_NAME, "the name {name} is too long");
+    let (folder, name) = name.split_once('/').unwrap_or(("", name));
+    ensure!(name.len() < LONGEST_NAME && folder.len() < LONGEST_FOLDER, "the name {folder}/{name} is too long");
     let mut block = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, name.as_bytes());
@@ -65,6 +67,7 @@ fn header(name: &str, size: usize, made: u64) -> anyhow::Result<[u8; BLOCK]> {
     put(156, b"0");
     put(257, b"ustar\0" as &[u8]);
     put(263, b"00");
+    put(345, folder.as_bytes());
     let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     Ok(block)
@@ -86,6 +89,8 @@ mod tests {
         archive.add("b/empty", b"").expect("written");
         archive.add("b/block", &[b'x'; BLOCK]).expect("written");
         archive.add("b/c/text", "grün\n".as_bytes()).expect("written");
+        let long = format!("{}/{}", "f".repeat(120), "n".repeat(90));
+        archive.add(&long, b"long").expect("written");
         assert!(archive.add(&"n".repeat(100), b"").is_err());
         assert!(!path.exists(), "it is not whole yet");
         archive.finish().expect("whole");
@@ -97,6 +102,7 @@ mod tests {
         assert_eq!(read("b/empty"), b"");
         assert_eq!(read("b/block"), [b'x'; BLOCK]);
         assert_eq!(read("b/c/text"), "grün\n".as_bytes());
+        assert_eq!(read(&long), b"long");
 
         let again = Archive::create(&path).expect("a file");
         assert!(again.finish().is_err(), "what is there stays");

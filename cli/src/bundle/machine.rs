@@ -49,7 +49,10 @@ pub(super) async fn collect(
 ) {
     let path = config.map(Path::to_owned);
     collection
-        .add_blocking("machine/configuration.json", move || json(&preflight::shown_configuration(path.as_deref())?))
+        .add_blocking("machine/configuration.json", move || {
+            let path = path.context("--config names the configuration")?;
+            json(&preflight::shown_configuration(Some(&path))?)
+        })
         .await;
     let preflight_options = PreflightOptions { config: config.map(Path::to_owned), ..PreflightOptions::default() };
     collection.add_blocking("machine/preflight.json", move || json(&preflight::checks(&preflight_options)?)).await;
@@ -132,14 +135,30 @@ fn tail(path: &Path, most: u64) -> anyhow::Result<Vec<u8>> {
 /// The name of this machine.
 pub(super) fn host_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String =
-        name.trim().chars().filter(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(*letter)).collect();
+    for_files(&name)
+}
+
+/// A name as a part of the names of files, whoever gave it.
+pub(super) fn for_files(name: &str) -> String {
+    let name: String = name
+        .trim()
+        .chars()
+        .filter(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(*letter))
+        .take(63)
+        .collect();
     if name.is_empty() { "node".to_owned() } else { name }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_no_path() {
+        assert_eq!(for_files("../../etc/x\n"), "....etcx");
+        assert_eq!(for_files(" node-a.example "), "node-a.example");
+        assert_eq!((for_files("//"), for_files(&"n".repeat(99)).len()), ("node".to_owned(), 63));
+    }
 
     #[test]
     fn the_end_of_a_log_is_taken() {

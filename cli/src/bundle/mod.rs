@@ -82,7 +82,7 @@ async fn make(server: &str, options: &BundleOptions) -> anyhow::Result<Made> {
     )
     .await;
 
-    let name = found.map_or_else(machine::host_name, |info| info.name);
+    let name = found.map_or_else(machine::host_name, |info| machine::for_files(&info.name));
     let made_at = utc(unix_ms());
     let stem = format!("ashlar-support-{name}-{}", made_at.replace([':', '-'], ""));
     let file = options.to.clone().unwrap_or_else(|| format!("{stem}.tar.gz").into());
