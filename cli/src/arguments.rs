@@ -1,20 +1,35 @@
 //! What can be typed.
 
 mod lvol;
+mod store;
+mod tools;
+mod volume;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Serialize;
-use uuid::Uuid;
+use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::lvol::{CreateLvol, ImportLvol, LvolCommand};
+pub(crate) use self::store::{CheckStore, CreateStore, DumpStore, SetLimits, StoreCommand};
+pub(crate) use self::tools::{BundleOptions, PreflightOptions, Shell};
+pub(crate) use self::volume::{CreateVolume, ExportVolume, FrontendName, RebuildCommand, VolumeCommand};
 use crate::bench::BenchArguments;
+use crate::output::{Output, Watch};
 use crate::size::Size;
 
-/// Stores, volumes and replicas of Ashlar: replicated block storage over NVMe/TCP.
+/// At the end of the help, and in the manual.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or refused; a preflight or a scrub found something
+  2  wrong usage
+  `store check` and `store dump` have those of fsck, as their help says.
+
+With `-o json` or `-o yaml` errors are data too, on standard error: error, code, reason, details, hint.";
+
+/// Stores, volumes and replicas of Ashlar: replicated block storage over NVMe/TCP and iSCSI.
 #[derive(Parser, Debug)]
-#[command(name = "ashlar", version, arg_required_else_help = true)]
+#[command(name = "ashlar", version, arg_required_else_help = true, after_long_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     /// The daemon to talk to
     #[arg(long, global = true, env = "ASHLAR_SERVER", default_value = "http://127.0.0.1:9500", value_name = "URL")]
@@ -26,22 +41,42 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Output {
-    /// For people
-    Table,
-    /// For programs
-    Json,
-}
-
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     #[command(flatten)]
     OfDaemon(DaemonCommand),
     /// Three daemons on this machine, a replicated volume, a verified load, and nodes killed in the middle of it
     Demo(DemoOptions),
-    /// Measure a volume, or any other NVMe/TCP target, with a load in fio's terms
+    /// Measure a volume, or any other NVMe/TCP or iSCSI target, with a load in fio's terms
     Bench(BenchArguments),
+    /// Check whether this machine can be a node, or a host, and say what to do where not
+    ///
+    /// Of a node it checks the configuration, kernel, io_uring, limits, ports, time-outs, names, peers, clock, state directory and
+    /// the file systems of stores; of a host (--host) the modules, tools and time-outs that attaching needs. It changes nothing.
+    ///
+    /// Exit code 1 if a check fails; warnings are no failure.
+    #[command(verbatim_doc_comment)]
+    Preflight(PreflightOptions),
+    /// Collect in one file what helps to find out what is wrong with a node, without secrets
+    ///
+    /// What cannot be got is noted in the bundle, and the rest goes on. It has lists and events, metrics and health, the log, the
+    /// ends of the last runs, the configuration, and the state of the machine. No data of volumes and no credentials are in it.
+    #[command(verbatim_doc_comment)]
+    SupportBundle(BundleOptions),
+    /// Print the completions of a shell
+    ///
+    /// For bash: `ashlar completions bash > /etc/bash_completion.d/ashlar`. The Debian package has them.
+    #[command(verbatim_doc_comment)]
+    Completions {
+        /// Which
+        shell: Shell,
+    },
+    /// Write the manual, a page for each command
+    Man {
+        /// The folder
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+    },
 }
 
 /// What a daemon is asked.
@@ -56,7 +91,7 @@ pub(crate) enum DaemonCommand {
     /// Single logical volumes: what stores are made of, without replication
     #[command(subcommand)]
     Lvol(LvolCommand),
-    /// Replicated volumes that hosts attach over NVMe/TCP
+    /// Replicated volumes that hosts attach over NVMe/TCP or iSCSI
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// Read-only cuts of volumes
@@ -67,7 +102,7 @@ pub(crate) enum DaemonCommand {
     Replica(ReplicaCommand),
     /// What happened on the node since it was started
     Events {
-        /// Go on with what comes
+        /// Go on with what comes, until interrupted
         #[arg(long, short)]
         follow: bool,
     },
@@ -76,352 +111,15 @@ pub(crate) enum DaemonCommand {
 #[derive(Subcommand, Debug)]
 pub(crate) enum NodeCommand {
     /// Who the node is, where it listens, which peers it knows, how its last run ended
-    Info,
+    #[command(alias = "info")]
+    Show {
+        #[command(flatten)]
+        watch: Watch,
+    },
     /// Show what the daemon logs, or change it until its next start
     Log {
         /// A level, or levels by part as in `info,engine=debug`
         filter: Option<String>,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum StoreCommand {
-    /// Format a file or block device, and open it
-    Create(CreateStore),
-    /// List the stores of the node
-    List,
-    /// Make a store as large as its file or device has become, in use
-    Grow {
-        /// Its name or UUID
-        store: String,
-        /// Make the file this large first; of a device use that much
-        #[arg(long)]
-        size: Option<Size>,
-    },
-    /// Show how far the space of a store may be used, or set it
-    Limits {
-        /// Its name or UUID
-        store: String,
-        /// How large all volumes in it together may be, in percent of its size; 0 for any size
-        #[arg(long, value_name = "PERCENT")]
-        overcommit: Option<u32>,
-        /// Space that writes of hosts leave for the store's own work
-        #[arg(long)]
-        reserve: Option<Size>,
-    },
-    /// Read all snapshots of a store again and compare them with their hashes
-    ///
-    /// What differs is marked: reads of it fail from then on instead of returning wrong data. Without --wait the scrub goes on in the
-    /// background, and --show tells how far it is. With --wait the exit code is 1 if damage was found, or if it was not through.
-    #[command(verbatim_doc_comment)]
-    Scrub {
-        /// Its name or UUID
-        store: String,
-        /// How much to read in a second; what the daemon's configuration says when left out
-        #[arg(long, conflicts_with_all = ["stop", "show"])]
-        rate: Option<Size>,
-        /// Wait for its end
-        #[arg(long, conflicts_with_all = ["stop", "show"])]
-        wait: bool,
-        /// End the scrub under way
-        #[arg(long, conflicts_with = "show")]
-        stop: bool,
-        /// Only show how the scrub is, or the last one was
-        #[arg(long)]
-        show: bool,
-    },
-    /// Check a store that is not open, and repair it
-    ///
-    /// Needs no daemon: reads the file or device itself, and refuses one that is in use. Without --repair nothing is written.
-    ///
-    /// Each finding says what is wrong, where on the disk, what it means for which lvol, and what a repair does about it.
-    /// Findings are notes (all is well), warnings (nothing is lost, the store works), errors (an lvol is not served, or space
-    /// is lost, until a repair) and fatal (the store does not open).
-    ///
-    /// Exit codes are those of fsck: 0 nothing is wrong, 1 everything that was wrong is repaired, 4 errors are left, 8 the
-    /// check itself failed, as when the disk cannot be read or is in use.
-    #[command(verbatim_doc_comment)]
-    Check(CheckStore),
-    /// Print what is in a store that is not open, or export the data of one of its lvols
-    ///
-    /// Needs no daemon: reads the file or device itself, and refuses one that is in use. Nothing is written to it.
-    ///
-    /// Without --lvol it prints the superblocks, all pages of the last checkpoint and the batches of the journal that an open
-    /// would replay, damaged ones too; with `-o json` one JSON object a line. Stores of any size are printed as they are read.
-    ///
-    /// With --lvol and --to it writes the content of an lvol to a new sparse file, also of one that is damaged and not
-    /// served any more. Ranges that nobody knows become holes and are listed on stderr.
-    ///
-    /// Exit codes: 0 all of it, 4 something is damaged or unknown, 8 it failed.
-    #[command(verbatim_doc_comment)]
-    Dump(DumpStore),
-    /// Close a store and forget it; its file or device keeps its content
-    Delete {
-        /// Its name or UUID
-        store: String,
-        /// Delete it only if it has this UUID
-        #[arg(long)]
-        uuid: Option<String>,
-    },
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct CheckStore {
-    /// The file or block device
-    pub(crate) disk: PathBuf,
-    /// Repair what can be repaired without losing what could be read before
-    #[arg(long)]
-    pub(crate) repair: bool,
-    /// Repair this lvol also where that costs it something; can be given several times. The findings say what it costs:
-    /// which bytes become zeroes. `unnamed` stands for lvols of which not even the UUID is left
-    #[arg(long, value_name = "LVOL", requires = "repair", value_parser = lvol_id)]
-    pub(crate) accept_loss: Vec<Uuid>,
-    /// What is given up counts as data from now on, also in a replica. Only where no other replica has it: without this a replica that
-    /// lost something is never opened again
-    #[arg(long, requires = "accept_loss")]
-    pub(crate) serve_zeroes: bool,
-    /// Read all data of all lvols too, and compare that of snapshots with their hashes
-    #[arg(long)]
-    pub(crate) data: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct DumpStore {
-    /// The file or block device
-    pub(crate) disk: PathBuf,
-    /// Export the data of this lvol
-    #[arg(long, value_name = "UUID", requires = "to")]
-    pub(crate) lvol: Option<Uuid>,
-    /// Where to: a file that does not exist yet
-    #[arg(long, value_name = "FILE", requires = "lvol")]
-    pub(crate) to: Option<PathBuf>,
-}
-
-/// The UUID of an lvol, or the word for those that have none.
-fn lvol_id(text: &str) -> Result<Uuid, String> {
-    match text {
-        "unnamed" => Ok(Uuid::nil()),
-        _ => text.parse().map_err(|_| "neither a UUID nor `unnamed`".to_owned()),
-    }
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct CreateStore {
-    /// Its name
-    pub(crate) name: String,
-    /// A file, a block device, or `memory:` for a store that is gone when the daemon ends
-    #[arg(long)]
-    pub(crate) path: String,
-    /// For a new file or memory: how large (files are sparse)
-    #[arg(long)]
-    pub(crate) size: Option<Size>,
-    /// The unit of allocation: a power of two from 16KiB to 4MiB; 64KiB when left out
-    #[arg(long)]
-    pub(crate) cluster_size: Option<Size>,
-    /// How large all volumes in it together may be, in percent of its size; 0, or left out, for any size
-    #[arg(long, value_name = "PERCENT")]
-    pub(crate) overcommit: Option<u32>,
-    /// Space that writes of hosts leave for the store's own work
-    #[arg(long)]
-    pub(crate) reserve: Option<Size>,
-    /// Its identity; to take in a path that holds a store already, give the UUID of that store
-    #[arg(long)]
-    pub(crate) uuid: Option<String>,
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum VolumeCommand {
-    /// Make replicas, start an engine here and export it over NVMe/TCP
-    Create(CreateVolume),
-    /// List the volumes of the node
-    List,
-    /// One volume in full, with the lines to attach it to a host
-    Show {
-        /// Its name or UUID
-        volume: String,
-    },
-    /// Cut the volume, on all its replicas at the same point
-    Snapshot {
-        /// The volume's name or UUID
-        volume: String,
-        /// The snapshot's name
-        #[arg(long)]
-        name: Option<String>,
-        /// The snapshot's UUID; the same one again is the same snapshot
-        #[arg(long)]
-        uuid: Option<String>,
-    },
-    /// Make a volume that begins as a snapshot of another one and shares its blocks
-    Clone {
-        /// The name or UUID of the volume to begin with
-        volume: String,
-        /// The name or UUID of its snapshot
-        snapshot: String,
-        /// The new volume's name
-        name: String,
-        /// The new volume's size, if it is to be larger
-        #[arg(long)]
-        size: Option<Size>,
-        /// The nodes to place replicas on, among those with one in sync; all of them when left out
-        #[arg(long, value_name = "NODE", value_delimiter = ',')]
-        replicas: Vec<String>,
-        /// The new volume's UUID
-        #[arg(long)]
-        uuid: Option<String>,
-    },
-    /// Make the volume larger while it is in use; hosts are told
-    Grow {
-        /// Its name or UUID
-        volume: String,
-        /// The new size
-        #[arg(long)]
-        size: Size,
-    },
-    /// Make the volume read as one of its snapshots did: what was written since is gone. Unmount it first
-    Revert {
-        /// Its name or UUID
-        volume: String,
-        /// The snapshot's name or UUID
-        snapshot: String,
-        /// Delete the snapshots that are newer than that one
-        #[arg(long)]
-        discard_newer: bool,
-    },
-    /// Make a replica on one more node; it is rebuilt while the volume is in use
-    AddReplica {
-        /// The volume's name or UUID
-        volume: String,
-        /// The node
-        #[arg(long)]
-        node: String,
-    },
-    /// Let the replica on a node go and delete it
-    RemoveReplica {
-        /// The volume's name or UUID
-        volume: String,
-        /// The node
-        #[arg(long)]
-        node: String,
-    },
-    /// Add a replica on one node, and remove that on another once the new one is in sync
-    ReplaceReplica {
-        /// The volume's name or UUID
-        volume: String,
-        /// The node whose replica is to go
-        #[arg(long)]
-        node: String,
-        /// The node that gets one
-        #[arg(long)]
-        by: String,
-    },
-    /// Pause the copying to replicas on their way back, let it go on, or limit its rate
-    #[command(subcommand)]
-    Rebuild(RebuildCommand),
-    /// Show the volume to hosts over a frontend, or change who may attach there; what is not given stays as it was
-    ///
-    /// Hosts of both frontends can attach it, but what a host reserves over iSCSI keeps hosts of NVMe/TCP out meanwhile.
-    #[command(verbatim_doc_comment)]
-    Export(ExportVolume),
-    /// Take the volume from hosts at one frontend, or at all: their connections end. The data stays
-    Unexport {
-        /// Its name or UUID
-        volume: String,
-        /// Over what
-        #[arg(long)]
-        frontend: Option<FrontendName>,
-    },
-    /// Print the lines that attach the volume to a Linux host, with nvme-cli or open-iscsi
-    AttachCommand {
-        /// Its name or UUID
-        volume: String,
-        /// Over what
-        #[arg(long)]
-        frontend: Option<FrontendName>,
-    },
-    /// Open a volume whose replicas in sync will not come back with one that is out of sync: writes are lost. Without
-    /// --force it only says which
-    Recover {
-        /// The volume's name or UUID
-        volume: String,
-        /// The node whose replica is to count
-        #[arg(long)]
-        node: String,
-        /// Do it
-        #[arg(long)]
-        force: bool,
-    },
-    /// End the export, stop the engine and delete the replicas
-    Delete {
-        /// Its name or UUID
-        volume: String,
-        /// Delete it only if it has this UUID
-        #[arg(long)]
-        uuid: Option<String>,
-    },
-}
-
-/// How hosts reach a volume.
-#[derive(ValueEnum, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum FrontendName {
-    /// NVMe over TCP
-    Nvmf,
-    /// iSCSI
-    Iscsi,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ExportVolume {
-    /// Its name or UUID
-    pub(crate) volume: String,
-    /// Over what
-    #[arg(long)]
-    pub(crate) frontend: FrontendName,
-    /// Only hosts with these names may attach: NQNs, or names of iSCSI initiators
-    #[arg(long, value_delimiter = ',', value_name = "NAME,NAME,…", conflicts_with = "allow_any")]
-    pub(crate) allow: Vec<String>,
-    /// Any host may attach
-    #[arg(long)]
-    pub(crate) allow_any: bool,
-    /// iSCSI: the name that initiators give (CHAP)
-    #[arg(long, value_name = "NAME", requires = "chap_secret_file", conflicts_with = "no_chap")]
-    pub(crate) chap_user: Option<String>,
-    /// The file with the secret that initiators know, `-` for standard input: 12 bytes at least, in one line
-    #[arg(long, value_name = "FILE", requires = "chap_user")]
-    pub(crate) chap_secret_file: Option<PathBuf>,
-    /// iSCSI: the name that the target gives to initiators that ask it to prove itself too (mutual CHAP)
-    #[arg(long, value_name = "NAME", requires_all = ["mutual_secret_file", "chap_user"])]
-    pub(crate) mutual_user: Option<String>,
-    /// The file with the secret that the target knows; another one than the initiators'
-    #[arg(long, value_name = "FILE", requires = "mutual_user")]
-    pub(crate) mutual_secret_file: Option<PathBuf>,
-    /// What CHAP may use, of sha3-256, sha256, sha1, md5; all of them when left out
-    #[arg(long, value_delimiter = ',', value_name = "ALGORITHM,…", requires = "chap_user")]
-    pub(crate) chap_algorithms: Vec<String>,
-    /// iSCSI: initiators prove nothing
-    #[arg(long)]
-    pub(crate) no_chap: bool,
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum RebuildCommand {
-    /// Stay where it is, and begin no other, also after a restart
-    Pause {
-        /// The volume's name or UUID
-        volume: String,
-    },
-    /// Go on from where it is
-    Resume {
-        /// The volume's name or UUID
-        volume: String,
-    },
-    /// Compare or send no more than this in a second
-    Limit {
-        /// The volume's name or UUID
-        volume: String,
-        /// How much; 0 for no limit but that of the node
-        #[arg(long, value_name = "SIZE")]
-        rate: Size,
     },
 }
 
@@ -442,6 +140,17 @@ pub(crate) enum SnapshotCommand {
     List {
         /// The volume's name or UUID
         volume: String,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One snapshot
+    Show {
+        /// The volume's name or UUID
+        volume: String,
+        /// The snapshot's name or UUID
+        snapshot: String,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Delete a snapshot from all replicas; its space comes back in the background
     Delete {
@@ -452,30 +161,6 @@ pub(crate) enum SnapshotCommand {
     },
 }
 
-#[derive(Args, Debug)]
-pub(crate) struct CreateVolume {
-    /// Its name
-    pub(crate) name: String,
-    /// Its size
-    #[arg(long)]
-    pub(crate) size: Size,
-    /// The nodes for its replicas, one each
-    #[arg(long, value_delimiter = ',', value_name = "NODE,NODE,…", conflicts_with = "replica_count")]
-    pub(crate) replicas: Vec<String>,
-    /// How many replicas, this node first, then its peers
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) replica_count: u32,
-    /// Bytes a block: 512 or 4096
-    #[arg(long, default_value_t = 4096)]
-    pub(crate) block_size: u32,
-    /// The store to use on each node, instead of the one with the most free space
-    #[arg(long)]
-    pub(crate) store: Option<String>,
-    /// Its identity
-    #[arg(long)]
-    pub(crate) uuid: Option<String>,
-}
-
 #[derive(Subcommand, Debug)]
 pub(crate) enum ReplicaCommand {
     /// List the replicas of the node
@@ -483,6 +168,15 @@ pub(crate) enum ReplicaCommand {
         /// Only those of the volume with this UUID
         #[arg(long)]
         volume: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// One replica in full
+    Show {
+        /// Its UUID
+        replica: String,
+        #[command(flatten)]
+        watch: Watch,
     },
 }
 
@@ -512,26 +206,44 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    /// Where it may be typed: nothing that lists or shows is left out, and nothing that changes is repeated.
     #[test]
-    fn an_accepted_loss_is_of_an_lvol_and_needs_a_repair() {
-        let parse = |rest: &[&str]| Arguments::try_parse_from(["ashlar", "store", "check", "/disk"].iter().chain(rest));
-        let uuid = "00000000-0000-0000-0000-000000000001";
-        assert!(parse(&["--repair", "--accept-loss", uuid, "--accept-loss", "unnamed"]).is_ok());
-        assert!(parse(&["--accept-loss", uuid]).is_err());
-        assert!(parse(&["--repair", "--accept-loss", "all"]).is_err());
+    fn lists_and_shows_can_be_watched_and_nothing_else() {
+        let command = Arguments::command();
+        for noun in command.get_subcommands().filter(|noun| noun.get_name() != "help") {
+            for verb in noun.get_subcommands() {
+                let can = verb.get_arguments().any(|argument| argument.get_id() == "watch");
+                let should = matches!(verb.get_name(), "list" | "show");
+                assert_eq!(can, should, "{} {}", noun.get_name(), verb.get_name());
+            }
+        }
+        assert!(Arguments::try_parse_from(["ashlar", "volume", "list", "--watch"]).is_ok());
+        assert!(Arguments::try_parse_from(["ashlar", "volume", "show", "-w=0.5", "v"]).is_ok());
+        assert!(Arguments::try_parse_from(["ashlar", "volume", "list", "--watch=x"]).is_err());
     }
 
+    /// What a stranger guesses after one noun holds for the others.
     #[test]
-    fn secrets_come_with_names_and_mutual_ones_after_the_others() {
-        let parse = |rest: &[&str]| {
-            let first = ["ashlar", "volume", "export", "v", "--frontend", "iscsi"];
-            Arguments::try_parse_from(first.iter().chain(rest))
+    fn nouns_have_the_same_verbs_and_everything_says_what_it_is() {
+        let command = Arguments::command();
+        let has = |noun: &str, verb: &str| {
+            command.find_subcommand(noun).is_some_and(|noun| noun.find_subcommand(verb).is_some())
         };
-        assert!(parse(&["--chap-user", "h", "--chap-secret-file", "-", "--allow", "iqn.2026-01.org:h"]).is_ok());
-        assert!(parse(&["--chap-user", "h"]).is_err());
-        assert!(parse(&["--mutual-user", "t", "--mutual-secret-file", "f"]).is_err());
-        assert!(parse(&["--no-chap", "--chap-user", "h", "--chap-secret-file", "f"]).is_err());
-        assert!(parse(&["--allow-any", "--allow", "iqn.2026-01.org:h"]).is_err());
+        for noun in ["store", "lvol", "volume", "snapshot"] {
+            for verb in ["create", "list", "show", "delete"] {
+                assert!(has(noun, verb), "{noun} {verb}");
+            }
+        }
+        assert!(has("replica", "list") && has("replica", "show") && has("node", "show"));
+        check_help(&command);
+    }
+
+    fn check_help(command: &clap::Command) {
+        assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
+        }
+        command.get_subcommands().for_each(check_help);
     }
 
     #[test]

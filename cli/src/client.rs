@@ -1,6 +1,7 @@
 //! Calls to a daemon, and their errors in words.
 
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -10,8 +11,11 @@ use proto::v1::node_service_client::NodeServiceClient;
 use proto::v1::replica_service_client::ReplicaServiceClient;
 use proto::v1::store_service_client::StoreServiceClient;
 use proto::v1::volume_service_client::VolumeServiceClient;
+use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
+
+use crate::hints::hint;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than any call of the daemon to its peers.
@@ -85,41 +89,50 @@ impl Client {
     }
 }
 
-/// The answer of a call, or its error as text that says what to do.
+/// The answer of a call, or its error, a [`CallError`].
 pub fn answer<T>(result: Result<Response<T>, Status>) -> anyhow::Result<T> {
-    result.map(Response::into_inner).map_err(|status| anyhow!(explain(&status)))
+    result.map(Response::into_inner).map_err(|status| CallError(status).into())
 }
 
-fn explain(status: &Status) -> String {
-    let message = match status.message() {
-        "" => format!("{:?}", status.code()),
-        message => message.to_owned(),
+/// A call that failed. It reads as what happened and, on a line of its own, what to try next.
+#[derive(Debug)]
+pub struct CallError(pub Status);
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.message() {
+            "" => write!(f, "{:?}", self.0.code())?,
+            message => f.write_str(message)?,
+        }
+        match hint(&self.0) {
+            Some(hint) => write!(f, "\n{hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for CallError {}
+
+/// Whether the same may succeed in a while: nobody answered, or not in time.
+pub(crate) fn is_transient(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<CallError>().map(|error| error.0.code());
+    matches!(code, Some(Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled))
+}
+
+/// An error for programs.
+pub(crate) fn describe(error: &anyhow::Error) -> serde_json::Value {
+    let text = format!("{error:#}");
+    let Some(CallError(status)) = error.downcast_ref() else {
+        return json!({ "error": text });
     };
-    match hint(status) {
-        Some(hint) => format!("{message}\n{hint}"),
-        None => message,
-    }
-}
-
-fn hint(status: &Status) -> Option<&'static str> {
-    let reason = proto::error::info(status).map(|info| info.reason);
-    match (status.code(), reason.as_deref()) {
-        (Code::FailedPrecondition, Some("CONFLICT" | "EXISTS")) => {
-            Some("Nothing was changed. Choose another name, or delete the existing one first.")
-        }
-        (Code::FailedPrecondition, Some("REPLICA_LVOL")) => {
-            Some("Commands that change it are `ashlar volume …` and `ashlar snapshot …`, on the volume's node.")
-        }
-        (Code::DataLoss, Some("CHECKSUM")) => {
-            Some("Send the same command again; if it stays so, look at the machines.")
-        }
-        (Code::NotFound, Some("NOT_FOUND")) => Some("List what there is with `ashlar … list`."),
-        (Code::Unimplemented, _) => Some("The daemon is of another version than this command."),
-        (Code::DeadlineExceeded | Code::Cancelled, _) => {
-            Some("The daemon may still be working on it: sending the same command again is safe.")
-        }
-        _ => None,
-    }
+    let info = proto::error::info(status).unwrap_or_default();
+    json!({
+        "error": text.lines().next(),
+        "code": format!("{:?}", status.code()),
+        "reason": info.reason,
+        "details": info.metadata,
+        "hint": hint(status),
+    })
 }
 
 /// The cause at the bottom of a chain: "connection refused" rather than "transport error".
@@ -138,10 +151,24 @@ mod tests {
     #[test]
     fn an_error_says_what_happened_and_what_to_do() {
         let status = proto::error::status(Code::FailedPrecondition, "volume `v` differs", "CONFLICT", [("a", "b")]);
+        let error = answer::<()>(Err(status)).expect_err("it is one");
         assert_eq!(
-            explain(&status),
+            error.to_string(),
             "volume `v` differs\nNothing was changed. Choose another name, or delete the existing one first."
         );
-        assert_eq!(explain(&Status::internal("broken")), "broken");
+        assert!(!is_transient(&error));
+        let told = describe(&error);
+        assert_eq!((&told["error"], &told["reason"]), (&json!("volume `v` differs"), &json!("CONFLICT")));
+        assert_eq!((&told["code"], &told["details"]["a"]), (&json!("FailedPrecondition"), &json!("b")));
+        let plain = answer::<()>(Err(Status::internal("broken"))).expect_err("it is one");
+        assert_eq!(plain.to_string(), "broken");
+        assert_eq!(describe(&anyhow!("cannot read it")), json!({ "error": "cannot read it" }));
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_again() {
+        let error = answer::<()>(Err(Status::unavailable("gone"))).expect_err("it is one");
+        assert!(is_transient(&error));
+        assert!(is_transient(&error.context("while asking")));
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::control::{DAY, Schedule};
 use crate::names;
@@ -22,6 +23,9 @@ pub(crate) struct Arguments {
     /// Check the configuration, say whether it is good, and end
     #[arg(long)]
     pub(crate) check: bool,
+    /// Print the configuration with everything that was not given, as JSON, and end
+    #[arg(long)]
+    pub(crate) show_config: bool,
     /// This node's name
     #[arg(long)]
     node: Option<String>,
@@ -165,6 +169,35 @@ impl Config {
         let config = Self::merge(file, arguments);
         config.check()?;
         Ok(config)
+    }
+
+    /// All of it, in the words of the file.
+    pub(crate) fn describe(&self) -> serde_json::Value {
+        let peers = self.peers.iter();
+        let peers = peers.map(|peer| json!({ "name": peer.name, "grpc": peer.grpc, "replica": peer.replica }));
+        json!({
+            "node": self.node,
+            "state_dir": self.state_dir,
+            "grpc": self.grpc,
+            "health": self.health,
+            "replica": self.replica,
+            "nvmf": self.nvmf,
+            "iscsi": self.iscsi,
+            "discovery": self.discovery,
+            "reactors": self.reactors,
+            "busy_poll_us": self.busy_poll.as_micros() as u64,
+            "replica_deadline_ms": self.replica_deadline.as_millis() as u64,
+            "unhealthy_after_ms": self.unhealthy_after.as_millis() as u64,
+            "rebuilds": self.rebuilds,
+            "rebuild_bytes_per_second": self.rebuild_rate,
+            "rebuild_guard": self.rebuild_guard,
+            "shutdown_timeout_ms": self.shutdown_timeout.as_millis() as u64,
+            "hash_rate": self.hash_rate >> 20,
+            "scrub_rate": self.scrubs.rate >> 20,
+            "scrub_days": self.scrubs.interval.map_or(0, |interval| interval / DAY),
+            "log": self.log,
+            "peers": peers.collect::<Vec<_>>(),
+        })
     }
 
     fn merge(file: File, arguments: &Arguments) -> Self {
@@ -340,6 +373,36 @@ mod tests {
         assert_eq!((config.health, config.unhealthy_after), (loopback(9501), Duration::from_millis(4_500)));
         assert_eq!(config.hash_rate, 64 << 20);
         assert_eq!(config.scrubs, Schedule { interval: Some(30 * DAY), rate: 64 << 20 });
+    }
+
+    #[test]
+    fn the_examples_are_good_and_know_each_other() {
+        let node = load(include_str!("../../contrib/examples/node.toml")).expect("the packaged one");
+        assert_eq!((node.grpc, node.peers.len()), (loopback(9500), 0), "nothing but what holds without a file");
+        let three = [
+            include_str!("../../contrib/examples/three-nodes-a.toml"),
+            include_str!("../../contrib/examples/three-nodes-b.toml"),
+            include_str!("../../contrib/examples/three-nodes-c.toml"),
+        ];
+        let nodes: Vec<_> = three.into_iter().map(|text| load(text).expect("a good example")).collect();
+        for node in &nodes {
+            for other in nodes.iter().filter(|other| other.node != node.node) {
+                let peer = PeerConfig { name: other.node.clone(), grpc: other.grpc, replica: other.replica };
+                assert!(node.peers.contains(&peer), "{} does not know {}", node.node, other.node);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_the_same_configuration_again() {
+        let text = "node = \"a\"\nscrub_days = 7\nhash_rate = 5\nbusy_poll_us = 9\nreactors = 2\nrebuilds = 3\n\
+                    rebuild_guard = false\nrebuild_bytes_per_second = 11\nshutdown_timeout_ms = 17\nlog = \"debug\"\n\
+                    [[peers]]\nname = \"b\"\ngrpc = \"10.0.0.2:9500\"\nreplica = \"10.0.0.2:9600\"\n";
+        for text in [text, "node = \"a\"\nscrub_days = 0"] {
+            let config = load(text).expect("a good configuration");
+            let file: File = serde_json::from_value(config.describe()).expect("the words of the file");
+            assert_eq!(Config::merge(file, &Arguments::default()), config);
+        }
     }
 
     #[test]

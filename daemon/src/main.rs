@@ -45,6 +45,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("the configuration of node `{}` is good", config.node);
         return Ok(());
     }
+    if arguments.show_config {
+        println!("{:#}", config.describe());
+        return Ok(());
+    }
     let log = logging::start(&config.log)?;
     logging::log_panics();
     let state = StateDirectory::open(&config.state_dir, &config.node)?;

@@ -7,6 +7,7 @@
 
 pub mod buffer;
 pub mod bugs;
+mod clock;
 mod core;
 mod counting;
 pub mod disk;
@@ -26,6 +27,7 @@ mod time;
 mod timer;
 
 pub use crate::buffer::{Buffer, Slice};
+pub use crate::clock::{KernelClock, kernel_clock};
 pub use crate::core::{boot_id, handle, monotonic_now, now, random, random_bytes, task_count, wall_clock};
 pub use crate::counting::CountingAllocator;
 pub use crate::disk::{Disk, DiskAction, DiskOptions, DiskReply, DiskSink};

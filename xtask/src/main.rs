@@ -1,4 +1,4 @@
-//! One entry for people and CI: `cargo xtask test|tidy|e2e|conformance|fuzz|miri|instructions|demo|simulate|bench`. docs/testing.md tells what each does.
+//! One entry for people and CI: `cargo xtask test|tidy|e2e|conformance|fuzz|miri|instructions|demo|simulate|bench|package`. docs/testing.md tells what each does.
 #![forbid(unsafe_code)]
 
 mod conformance;
@@ -9,6 +9,7 @@ mod guest;
 mod instructions;
 mod libtest;
 mod miri;
+mod package;
 mod process;
 mod programs;
 mod report;
@@ -81,6 +82,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Build a Debian package of the release build, with manual and completions (needs cargo-deb)
+    Package,
 }
 
 /// What test programs of others are there for.
@@ -126,6 +129,7 @@ fn main() -> Result<ExitCode> {
             }
             Ok(report.close())
         }
+        Task::Package => package::run(&workspace).map(|()| ExitCode::SUCCESS),
         Task::Demo { arguments } => programs::demo(&workspace, &arguments),
         Task::Simulate { arguments } => programs::simulate(&workspace, &arguments),
         Task::Bench { arguments } => {

@@ -123,7 +123,8 @@ pub(crate) fn simulator(workspace: &Workspace) -> Command {
     Command::new(workspace.target.join("simulator/simulator"))
 }
 
-fn build_release(workspace: &Workspace, packages: &[&str]) -> Result<()> {
+/// Builds packages in release.
+pub(crate) fn build_release(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     eprintln!("building {} (release; the first time takes minutes)", packages.join(", "));
     let packages = packages.iter().flat_map(|package| ["--package", package]);
     let status = cargo(workspace).args(["build", "--release", "--quiet"]).args(packages).status();

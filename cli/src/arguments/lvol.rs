@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::output::Watch;
 use crate::size::Size;
 
 #[derive(Subcommand, Debug)]
@@ -15,11 +16,16 @@ pub(crate) enum LvolCommand {
         /// Only those of this store
         #[arg(long)]
         store: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// One lvol in full, with what it takes
-    Get {
+    #[command(alias = "get")]
+    Show {
         /// Its name or UUID
         lvol: String,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Delete an lvol. What others read through it stays theirs: a snapshot is merged into the lvol that reads through it, in
     /// the background

@@ -13,8 +13,7 @@ use host_load::{Host, Job, Pattern, Report};
 use reactor::{Config, Reactor};
 use serde::Serialize;
 
-use crate::arguments::Output;
-use crate::output::print_json;
+use crate::output::Output;
 use crate::size::Size;
 
 /// Flags of `ashlar bench`; names and defaults are fio's where fio has one.
@@ -133,16 +132,10 @@ pub(crate) fn run(arguments: &BenchArguments, output: Output) -> anyhow::Result<
     };
     let arguments = arguments.clone();
     let outcome = Reactor::run(&config, async move { measure(&arguments).await }).context("no reactor")??;
-    match output {
-        Output::Json => print_json(&outcome)?,
-        Output::Table => {
-            println!("{} at {}", outcome.target, outcome.address);
-            print!("{}", outcome.load);
-            if let Some(check) = &outcome.check {
-                print!("What was written, read back:\n{check}");
-            }
-        }
-    }
+    output.print(&outcome, |outcome, _| {
+        let check = outcome.check.as_ref().map(|check| format!("What was written, read back:\n{check}"));
+        format!("{} at {}\n{}{}", outcome.target, outcome.address, outcome.load, check.unwrap_or_default())
+    })?;
     let clean = outcome.load.is_clean() && outcome.check.as_ref().is_none_or(Report::is_clean);
     if !clean {
         bail!("I/Os failed or returned wrong data, see above");

@@ -1,22 +1,25 @@
 //! `ashlar events`.
 
-use anyhow::anyhow;
 use proto::v1::{Event, EventsRequest};
 
-use crate::arguments::Output;
-use crate::client::{Client, answer};
+use crate::client::{CallError, Client, answer};
+use crate::output::Output;
 
 pub(super) async fn run(client: &Client, follow: bool, output: Output) -> anyhow::Result<()> {
     let request = EventsRequest { follow, ..EventsRequest::default() };
     let mut events = answer(client.patient_node().events(request).await)?;
-    while let Some(event) = events.message().await.map_err(|status| anyhow!("{}", status.message()))? {
-        match output {
-            // A line each: there may be no end.
-            Output::Json => println!("{}", serde_json::to_string(&event)?),
-            Output::Table => println!("{}", render(&event)),
+    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        let next = tokio::select! {
+            // The end that was asked for.
+            _ = &mut interrupted => return Ok(()),
+            next = events.message() => next,
+        };
+        match next.map_err(CallError)? {
+            Some(event) => output.print_one_of_many(&event, |event| format!("{}\n", render(event)))?,
+            None => return Ok(()),
         }
     }
-    Ok(())
 }
 
 fn render(event: &Event) -> String {
@@ -29,7 +32,7 @@ fn render(event: &Event) -> String {
 }
 
 /// As RFC 3339 has it, in seconds.
-fn utc(unix_ms: i64) -> String {
+pub(crate) fn utc(unix_ms: i64) -> String {
     const DAY: i64 = 86_400;
     let seconds = unix_ms.div_euclid(1000);
     let (day, second) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));

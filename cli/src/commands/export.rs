@@ -12,9 +12,9 @@ use proto::v1::{
 };
 use serde::Serialize;
 
-use crate::arguments::{ExportVolume, FrontendName, Output};
+use crate::arguments::{ExportVolume, FrontendName};
 use crate::client::{Client, answer};
-use crate::output::print_json;
+use crate::output::Output;
 
 /// Bytes of a secret file that are read: no secret has as many.
 const SECRET_FILE_MAX: u64 = 1024;
@@ -49,11 +49,7 @@ pub(super) async fn attach_command(
     let engine = found.engine.with_context(|| format!("volume {volume} is not exported yet"))?;
     let ways: Vec<_> = ways(&engine).into_iter().filter(|way| only.is_none_or(|only| only == way.frontend)).collect();
     ensure!(!ways.is_empty(), "volume {volume} is not exported so; `ashlar volume export` does that");
-    if output == Output::Json {
-        return print_json(&ways);
-    }
-    ways.iter().flat_map(|way| &way.commands).for_each(|line| println!("{line}"));
-    Ok(())
+    output.print(&ways, |ways, _| ways.iter().flat_map(|way| &way.commands).map(|line| format!("{line}\n")).collect())
 }
 
 fn frontend(name: FrontendName) -> Frontend {

@@ -10,8 +10,10 @@ mod snapshot;
 mod store;
 mod volume;
 
-use crate::arguments::{DaemonCommand, Output};
+pub(crate) use self::events::utc;
+use crate::arguments::DaemonCommand;
 use crate::client::Client;
+use crate::output::Output;
 
 /// Asks the daemon at `server`.
 pub(crate) async fn run(server: &str, command: &DaemonCommand, output: Output) -> anyhow::Result<()> {

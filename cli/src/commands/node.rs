@@ -2,39 +2,33 @@
 
 use proto::v1::{GetLogRequest, LastRun, NodeInfo, NodeInfoRequest, SetLogRequest};
 
-use crate::arguments::{NodeCommand, Output};
+use crate::arguments::NodeCommand;
 use crate::client::{Client, answer};
-use crate::output::{Table, print_json};
+use crate::output::{End, Fixed, Name, Output, Table, Width, look};
 
 pub(super) async fn run(client: &Client, command: &NodeCommand, output: Output) -> anyhow::Result<()> {
     let filter = match command {
-        NodeCommand::Info => return show(client, output).await,
+        NodeCommand::Show { watch } => {
+            let fetch = async || Ok(answer(client.node().info(NodeInfoRequest {}).await)?.into());
+            return look(*watch, output, fetch, render).await;
+        }
         NodeCommand::Log { filter } => filter.clone(),
     };
     let log = match filter {
         None => answer(client.node().get_log(GetLogRequest {}).await)?,
         Some(filter) => answer(client.node().set_log(SetLogRequest { filter }).await)?,
     };
-    if output == Output::Json {
-        return print_json(&log);
-    }
-    println!("{}", log.filter);
-    if log.filter != log.configured {
-        println!("(`{}` from the next start on)", log.configured);
-    }
-    Ok(())
+    output.print(&log, |log, _| {
+        let next = if log.filter == log.configured {
+            String::new()
+        } else {
+            format!("(`{}` from the next start on)\n", log.configured)
+        };
+        format!("{}\n{next}", log.filter)
+    })
 }
 
-async fn show(client: &Client, output: Output) -> anyhow::Result<()> {
-    let info = answer(client.node().info(NodeInfoRequest {}).await)?;
-    if output == Output::Json {
-        return print_json(&info);
-    }
-    print!("{}", render(&info));
-    Ok(())
-}
-
-fn render(info: &NodeInfo) -> String {
+fn render(info: &NodeInfo, width: Width) -> String {
     let mut text = format!(
         "node       {} (ashlard {}, process {}, {} reactor{})\n\
          state      {}\n\
@@ -65,21 +59,21 @@ fn render(info: &NodeInfo) -> String {
         text.push_str(&render_last_run(last));
     }
     if !info.peers.is_empty() {
-        let mut table = Table::new(&["PEER", "API", "REPLICAS", "LAST ERROR"]);
+        let mut table = Table::new(&[Name("PEER"), Name("API"), Name("REPLICAS"), End("LAST ERROR")]);
         for peer in &info.peers {
             let error = if peer.last_error.is_empty() { "-" } else { &peer.last_error };
             let cells = [&peer.name, &peer.grpc_address, &peer.replica_address, error];
             table.row(cells.map(str::to_owned).to_vec());
         }
-        text = format!("{text}\n{}", table.render());
+        text = format!("{text}\n{}", table.render(width));
     }
     if !info.pending_deletions.is_empty() {
-        let mut table = Table::new(&["TO DELETE", "NODE", "TRIES", "LAST ERROR"]);
+        let mut table = Table::new(&[Fixed("TO DELETE"), Name("NODE"), Fixed("TRIES"), End("LAST ERROR")]);
         for pending in &info.pending_deletions {
             let tries = pending.attempts.to_string();
             table.row(vec![pending.replica_uuid.clone(), pending.node.clone(), tries, pending.last_error.clone()]);
         }
-        text = format!("{text}\n{}", table.render());
+        text = format!("{text}\n{}", table.render(width));
     }
     text
 }

@@ -5,9 +5,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::bail;
 use proto::v1::{GetStoreRequest, StartScrubRequest, StopScrubRequest, Store, StoreScrub};
 
-use crate::arguments::Output;
 use crate::client::{Client, answer};
-use crate::output::print_json;
+use crate::output::{Output, Progress};
 use crate::size::Size;
 
 /// How often a wait looks.
@@ -28,10 +27,18 @@ pub(super) async fn start(
 ) -> anyhow::Result<()> {
     let request = StartScrubRequest { store: store.to_owned(), bytes_per_second };
     let mut found = answer(client.stores().start_scrub(request).await)?;
+    let mut progress = Progress::new("compared");
     while wait && is_running(&found) {
+        if let Some(scrub) = &found.scrub
+            && let Some(run) = &scrub.run
+        {
+            // How much there is of it nobody knows before it is read.
+            progress.show_with(run.bytes, 0, &format!("snapshot {} of {}", run.snapshots, scrub.snapshots));
+        }
         tokio::time::sleep(POLL).await;
         found = answer(client.stores().get(GetStoreRequest { store: store.to_owned() }).await)?;
     }
+    drop(progress);
     show(&found, output)?;
     if wait { judge(&found) } else { Ok(()) }
 }
@@ -42,12 +49,13 @@ pub(super) async fn stop(client: &Client, store: &str, output: Output) -> anyhow
 }
 
 pub(super) fn show(store: &Store, output: Output) -> anyhow::Result<()> {
-    if output == Output::Json {
-        return print_json(store);
-    }
+    output.print(store, |store, _| render(store))
+}
+
+/// How the last scrub of a store was, or the one under way is.
+pub(super) fn render(store: &Store) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    print!("{}", render(&store.name, &store.scrub.clone().unwrap_or_default(), now));
-    Ok(())
+    render_at(&store.name, &store.scrub.clone().unwrap_or_default(), now)
 }
 
 fn is_running(store: &Store) -> bool {
@@ -64,7 +72,7 @@ fn judge(store: &Store) -> anyhow::Result<()> {
     }
 }
 
-fn render(name: &str, scrub: &StoreScrub, now: u64) -> String {
+fn render_at(name: &str, scrub: &StoreScrub, now: u64) -> String {
     let mut text = format!(
         "store      {name}\nhashed     {} of {} snapshots\ndamaged    {}\n",
         scrub.hashed_snapshots,
@@ -142,7 +150,7 @@ unhashed   3 regions
 bad        1 regions
   u at 65536
 ";
-        assert_eq!(render(&store.name, &store.scrub.clone().unwrap_or_default(), 40 * HOUR), expected);
+        assert_eq!(render_at(&store.name, &store.scrub.clone().unwrap_or_default(), 40 * HOUR), expected);
         assert!(judge(&store).is_err_and(|error| error.to_string().contains("1 regions")));
     }
 

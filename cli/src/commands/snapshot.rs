@@ -1,10 +1,12 @@
 //! `ashlar snapshot`.
 
+use anyhow::{Context, ensure};
 use proto::v1::{DeleteSnapshotRequest, ListSnapshotsRequest, Snapshot, SnapshotVolumeRequest};
 
-use crate::arguments::{Output, SnapshotCommand};
+use super::utc;
+use crate::arguments::SnapshotCommand;
 use crate::client::{Client, answer};
-use crate::output::{Table, print_json};
+use crate::output::{Fixed, Name, Output, Table, Wide, Width, look};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Output) -> anyhow::Result<()> {
@@ -12,25 +14,38 @@ pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Outp
         SnapshotCommand::Create { volume, name, uuid } => {
             create(client, volume, name.as_deref(), uuid.as_deref(), output).await
         }
-        SnapshotCommand::List { volume } => {
-            let request = ListSnapshotsRequest { volume: volume.clone() };
-            let snapshots = answer(client.volumes().list_snapshots(request).await)?.snapshots;
-            if output == Output::Json {
-                return print_json(&snapshots);
-            }
-            print!("{}", render(volume, &snapshots));
-            Ok(())
+        SnapshotCommand::List { volume, watch } => {
+            let fetch = async || Ok(list(client, volume).await?.into());
+            look(*watch, output, fetch, |snapshots: &Vec<_>, width| render_list(volume, snapshots, width)).await
+        }
+        SnapshotCommand::Show { volume, snapshot, watch } => {
+            let fetch = async || Ok(find(list(client, volume).await?, snapshot)?.into());
+            look(*watch, output, fetch, |snapshot, _| render(volume, snapshot)).await
         }
         SnapshotCommand::Delete { volume, snapshot } => {
             let request = DeleteSnapshotRequest { volume: volume.clone(), snapshot: snapshot.clone() };
             let deleted = answer(client.volumes().delete_snapshot(request).await)?;
-            if output == Output::Json {
-                return print_json(&deleted);
-            }
-            println!("snapshot {snapshot} of volume {volume} is deleted");
-            Ok(())
+            output.print(&deleted, |_, _| format!("snapshot {snapshot} of volume {volume} is deleted\n"))
         }
     }
+}
+
+async fn list(client: &Client, volume: &str) -> anyhow::Result<Vec<Snapshot>> {
+    let request = ListSnapshotsRequest { volume: volume.to_owned() };
+    Ok(answer(client.volumes().list_snapshots(request).await)?.snapshots)
+}
+
+/// By UUID, or by a name that only one has.
+fn find(snapshots: Vec<Snapshot>, wanted: &str) -> anyhow::Result<Snapshot> {
+    if let Some(found) = snapshots.iter().find(|snapshot| snapshot.uuid == wanted) {
+        return Ok(found.clone());
+    }
+    let mut named = snapshots.into_iter().filter(|snapshot| snapshot.name == wanted);
+    let found = named.next().with_context(|| {
+        format!("the volume has no snapshot `{wanted}`\nList what there is with `ashlar snapshot list`.")
+    })?;
+    ensure!(named.next().is_none(), "several snapshots are called `{wanted}`\nGive the UUID instead of the name.");
+    Ok(found)
 }
 
 /// Cuts a volume.
@@ -44,32 +59,67 @@ pub(super) async fn create(
     let (name, uuid) = (name.unwrap_or_default().to_owned(), uuid.unwrap_or_default().to_owned());
     let request = SnapshotVolumeRequest { volume: volume.to_owned(), name, uuid };
     let snapshot = answer(client.volumes().snapshot(request).await)?;
-    if output == Output::Json {
-        return print_json(&snapshot);
-    }
-    println!("snapshot {} ({}) of volume {volume}", snapshot.name, snapshot.uuid);
-    Ok(())
+    output
+        .print(&snapshot, |snapshot, _| format!("snapshot {} ({}) of volume {volume}\n", snapshot.name, snapshot.uuid))
 }
 
-fn render(volume: &str, snapshots: &[Snapshot]) -> String {
+fn render_list(volume: &str, snapshots: &[Snapshot], width: Width) -> String {
     if snapshots.is_empty() {
         return format!("Volume {volume} has no snapshots. Take one with `ashlar snapshot create {volume}`.\n");
     }
-    let mut table = Table::new(&["NAME", "SIZE", "UUID"]);
+    let mut table = Table::new(&[Name("NAME"), Fixed("TAKEN"), Fixed("UUID"), Wide("SIZE")]);
     for snapshot in snapshots {
-        table.row(vec![snapshot.name.clone(), Size(snapshot.size_bytes).to_string(), snapshot.uuid.clone()]);
+        table.row(vec![
+            snapshot.name.clone(),
+            taken(snapshot),
+            snapshot.uuid.clone(),
+            Size(snapshot.size_bytes).to_string(),
+        ]);
     }
-    table.render()
+    table.render(width)
+}
+
+fn render(volume: &str, snapshot: &Snapshot) -> String {
+    let Snapshot { name, uuid, volume_uuid, size_bytes, .. } = snapshot;
+    format!(
+        "snapshot {name}\nuuid     {uuid}\nvolume   {volume} ({volume_uuid})\ntaken    {}\nsize     {}\n",
+        taken(snapshot),
+        Size(*size_bytes)
+    )
+}
+
+fn taken(snapshot: &Snapshot) -> String {
+    if snapshot.created_at_unix_ms == 0 { "-".to_owned() } else { utc(snapshot.created_at_unix_ms) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn snapshot(name: &str, uuid: &str) -> Snapshot {
+        let (name, uuid) = (name.to_owned(), uuid.to_owned());
+        Snapshot { name, uuid, size_bytes: 1 << 30, created_at_unix_ms: 1_709_164_800_000, ..Snapshot::default() }
+    }
+
     #[test]
     fn the_list_names_what_delete_and_revert_take() {
-        assert!(render("v", &[]).contains("ashlar snapshot create v"));
-        let snapshot = Snapshot { name: "daily".into(), uuid: "u".into(), size_bytes: 1 << 30, ..Snapshot::default() };
-        assert_eq!(render("v", &[snapshot]), "NAME   SIZE   UUID\ndaily  1 GiB  u\n");
+        assert!(render_list("v", &[], Width::Narrow).contains("ashlar snapshot create v"));
+        let expected = "\
+NAME   TAKEN                 UUID
+daily  2024-02-29T00:00:00Z  u
+";
+        assert_eq!(render_list("v", &[snapshot("daily", "u")], Width::Narrow), expected);
+        let uuid = "00000000-0000-0000-0000-000000000001";
+        let text = render_list("v", &[snapshot(&"n".repeat(63), uuid)], Width::Narrow);
+        assert!(text.lines().all(|line| line.chars().count() <= 80) && text.contains(uuid), "{text}");
+    }
+
+    #[test]
+    fn one_is_found_by_its_uuid_or_by_a_name_of_its_own() {
+        let all = || vec![snapshot("a", "1"), snapshot("b", "2"), snapshot("b", "3")];
+        assert_eq!(find(all(), "3").map(|found| found.name).ok().as_deref(), Some("b"));
+        assert_eq!(find(all(), "a").map(|found| found.uuid).ok().as_deref(), Some("1"));
+        assert!(find(all(), "b").is_err_and(|error| error.to_string().contains("Give the UUID")));
+        assert!(find(all(), "c").is_err_and(|error| error.to_string().contains("no snapshot `c`")));
     }
 }

@@ -1,28 +1,33 @@
 //! `ashlar store`.
 
 use proto::v1::{
-    CreateStoreRequest, DeleteStoreRequest, GetStoreRequest, GrowStoreRequest, ListStoresRequest, ListStoresResponse,
+    CreateStoreRequest, DeleteStoreRequest, GetStoreRequest, GrowStoreRequest, ListStoresRequest,
     SetStoreLimitsRequest, Store, StoreState, UnopenedStore,
 };
 
 use super::scrub;
-use crate::arguments::{CreateStore, Output, StoreCommand};
+use crate::arguments::{CreateStore, SetLimits, StoreCommand};
 use crate::client::{Client, answer};
-use crate::output::{Table, print_json};
+use crate::output::{End, Fixed, Name, Output, Table, Wide, Width, look};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output) -> anyhow::Result<()> {
     match command {
         StoreCommand::Create(options) => create(client, options, output).await,
-        StoreCommand::List => list(client, output).await,
+        StoreCommand::List { watch } => {
+            let fetch = async || Ok(answer(client.stores().list(ListStoresRequest {}).await)?.stores.into());
+            look(*watch, output, fetch, |stores: &Vec<_>, width| render_list(stores, width)).await
+        }
+        StoreCommand::Show { store, watch } => {
+            let fetch =
+                async || Ok(answer(client.stores().get(GetStoreRequest { store: store.clone() }).await)?.into());
+            look(*watch, output, fetch, |store, _| render(store)).await
+        }
         StoreCommand::Grow { store, size } => {
             let request = GrowStoreRequest { store: store.clone(), size_bytes: size.map_or(0, |size| size.0) };
             show(&answer(client.stores().grow(request).await)?, output)
         }
-        StoreCommand::Limits { store, overcommit: None, reserve: None } => {
-            show(&answer(client.stores().get(GetStoreRequest { store: store.clone() }).await)?, output)
-        }
-        StoreCommand::Limits { store, overcommit, reserve } => {
+        StoreCommand::SetLimits(SetLimits { store, overcommit, reserve }) => {
             let request = SetStoreLimitsRequest {
                 store: store.clone(),
                 overcommit_percent: *overcommit,
@@ -30,41 +35,47 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
             };
             show(&answer(client.stores().set_limits(request).await)?, output)
         }
-        StoreCommand::Scrub { store, show: true, .. } => {
-            let request = GetStoreRequest { store: store.clone() };
-            scrub::show(&answer(client.stores().get(request).await)?, output)
-        }
-        StoreCommand::Scrub { store, stop: true, .. } => scrub::stop(client, store, output).await,
-        StoreCommand::Scrub { store, rate, wait, .. } => {
+        StoreCommand::Scrub { store, rate, wait } => {
             scrub::start(client, store, rate.map_or(0, |rate| rate.0), *wait, output).await
         }
+        StoreCommand::CancelScrub { store } => scrub::stop(client, store, output).await,
         StoreCommand::Check(_) | StoreCommand::Dump(_) => unreachable!("run without a daemon, by `offline`"),
         StoreCommand::Delete { store, uuid } => {
             let expected_uuid = uuid.clone().unwrap_or_default();
             let request = DeleteStoreRequest { store: store.clone(), expected_uuid };
-            answer(client.stores().delete(request).await)?;
-            if output == Output::Json {
-                return print_json(&serde_json::json!({}));
-            }
-            println!("store {store} is closed and forgotten; its content stays where it is");
-            Ok(())
+            let deleted = answer(client.stores().delete(request).await)?;
+            output.print(&deleted, |_, _| {
+                format!("store {store} is closed and forgotten; its content stays where it is\n")
+            })
         }
     }
 }
 
-/// Says which stores a list leaves out, beside the list: whoever reads that must not take it for all there is.
-pub(super) fn warn_of_unopened(unopened: &[UnopenedStore], what: &str) {
-    for store in unopened {
-        eprintln!("ashlar: {what} of store {} are not listed: {}", store.name, store.reason);
-    }
+/// Which stores a list leaves out, beside the list: whoever reads that must not take it for all there is.
+pub(super) fn unopened_notes(unopened: &[UnopenedStore], what: &str) -> Vec<String> {
+    unopened.iter().map(|store| format!("{what} of store {} are not listed: {}", store.name, store.reason)).collect()
 }
 
 fn show(store: &Store, output: Output) -> anyhow::Result<()> {
-    if output == Output::Json {
-        return print_json(store);
+    output.print(store, |store, _| render_space(store))
+}
+
+fn render(store: &Store) -> String {
+    let mut text = format!("state        {}\nuuid         {}\n", state(store), store.uuid);
+    if !store.reason.is_empty() {
+        text.push_str(&format!("reason       {}\n", store.reason));
     }
-    print!("{}", render_space(store));
-    Ok(())
+    if store.is_volatile {
+        text.push_str("kept         in memory: its content is gone when the daemon ends\n");
+    }
+    if store.state() != StoreState::Ready {
+        return format!("store        {} (at {})\n{text}", store.name, store.path);
+    }
+    text = format!("{}{text}lvols        {}\n", render_space(store), store.lvols);
+    if store.scrub.is_some() {
+        text.push_str(&format!("\n{}", scrub::render(store)));
+    }
+    text
 }
 
 fn render_space(store: &Store) -> String {
@@ -101,20 +112,14 @@ async fn create(client: &Client, options: &CreateStore, output: Output) -> anyho
         reserve_bytes: options.reserve.map(|size| size.0),
     };
     let store = answer(client.stores().create(request).await)?;
-    if output == Output::Json {
-        return print_json(&store);
-    }
-    println!(
-        "store {} is {}: {} free of {}",
-        store.name,
-        state(&store),
-        Size(store.free_bytes),
-        Size(store.size_bytes)
-    );
-    if store.is_volatile {
-        println!("It lives in memory: its content is gone when the daemon ends.");
-    }
-    Ok(())
+    output.print(&store, |store, _| {
+        let (free, size) = (Size(store.free_bytes), Size(store.size_bytes));
+        let text = format!("store {} is {}: {free} free of {size}\n", store.name, state(store));
+        match store.is_volatile {
+            true => text + "It lives in memory: its content is gone when the daemon ends.\n",
+            false => text,
+        }
+    })
 }
 
 /// The daemon has a working folder of its own.
@@ -125,21 +130,22 @@ fn absolute(path: &str) -> anyhow::Result<String> {
     Ok(std::path::absolute(path)?.display().to_string())
 }
 
-async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
-    let response = answer(client.stores().list(ListStoresRequest {}).await)?;
-    if output == Output::Json {
-        return print_json(&response.stores);
-    }
-    print!("{}", render(&response));
-    Ok(())
-}
-
-fn render(response: &ListStoresResponse) -> String {
-    if response.stores.is_empty() {
+fn render_list(stores: &[Store], width: Width) -> String {
+    if stores.is_empty() {
         return "There are no stores. Make one with `ashlar store create NAME --path FILE --size 10GiB`.\n".to_owned();
     }
-    let mut table = Table::new(&["NAME", "STATE", "SIZE", "FREE", "LVOLS", "PATH"]);
-    for store in &response.stores {
+    let columns = [
+        Name("NAME"),
+        Fixed("STATE"),
+        Fixed("SIZE"),
+        Fixed("FREE"),
+        Fixed("LVOLS"),
+        Wide("PROVISIONED"),
+        Wide("UUID"),
+        End("PATH"),
+    ];
+    let mut table = Table::new(&columns);
+    for store in stores {
         let open = store.state() == StoreState::Ready;
         let size = |bytes| if open { Size(bytes).to_string() } else { "-".to_owned() };
         table.row(vec![
@@ -148,11 +154,13 @@ fn render(response: &ListStoresResponse) -> String {
             size(store.size_bytes),
             size(store.free_bytes),
             store.lvols.to_string(),
+            size(store.provisioned_bytes),
+            store.uuid.clone(),
             store.path.clone(),
         ]);
     }
-    let reasons = response.stores.iter().filter(|store| !store.reason.is_empty());
-    reasons.fold(table.render(), |text, store| format!("{text}\n{}: {}\n", store.name, store.reason))
+    let reasons = stores.iter().filter(|store| !store.reason.is_empty());
+    reasons.fold(table.render(width), |text, store| format!("{text}\n{}: {}\n", store.name, store.reason))
 }
 
 fn state(store: &Store) -> String {
@@ -188,6 +196,29 @@ old   failed  -      -      0      /srv/old.img
 
 old: no such file
 ";
-        assert_eq!(render(&ListStoresResponse { stores: vec![ready, failed] }), expected);
+        assert_eq!(render_list(&[ready.clone(), failed.clone()], Width::Narrow), expected);
+        let long = Store { name: "n".repeat(63), path: format!("/{}", "p".repeat(200)), uuid: "u".into(), ..ready };
+        let text = render_list(&[long.clone(), failed], Width::Narrow);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(render_list(std::slice::from_ref(&long), Width::Full).contains(&long.path));
+    }
+
+    #[test]
+    fn a_store_is_shown_with_its_space_and_its_scrub_or_why_it_has_none() {
+        let store = Store {
+            name: "main".into(),
+            state: StoreState::Ready.into(),
+            overcommit_percent: 200,
+            lvols: 3,
+            scrub: Some(proto::v1::StoreScrub::default()),
+            ..Store::default()
+        };
+        let text = render(&store);
+        for part in ["at most 200 % of the size", "state        ready", "lvols        3", "scrub      none so far"] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        let failed = Store { state: StoreState::Failed.into(), reason: "no such file".into(), scrub: None, ..store };
+        let text = render(&failed);
+        assert!(text.contains("reason       no such file") && !text.contains("free"), "{text}");
     }
 }

@@ -1,7 +1,9 @@
 //! `ashlar volume`.
 
 use std::fmt::Write;
+use std::time::Duration;
 
+use anyhow::bail;
 use proto::v1::{
     AddReplicaRequest, CloneVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState,
     GetVolumeRequest, GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RebuildProgress, RebuildSettings,
@@ -10,36 +12,35 @@ use proto::v1::{
 };
 
 use super::{export, snapshot};
-use crate::arguments::{CreateVolume, Output, RebuildCommand, VolumeCommand};
+use crate::arguments::{CreateVolume, RebuildCommand, VolumeCommand};
 use crate::client::{Client, answer};
-use crate::output::{Table, print_json};
+use crate::output::{End, Fixed, Name, Output, Progress, Table, Wide, Width, duration, look};
 use crate::size::Size;
+
+/// Between two looks at a rebuild.
+const POLL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output) -> anyhow::Result<()> {
     match command {
         VolumeCommand::Create(options) => create(client, options, output).await,
-        VolumeCommand::List => {
-            let volumes = answer(client.volumes().list(ListVolumesRequest {}).await)?.volumes;
-            if output == Output::Json {
-                return print_json(&volumes);
-            }
-            print!("{}", render_list(&volumes));
-            Ok(())
+        VolumeCommand::List { watch } => {
+            let fetch = async || Ok(answer(client.volumes().list(ListVolumesRequest {}).await)?.volumes.into());
+            look(*watch, output, fetch, |volumes: &Vec<_>, width| render_list(volumes, width)).await
         }
-        VolumeCommand::Show { volume } => {
-            let volume = answer(client.volumes().get(GetVolumeRequest { volume: volume.clone() }).await)?;
-            show(&volume, output)
+        VolumeCommand::Show { volume, watch } => {
+            look(*watch, output, async || Ok(get(client, volume).await?.into()), render).await
         }
+        VolumeCommand::Wait { volume } => show(&wait(client, volume, None).await?, output),
         VolumeCommand::Snapshot { volume, name, uuid } => {
             snapshot::create(client, volume, name.as_deref(), uuid.as_deref(), output).await
         }
-        VolumeCommand::Clone { volume, snapshot, name, size, replicas, uuid } => {
+        VolumeCommand::Clone { volume, snapshot, name, size, nodes, uuid } => {
             let request = CloneVolumeRequest {
                 volume: volume.clone(),
                 snapshot: snapshot.clone(),
                 name: name.clone(),
                 size_bytes: size.map_or(0, |size| size.0),
-                nodes: replicas.clone(),
+                nodes: nodes.clone(),
                 uuid: uuid.clone().unwrap_or_default(),
             };
             show(&answer(client.volumes().create_clone(request).await)?, output)
@@ -53,18 +54,26 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             let request = RevertVolumeRequest { volume, snapshot, discard_newer: *discard_newer };
             show(&answer(client.volumes().revert(request).await)?, output)
         }
-        VolumeCommand::AddReplica { volume, node } => {
+        VolumeCommand::AddReplica { volume, node, wait: to_the_end } => {
             let request = AddReplicaRequest { volume: volume.clone(), node: node.clone() };
-            show(&answer(client.volumes().add_replica(request).await)?, output)
+            let mut changed = answer(client.volumes().add_replica(request).await)?;
+            if *to_the_end {
+                changed = wait(client, volume, Some(node)).await?;
+            }
+            show(&changed, output)
         }
         VolumeCommand::RemoveReplica { volume, node } => {
             let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone() };
             show(&answer(client.volumes().remove_replica(request).await)?, output)
         }
-        VolumeCommand::ReplaceReplica { volume, node, by } => {
-            let (volume, node, by_node) = (volume.clone(), node.clone(), by.clone());
-            let request = ReplaceReplicaRequest { volume, node, by_node };
-            show(&answer(client.volumes().replace_replica(request).await)?, output)
+        VolumeCommand::ReplaceReplica { volume, node, by, wait: to_the_end } => {
+            let request = ReplaceReplicaRequest { volume: volume.clone(), node: node.clone(), by_node: by.clone() };
+            let mut changed = answer(client.volumes().replace_replica(request).await)?;
+            if *to_the_end {
+                wait(client, volume, Some(by)).await?;
+                changed = wait_until_left(client, volume, node).await?;
+            }
+            show(&changed, output)
         }
         VolumeCommand::Rebuild(command) => {
             show(&answer(client.volumes().set_rebuild(rebuild_request(command)).await)?, output)
@@ -86,13 +95,70 @@ async fn create(client: &Client, options: &CreateVolume, output: Output) -> anyh
         name: options.name.clone(),
         size_bytes: options.size.0,
         block_size_bytes: options.block_size,
-        nodes: options.replicas.clone(),
-        replica_count: if options.replicas.is_empty() { options.replica_count } else { 0 },
+        nodes: options.nodes.clone(),
+        replica_count: if options.nodes.is_empty() { options.replica_count } else { 0 },
         store: options.store.clone().unwrap_or_default(),
         uuid: options.uuid.clone().unwrap_or_default(),
     };
     let volume = answer(client.volumes().create(request).await)?;
     show(&volume, output)
+}
+
+async fn get(client: &Client, volume: &str) -> anyhow::Result<Volume> {
+    answer(client.volumes().get(GetVolumeRequest { volume: volume.to_owned() }).await)
+}
+
+/// Waits until the replica on a node, or all of them, are in sync, and shows how far they are.
+async fn wait(client: &Client, volume: &str, node: Option<&str>) -> anyhow::Result<Volume> {
+    let mut progress = Progress::new(node.map_or("rebuilt".to_owned(), |node| format!("rebuilt on {node}")));
+    loop {
+        let found = get(client, volume).await?;
+        let Some(engine) = &found.engine else { bail!("volume {volume} is not made yet: {}", state(&found)) };
+        if engine.state() == EngineState::Failed {
+            bail!("volume {volume} is not served: {}", engine.reason);
+        }
+        if let Some(node) = node
+            && !found.replicas.iter().any(|replica| replica.node == node)
+        {
+            bail!("volume {volume} has no replica on node {node} any more");
+        }
+        let members: Vec<_> =
+            engine.members.iter().filter(|member| node.is_none_or(|node| member.node == node)).collect();
+        if !members.is_empty() && members.iter().all(|member| member.state() == MemberState::InSync) {
+            return Ok(found);
+        }
+        let (done, total) = rebuilt(&members);
+        progress.show_with(done, total, &what_waits(&members));
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Bytes done and in all, of all that are copied to.
+fn rebuilt(members: &[&Member]) -> (u64, u64) {
+    let away = members.iter().filter(|member| member.state() != MemberState::InSync);
+    away.fold((0, 0), |(done, total), member| (done + member.rebuilt_bytes, total + member.rebuild_total_bytes))
+}
+
+/// Why a replica is not copied to now.
+fn what_waits(members: &[&Member]) -> String {
+    let away = members.iter().find(|member| member.state() == MemberState::OutOfSync);
+    let copied =
+        members.iter().find_map(|member| member.rebuild.as_ref().filter(|rebuild| !rebuild.waiting.is_empty()));
+    match (away, copied) {
+        (Some(member), _) => format!("{} is out of sync: {}", member.node, member.reason),
+        (None, Some(rebuild)) => waiting(rebuild),
+        (None, None) => String::new(),
+    }
+}
+
+async fn wait_until_left(client: &Client, volume: &str, node: &str) -> anyhow::Result<Volume> {
+    loop {
+        let found = get(client, volume).await?;
+        if !found.replicas.iter().any(|replica| replica.node == node) {
+            return Ok(found);
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 fn rebuild_request(command: &RebuildCommand) -> SetRebuildRequest {
@@ -106,21 +172,19 @@ fn rebuild_request(command: &RebuildCommand) -> SetRebuildRequest {
 
 async fn delete(client: &Client, volume: &str, uuid: Option<&str>, output: Output) -> anyhow::Result<()> {
     let request = DeleteVolumeRequest { volume: volume.to_owned(), expected_uuid: uuid.unwrap_or_default().to_owned() };
-    let pending = answer(client.volumes().delete(request).await)?.pending_nodes;
-    if output == Output::Json {
-        return print_json(&serde_json::json!({ "pending_nodes": pending }));
-    }
-    println!("volume {volume} is deleted");
-    if !pending.is_empty() {
-        println!("Not reachable now: {}. The replicas there are deleted when they are back.", pending.join(", "));
-    }
-    Ok(())
+    let deleted = answer(client.volumes().delete(request).await)?;
+    output.print(&deleted, |deleted, _| match deleted.pending_nodes.join(", ") {
+        none if none.is_empty() => format!("volume {volume} is deleted\n"),
+        nodes => format!(
+            "volume {volume} is deleted\nNot reachable now: {nodes}. The replicas there are deleted when they are back.\n"
+        ),
+    })
 }
 
 async fn recover(client: &Client, volume: &str, node: &str, force: bool, output: Output) -> anyhow::Result<()> {
     let request = |force| RecoverVolumeRequest { volume: volume.to_owned(), node: node.to_owned(), force };
-    if output == Output::Json {
-        return print_json(&answer(client.volumes().recover(request(force)).await)?);
+    if output.is_data() {
+        return output.print(&answer(client.volumes().recover(request(force)).await)?, |_, _| String::new());
     }
     // What may be lost is said before anything is done.
     println!("{}", answer(client.volumes().recover(request(false)).await)?.consequence);
@@ -134,18 +198,24 @@ async fn recover(client: &Client, volume: &str, node: &str, force: bool, output:
 }
 
 fn show(volume: &Volume, output: Output) -> anyhow::Result<()> {
-    if output == Output::Json {
-        return print_json(volume);
-    }
-    print!("{}", render(volume));
-    Ok(())
+    output.print(volume, render)
 }
 
-fn render_list(volumes: &[Volume]) -> String {
+fn render_list(volumes: &[Volume], width: Width) -> String {
     if volumes.is_empty() {
         return "There are no volumes. Make one with `ashlar volume create NAME --size 1GiB`.\n".to_owned();
     }
-    let mut table = Table::new(&["NAME", "SIZE", "STATE", "IN SYNC", "EPOCH"]);
+    let columns = [
+        Name("NAME"),
+        Fixed("SIZE"),
+        Fixed("STATE"),
+        Fixed("IN SYNC"),
+        Fixed("EPOCH"),
+        Wide("FRONTENDS"),
+        Wide("NODES"),
+        Wide("UUID"),
+    ];
+    let mut table = Table::new(&columns);
     for volume in volumes {
         table.row(vec![
             volume.name.clone(),
@@ -153,9 +223,22 @@ fn render_list(volumes: &[Volume]) -> String {
             state(volume),
             in_sync(volume),
             volume.engine.as_ref().map_or("-".to_owned(), |engine| engine.epoch.to_string()),
+            frontends(volume),
+            volume.replicas.iter().map(|replica| replica.node.as_str()).collect::<Vec<_>>().join(","),
+            volume.uuid.clone(),
         ]);
     }
-    table.render()
+    table.render(width)
+}
+
+fn frontends(volume: &Volume) -> String {
+    let engine = volume.engine.as_ref();
+    let nvmf = engine.and_then(|engine| engine.nvmf.as_ref()).map(|_| "nvmf");
+    let iscsi = engine.and_then(|engine| engine.iscsi.as_ref()).map(|_| "iscsi");
+    match nvmf.into_iter().chain(iscsi).collect::<Vec<_>>().join(",") {
+        none if none.is_empty() => "-".to_owned(),
+        some => some,
+    }
 }
 
 /// How the volume's engine is, or that it has none yet.
@@ -172,7 +255,7 @@ fn in_sync(volume: &Volume) -> String {
     format!("{good}/{}", volume.replicas.len())
 }
 
-fn render(volume: &Volume) -> String {
+fn render(volume: &Volume, width: Width) -> String {
     let mut text = format!(
         "volume   {} ({}, blocks of {} bytes)\nuuid     {}\nstate    {}\n",
         volume.name,
@@ -188,12 +271,12 @@ fn render(volume: &Volume) -> String {
         push(&mut text, format_args!("source   snapshot {} of volume {}\n", source.snapshot, source.volume));
     }
     if let Some(engine) = &volume.engine {
-        push_engine(&mut text, engine);
+        push_engine(&mut text, engine, width);
     }
     text
 }
 
-fn push_engine(text: &mut String, engine: &Engine) {
+fn push_engine(text: &mut String, engine: &Engine, width: Width) {
     if !engine.reason.is_empty() && engine.state() != EngineState::Healthy {
         push(text, format_args!("reason   {}\n", engine.reason));
     }
@@ -201,12 +284,12 @@ fn push_engine(text: &mut String, engine: &Engine) {
     if let Some(settings) = engine.rebuild.filter(|settings| *settings != RebuildSettings::default()) {
         push(text, format_args!("rebuild  {}\n", rebuild_settings(settings)));
     }
-    let mut table = Table::new(&["REPLICA ON", "STATE", "ADDRESS", "NOTE"]);
+    let mut table = Table::new(&[Name("REPLICA ON"), Fixed("STATE"), Name("ADDRESS"), End("NOTE")]);
     for member in &engine.members {
         let state = member.state().to_string();
         table.row(vec![member.node.clone(), state, member.address.clone(), note(member)]);
     }
-    push(text, format_args!("\n{}", table.render()));
+    push(text, format_args!("\n{}", table.render(width)));
     engine.members.iter().filter_map(details).for_each(|line| text.push_str(&line));
     export::push_frontends(text, engine);
 }
@@ -257,16 +340,6 @@ fn waiting(rebuild: &RebuildProgress) -> String {
     match rebuild.waiting.as_str() {
         "paused" => "is paused".to_owned(),
         waiting => waiting.to_owned(),
-    }
-}
-
-/// `2 h 05 min`, `3 min 20 s`, `12 s`.
-fn duration(milliseconds: u64) -> String {
-    let seconds = milliseconds.div_ceil(1000);
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds} s"),
-        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
-        (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
     }
 }
 
@@ -367,7 +440,7 @@ Attach it to a Linux host:
   nvme discover -t tcp -a ::1 -s 8009
   nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2026-11.example:v
 ";
-        assert_eq!(render(&volume()), expected);
+        assert_eq!(render(&volume(), Width::Narrow), expected);
     }
 
     #[test]
@@ -389,12 +462,11 @@ Attach it to a Linux host:
         let waiting = Some(RebuildProgress { waiting: "paused".into(), ..RebuildProgress::default() });
         engine.members[1].rebuild = waiting.clone();
         engine.members[2].rebuild = waiting;
-        let text = render(&volume);
+        let text = render(&volume, Width::Narrow);
         assert!(text.contains("rebuild  paused\n"), "{text}");
         assert!(text.contains("  25 %, waits\n"), "{text}");
         assert!(text.contains("replica on b: its copy is paused\n"), "{text}");
         assert!(text.contains("replica on c: connection refused; its copy is paused\n"), "{text}");
-        assert_eq!([duration(1), duration(7_500_000)], ["1 s", "2 h 05 min"]);
     }
 
     #[test]
@@ -410,6 +482,34 @@ Attach it to a Linux host:
     #[test]
     fn the_list_counts_replicas_in_sync() {
         let expected = "NAME  SIZE   STATE     IN SYNC  EPOCH\nv     1 GiB  degraded  1/3      7\n";
-        assert_eq!(render_list(&[volume()]), expected);
+        assert_eq!(render_list(&[volume()], Width::Narrow), expected);
+        let long = Volume { name: "v".repeat(63), size_bytes: (1 << 40) - 1, ..volume() };
+        let text = render_list(&[long], Width::Narrow);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let wide = render_list(&[volume()], Width::Full);
+        assert!(wide.contains("nvmf") && wide.contains(&volume().uuid), "{wide}");
+    }
+
+    #[test]
+    fn the_table_of_replicas_fits_a_terminal_whatever_the_names() {
+        let mut volume = volume();
+        let engine = volume.engine.as_mut().expect("it has one");
+        for member in &mut engine.members {
+            member.node = "n".repeat(63);
+            member.address = "[2001:db8:1234:5678:9abc:def0:1234:5678]:9600".into();
+            member.reason = "why ".repeat(50);
+        }
+        let text = render(&volume, Width::Narrow);
+        let (_, table) = text.split_once("REPLICA ON").expect("a table");
+        assert!(table.lines().take(4).all(|line| line.chars().count() <= 80), "{text}");
+    }
+
+    #[test]
+    fn a_wait_says_how_far_all_copies_are_and_who_is_away() {
+        let engine = volume().engine.expect("it has one");
+        let members: Vec<_> = engine.members.iter().collect();
+        assert_eq!(rebuilt(&members[..2]), (256 << 20, 1 << 30));
+        assert_eq!(what_waits(&members), "c is out of sync: connection refused");
+        assert_eq!(what_waits(&members[..2]), "");
     }
 }

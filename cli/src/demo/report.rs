@@ -6,7 +6,7 @@ use std::time::Duration;
 use nvmf_initiator::load::{Figures, Report};
 use proto::v1::Volume;
 
-use crate::output::Table;
+use crate::output::{Fixed, Name, Table, Width};
 
 /// What the loads measured.
 pub(super) struct Outcome {
@@ -17,7 +17,7 @@ pub(super) struct Outcome {
 
 impl Outcome {
     pub(super) fn render(&self, volume: &Volume) -> String {
-        let mut table = Table::new(&["LOAD", "IOPS", "MEDIAN", "P99", "LONGEST"]);
+        let mut table = Table::new(&[Name("LOAD"), Fixed("IOPS"), Fixed("MEDIAN"), Fixed("P99"), Fixed("LONGEST")]);
         let loads = [
             ("while a replica was killed", &self.replica_killed),
             ("while the engine was killed", &self.engine_killed),
@@ -29,7 +29,7 @@ impl Outcome {
         }
         let mut text = format!(
             "\n{}\n{} I/Os without an error, {} blocks read back and compared: all as acknowledged.\n",
-            table.render(),
+            table.render(Width::Narrow),
             [&self.replica_killed, &self.engine_killed]
                 .iter()
                 .map(|report| report.read.count + report.write.count)

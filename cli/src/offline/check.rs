@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Exit, print, with_disk};
-use crate::arguments::{CheckStore, Output};
+use crate::arguments::CheckStore;
+use crate::output::{Output, to_yaml};
 use crate::size::Size;
 
 /// How many ranges of an lvol the text names before it only counts; JSON has them all.
@@ -24,7 +25,8 @@ pub(crate) fn run(options: &CheckStore, output: Output) -> ExitCode {
         let report = check(&disk, &check_options).await?;
         match output {
             Output::Json => print(&format!("{:#}\n", to_json(&report)))?,
-            Output::Table => print(&render(&report))?,
+            Output::Yaml => print(&to_yaml(&to_json(&report)))?,
+            Output::Table | Output::Wide => print(&render(&report))?,
         }
         Ok(exit(&report))
     })

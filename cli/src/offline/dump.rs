@@ -12,7 +12,8 @@ use reactor::Disk;
 use uuid::Uuid;
 
 use super::{Exit, print, with_disk};
-use crate::arguments::{DumpStore, Output};
+use crate::arguments::DumpStore;
+use crate::output::{Output, to_yaml};
 
 pub(crate) fn run(options: &DumpStore, output: Output) -> ExitCode {
     let (lvol, to) = (options.lvol, options.to.clone());
@@ -30,7 +31,8 @@ async fn print_all(disk: &Disk, output: Output) -> anyhow::Result<Exit> {
         }
         let text = match output {
             Output::Json => format!("{}\n", to_json(&item)),
-            Output::Table => render(&item),
+            Output::Yaml => format!("---\n{}", to_yaml(&to_json(&item))),
+            Output::Table | Output::Wide => render(&item),
         };
         failure = print(&text).err();
         failure.is_none()

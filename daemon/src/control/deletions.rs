@@ -1,6 +1,6 @@
 //! Replicas of deleted volumes on nodes that did not answer: deleted when those are back (I42).
 //!
-//! Each has a record, so that a restart does not forget it, and shows its attempts and last error in `node info`. One task
+//! Each has a record, so that a restart does not forget it, and shows its attempts and last error in `node show`. One task
 //! works through them all, with longer and longer pauses while nothing moves.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -579,6 +579,8 @@ fn describe_member(member: &MemberSpec, facts: Option<&MemberFacts>) -> v1::Memb
         rebuild: copy.map(describe_rebuild),
         next_try_ms: facts.and_then(|facts| Some(milliseconds(facts.next_try?))),
         departures: facts.map_or(0, |facts| facts.departures),
+        lag_bytes: facts.map_or(0, |facts| facts.lag),
+        oldest_request_ms: facts.and_then(|facts| Some(milliseconds(facts.oldest_request?))),
     }
 }
 

@@ -308,11 +308,12 @@ pub(super) fn describe(status: EngineStatus) -> EngineFacts {
         EngineState::Stopping => (v1::EngineState::Stopping, String::new()),
         EngineState::Stopped { reason } => (v1::EngineState::Failed, reason),
     };
-    let members = status.replicas.into_iter().map(describe_member).collect();
+    let members = status.replicas.into_iter().map(|replica| describe_member(replica, status.size)).collect();
     EngineFacts { state, reason, epoch: status.epoch, size: status.size, members }
 }
 
-fn describe_member(status: ReplicaStatus) -> MemberFacts {
+fn describe_member(status: ReplicaStatus, size: u64) -> MemberFacts {
+    let lag = lag(&status, size);
     let (state, recorded) = match status.state {
         MemberState::InSync => (v1::MemberState::InSync, None),
         MemberState::Settling => (v1::MemberState::Settling, None),
@@ -329,5 +330,56 @@ fn describe_member(status: ReplicaStatus) -> MemberFacts {
         connected: status.connected,
         repaired: status.repaired,
         unrepaired: status.unrepaired,
+        lag,
+        oldest_request: status.oldest_request,
+    }
+}
+
+/// Bytes in which a replica may lack something that was acknowledged. All of the volume where nobody knows: then all of it is compared.
+fn lag(status: &ReplicaStatus, size: u64) -> u64 {
+    let copied = status.copy.as_ref().filter(|copy| copy.total > 0);
+    match (&status.state, copied) {
+        (MemberState::InSync | MemberState::Settling, _) => 0,
+        (MemberState::Rebuilding, Some(copy)) => copy.total.saturating_sub(copy.done),
+        _ => status.changed.unwrap_or(size).min(size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: MemberState) -> ReplicaStatus {
+        ReplicaStatus {
+            replica: Uuid::nil(),
+            node: "b".to_owned(),
+            state,
+            connected: true,
+            local: false,
+            trouble: None,
+            departures: 0,
+            next_try: None,
+            changed: None,
+            copy: None,
+            repaired: 0,
+            unrepaired: 0,
+            oldest_request: None,
+        }
+    }
+
+    #[test]
+    fn a_replica_lags_by_what_it_may_lack() {
+        const SIZE: u64 = 1 << 30;
+        assert_eq!(lag(&status(MemberState::InSync), SIZE), 0);
+        assert_eq!(lag(&status(MemberState::Settling), SIZE), 0, "it has all that was acknowledged");
+        let away = status(MemberState::OutOfSync { reason: "no answer".to_owned(), since: 0 });
+        assert_eq!(lag(&away, SIZE), SIZE, "nobody knows");
+        let away = ReplicaStatus { changed: Some(3 << 20), ..away };
+        assert_eq!(lag(&away, SIZE), 3 << 20);
+        assert_eq!(lag(&away, 2 << 20), 2 << 20, "regions end behind the volume");
+        let copy = |done, total| Some(engine::CopyProgress { done, total, ..engine::CopyProgress::default() });
+        let back = ReplicaStatus { copy: copy(0, 0), changed: Some(5), ..status(MemberState::Rebuilding) };
+        assert_eq!(lag(&back, SIZE), 5, "it has not begun");
+        assert_eq!(lag(&ReplicaStatus { copy: copy(10, 30), ..back }, SIZE), 20);
     }
 }

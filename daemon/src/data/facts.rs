@@ -309,4 +309,8 @@ pub(crate) struct MemberFacts {
     pub(crate) repaired: u64,
     /// Those that could not be.
     pub(crate) unrepaired: u64,
+    /// Bytes in which it may lack something that was acknowledged.
+    pub(crate) lag: u64,
+    /// The age of its oldest request that is not answered.
+    pub(crate) oldest_request: Option<Duration>,
 }

@@ -96,6 +96,8 @@ mod tests {
             connected: true,
             repaired: 0,
             unrepaired: 0,
+            lag: 0,
+            oldest_request: None,
         };
         let members = members.iter().map(member).collect();
         EngineFacts { state, reason: reason.to_owned(), epoch: 1, size: 1, members }

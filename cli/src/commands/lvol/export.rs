@@ -12,10 +12,8 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 use tonic::{Response, Streaming};
 
-use super::progress::Progress;
-use crate::arguments::Output;
 use crate::client::{Client, answer};
-use crate::output::print_json;
+use crate::output::{Output, Progress};
 use crate::size::Size;
 
 /// How many zeroes are written at once to what cannot have holes.
@@ -30,23 +28,21 @@ pub(super) async fn run(client: &Client, lvol: &str, file: &Path, output: Output
     if target.finish(lvol.size_bytes)? {
         return Ok(());
     }
-    if output == Output::Json {
-        return print_json(&json!({"lvol": lvol, "file": file, "data_bytes": bytes}));
-    }
-    let (data, size) = (Size(bytes), Size(lvol.size_bytes));
-    println!("lvol {} is in {}: {data} of data, {size} with its holes", lvol.name, file.display());
-    Ok(())
+    output.print(&json!({"lvol": lvol, "file": file, "data_bytes": bytes}), |_, _| {
+        let (data, size) = (Size(bytes), Size(lvol.size_bytes));
+        format!("lvol {} is in {}: {data} of data, {size} with its holes\n", lvol.name, file.display())
+    })
 }
 
 async fn receive(lvol: &Lvol, parts: &mut Streaming<ExportLvolResponse>, target: &mut Target) -> anyhow::Result<u64> {
     let mut transfer = Transfer::new(lvol.size_bytes, lvol.block_size_bytes);
-    let mut progress = Progress::new("exported", lvol.size_bytes);
+    let mut progress = Progress::new("exported");
     loop {
         match next(parts).await? {
             Some(Part::Chunk(chunk)) => {
                 transfer.take(&chunk)?;
                 target.write(chunk.offset, &chunk.data)?;
-                progress.show(transfer.position());
+                progress.show(transfer.position(), lvol.size_bytes);
             }
             Some(Part::End(end)) => {
                 transfer.end(&end)?;

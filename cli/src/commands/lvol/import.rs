@@ -14,10 +14,10 @@ use proto::v1::{CreateLvolRequest, ImportLvolRequest, LvolEnd};
 use tokio::sync::{mpsc, oneshot};
 use tonic::codegen::tokio_stream::Stream;
 
-use super::progress::Progress;
-use super::{optional, print_or_json, told};
-use crate::arguments::{ImportLvol, Output};
+use super::{optional, told};
+use crate::arguments::ImportLvol;
 use crate::client::{Client, answer};
+use crate::output::{Output, Progress};
 use crate::size::Size;
 
 /// Chunks that are on their way at one time.
@@ -43,7 +43,7 @@ pub(super) async fn run(client: &Client, options: &ImportLvol, output: Output) -
         _ => 0,
     };
     let imported = answer(imported)?;
-    print_or_json(&imported, output, |imported| {
+    output.print(&imported, |imported, _| {
         let lvol = imported.lvol.clone().unwrap_or_default();
         match imported.existed {
             true => format!("{} is there already: nothing was imported\n", told(&lvol)),
@@ -103,7 +103,7 @@ impl Source {
 
     /// Without an end when something cannot be read: the daemon does not take it for the whole then.
     fn send(&self, lvol: CreateLvolRequest, parts: &mpsc::Sender<ImportLvolRequest>) -> io::Result<u64> {
-        let mut progress = Progress::new("imported", self.length);
+        let mut progress = Progress::new("imported");
         let send = |part| parts.blocking_send(ImportLvolRequest { part: Some(part) }).is_ok();
         let mut taken = send(Part::Lvol(lvol));
         let (mut at, mut bytes) = (0, 0);
@@ -122,7 +122,7 @@ impl Source {
                 taken = taken && send(Part::Chunk(chunk));
             }
             at = start + length;
-            progress.show(at);
+            progress.show(at, self.length);
         }
         // If it is not taken the daemon has an answer already.
         let _ = taken && send(Part::End(LvolEnd { data_bytes: bytes }));

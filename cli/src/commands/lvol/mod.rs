@@ -2,7 +2,6 @@
 
 mod export;
 mod import;
-mod progress;
 mod render;
 
 use std::time::Duration;
@@ -15,12 +14,11 @@ use proto::v1::{
 };
 use tonic::Code;
 
-use self::progress::Progress;
 use self::render::{kind, render, render_list};
-use super::store::warn_of_unopened;
-use crate::arguments::{CreateLvol, LvolCommand, Output};
+use super::store::unopened_notes;
+use crate::arguments::{CreateLvol, LvolCommand};
 use crate::client::{Client, answer};
-use crate::output::print_json;
+use crate::output::{Look, Output, Progress, look};
 use crate::size::Size;
 
 /// Between two looks at a deletion.
@@ -29,22 +27,27 @@ const POLL: Duration = Duration::from_millis(200);
 pub(super) async fn run(client: &Client, command: &LvolCommand, output: Output) -> anyhow::Result<()> {
     match command {
         LvolCommand::Create(options) => create(client, options, output).await,
-        LvolCommand::List { store } => list(client, store.as_deref(), output).await,
-        LvolCommand::Get { lvol } => {
-            let request = GetLvolRequest { lvol: lvol.clone(), with_usage: true };
-            let lvol = answer(client.lvols().get(request).await)?;
-            print_or_json(&lvol, output, render)
+        LvolCommand::List { store, watch } => {
+            let store = store.clone().unwrap_or_default();
+            look(*watch, output, async || list(client, &store).await, |lvols, width| render_list(lvols, width)).await
+        }
+        LvolCommand::Show { lvol, watch } => {
+            let fetch = async || {
+                let request = GetLvolRequest { lvol: lvol.clone(), with_usage: true };
+                Ok(answer(client.lvols().get(request).await)?.into())
+            };
+            look(*watch, output, fetch, |lvol, _| render(lvol)).await
         }
         LvolCommand::Delete { lvol, uuid, wait } => delete(client, lvol, uuid.as_deref(), *wait, output).await,
         LvolCommand::CancelDelete { lvol } => {
             let request = CancelDeleteLvolRequest { lvol: lvol.clone() };
             let lvol = answer(client.lvols().cancel_delete(request).await)?;
-            print_or_json(&lvol, output, |lvol| format!("{} stays\n", told(lvol)))
+            output.print(&lvol, |lvol, _| format!("{} stays\n", told(lvol)))
         }
         LvolCommand::Snapshot { lvol, name, uuid } => {
             let request = SnapshotLvolRequest { lvol: lvol.clone(), name: name.clone(), uuid: optional(uuid) };
             let snapshot = answer(client.lvols().snapshot(request).await)?;
-            print_or_json(&snapshot, output, |snapshot| format!("{} of {lvol}\n", told(snapshot)))
+            output.print(&snapshot, |snapshot, _| format!("{} of {lvol}\n", told(snapshot)))
         }
         LvolCommand::Clone { snapshot, name, size, uuid } => {
             let request = CloneLvolRequest {
@@ -54,22 +57,22 @@ pub(super) async fn run(client: &Client, command: &LvolCommand, output: Output) 
                 uuid: optional(uuid),
             };
             let clone = answer(client.lvols().create_clone(request).await)?;
-            print_or_json(&clone, output, |clone| format!("{} begins as {snapshot}\n", told(clone)))
+            output.print(&clone, |clone, _| format!("{} begins as {snapshot}\n", told(clone)))
         }
         LvolCommand::Revert { lvol, snapshot } => {
             let request = RevertLvolRequest { lvol: lvol.clone(), snapshot: snapshot.clone() };
             let lvol = answer(client.lvols().revert(request).await)?;
-            print_or_json(&lvol, output, |lvol| format!("{} reads as {snapshot} did\n", told(lvol)))
+            output.print(&lvol, |lvol, _| format!("{} reads as {snapshot} did\n", told(lvol)))
         }
         LvolCommand::Grow { lvol, size } => {
             let request = GrowLvolRequest { lvol: lvol.clone(), size_bytes: size.0 };
             let lvol = answer(client.lvols().grow(request).await)?;
-            print_or_json(&lvol, output, |lvol| format!("{} has {}\n", told(lvol), Size(lvol.size_bytes)))
+            output.print(&lvol, |lvol, _| format!("{} has {}\n", told(lvol), Size(lvol.size_bytes)))
         }
         LvolCommand::Rename { lvol, name } => {
             let request = RenameLvolRequest { lvol: lvol.clone(), name: name.clone() };
             let renamed = answer(client.lvols().rename(request).await)?;
-            print_or_json(&renamed, output, |renamed| format!("{lvol} is {} now\n", told(renamed)))
+            output.print(&renamed, |renamed, _| format!("{lvol} is {} now\n", told(renamed)))
         }
         LvolCommand::Export { lvol, file } => export::run(client, lvol, file, output).await,
         LvolCommand::Import(options) => import::run(client, options, output).await,
@@ -85,14 +88,13 @@ async fn create(client: &Client, options: &CreateLvol, output: Output) -> anyhow
         uuid: optional(&options.uuid),
     };
     let lvol = answer(client.lvols().create(request).await)?;
-    print_or_json(&lvol, output, |lvol| format!("{}: {} in store {}\n", told(lvol), Size(lvol.size_bytes), lvol.store))
+    output.print(&lvol, |lvol, _| format!("{}: {} in store {}\n", told(lvol), Size(lvol.size_bytes), lvol.store))
 }
 
-async fn list(client: &Client, store: Option<&str>, output: Output) -> anyhow::Result<()> {
-    let request = ListLvolsRequest { store: store.unwrap_or_default().to_owned() };
+async fn list(client: &Client, store: &str) -> anyhow::Result<Look<Vec<Lvol>>> {
+    let request = ListLvolsRequest { store: store.to_owned() };
     let ListLvolsResponse { lvols, unopened } = answer(client.lvols().list(request).await)?;
-    warn_of_unopened(&unopened, "lvols");
-    print_or_json(&lvols, output, |lvols| render_list(lvols))
+    Ok(Look { value: lvols, notes: unopened_notes(&unopened, "lvols") })
 }
 
 async fn delete(client: &Client, lvol: &str, uuid: Option<&str>, wait: bool, output: Output) -> anyhow::Result<()> {
@@ -101,7 +103,7 @@ async fn delete(client: &Client, lvol: &str, uuid: Option<&str>, wait: bool, out
     if let Some(remaining) = deleted.remaining.take_if(|_| wait) {
         wait_until_gone(client, remaining).await?;
     }
-    print_or_json(&deleted, output, |DeleteLvolResponse { remaining }| match remaining {
+    output.print(&deleted, |DeleteLvolResponse { remaining }, _| match remaining {
         None => format!("lvol {lvol} is deleted\n"),
         Some(remaining) => format!(
             "lvol {lvol} is to be deleted: what others read of it is on its way to them, {} left{}\n",
@@ -121,7 +123,7 @@ fn waits(lvol: &Lvol) -> String {
 
 async fn wait_until_gone(client: &Client, mut lvol: Lvol) -> anyhow::Result<()> {
     let total = lvol.deletion.as_ref().map_or(0, |deletion| deletion.left_bytes);
-    let mut progress = Progress::new("deleted", total);
+    let mut progress = Progress::new("merged");
     loop {
         let Some(deletion) = &lvol.deletion else { bail!("the deletion of {} was taken back", told(&lvol)) };
         ensure!(
@@ -130,7 +132,7 @@ async fn wait_until_gone(client: &Client, mut lvol: Lvol) -> anyhow::Result<()> 
             told(&lvol),
             waits(&lvol)
         );
-        progress.show(total.saturating_sub(deletion.left_bytes));
+        progress.show_with(total.saturating_sub(deletion.left_bytes), total, &deletion.waits_for);
         tokio::time::sleep(POLL).await;
         let found = client.lvols().get(GetLvolRequest { lvol: lvol.uuid.clone(), with_usage: false }).await;
         lvol = match found {
@@ -138,18 +140,6 @@ async fn wait_until_gone(client: &Client, mut lvol: Lvol) -> anyhow::Result<()> 
             found => answer(found)?,
         };
     }
-}
-
-fn print_or_json<T: serde::Serialize + ?Sized>(
-    value: &T,
-    output: Output,
-    render: impl FnOnce(&T) -> String,
-) -> anyhow::Result<()> {
-    if output == Output::Json {
-        return print_json(&value);
-    }
-    print!("{}", render(value));
-    Ok(())
 }
 
 /// An lvol by kind, name and UUID.

@@ -5,18 +5,29 @@ use std::fmt::Write;
 
 use proto::v1::{Lvol, LvolState};
 
-use crate::output::Table;
+use crate::output::{Fixed, Name, Table, Wide, Width};
 use crate::size::Size;
 
 /// Damaged ranges that are printed; JSON has more.
 const MOST_RANGES: usize = 20;
 
-pub(super) fn render_list(lvols: &[Lvol]) -> String {
+pub(super) fn render_list(lvols: &[Lvol], width: Width) -> String {
     if lvols.is_empty() {
         return "There are no lvols. Make one with `ashlar lvol create NAME --store STORE --size 1GiB`.\n".to_owned();
     }
     let names: BTreeMap<&str, &str> = lvols.iter().map(|lvol| (lvol.uuid.as_str(), lvol.name.as_str())).collect();
-    let mut table = Table::new(&["NAME", "STORE", "KIND", "STATE", "SIZE", "USED", "PARENT"]);
+    let columns = [
+        Name("NAME"),
+        Name("STORE"),
+        Fixed("KIND"),
+        Fixed("STATE"),
+        Fixed("SIZE"),
+        Fixed("USED"),
+        Name("PARENT"),
+        Wide("UUID"),
+        Wide("VOLUME UUID"),
+    ];
+    let mut table = Table::new(&columns);
     for lvol in lvols {
         table.row(vec![
             lvol.name.clone(),
@@ -26,11 +37,13 @@ pub(super) fn render_list(lvols: &[Lvol]) -> String {
             Size(lvol.size_bytes).to_string(),
             Size(lvol.used_bytes).to_string(),
             names.get(lvol.parent_uuid.as_str()).map_or("-", |name| *name).to_owned(),
+            lvol.uuid.clone(),
+            if lvol.volume_uuid.is_empty() { "-".to_owned() } else { lvol.volume_uuid.clone() },
         ]);
     }
     let damaged = lvols.iter().filter(|lvol| lvol.state() == LvolState::Damaged);
-    let text =
-        damaged.fold(table.render(), |text, lvol| format!("{text}\n{} ({}): {}\n", lvol.name, lvol.uuid, lvol.reason));
+    let text = damaged
+        .fold(table.render(width), |text, lvol| format!("{text}\n{} ({}): {}\n", lvol.name, lvol.uuid, lvol.reason));
     let bad = lvols.iter().filter(|lvol| lvol.bad_regions > 0);
     bad.fold(text, |text, lvol| {
         let (name, uuid, regions) = (&lvol.name, &lvol.uuid, lvol.bad_regions);
@@ -151,7 +164,23 @@ NAME    STORE  KIND      STATE          SIZE   USED   PARENT
 web     main   head      ready          1 GiB  1 MiB  monday
 monday  main   snapshot  deleting 42 %  1 GiB  2 MiB  -
 ";
-        assert_eq!(render_list(&[head(), snapshot()]), expected);
+        assert_eq!(render_list(&[head(), snapshot()], Width::Narrow), expected);
+    }
+
+    #[test]
+    fn the_list_fits_a_terminal_whatever_the_names() {
+        let long = |lvol: Lvol, letter: &str| Lvol {
+            name: letter.repeat(63),
+            store: "s".repeat(63),
+            used_bytes: (1 << 40) - 1,
+            ..lvol
+        };
+        let all = [long(head(), "h"), long(snapshot(), "p")];
+        let text = render_list(&all, Width::Narrow);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("deleting 42 %") && text.contains("1024.0 GiB"), "{text}");
+        let wide = render_list(&all, Width::Full);
+        assert!(wide.contains(&"s".repeat(63)) && wide.contains(&head().uuid), "{wide}");
     }
 
     #[test]
@@ -161,7 +190,7 @@ monday  main   snapshot  deleting 42 %  1 GiB  2 MiB  -
         let text = render(&bad);
         assert!(text.contains("scrub     the last one found 2 regions damaged\n"), "{text}");
         assert!(text.contains("damaged   8 KiB at 65536: reads fail\n"), "{text}");
-        let list = render_list(&[head(), bad]);
+        let list = render_list(&[head(), bad], Width::Narrow);
         assert!(list.ends_with("0002): the last scrub found 2 regions of it damaged\n"), "{list}");
     }
 

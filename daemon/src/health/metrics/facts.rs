@@ -82,6 +82,21 @@ pub(super) fn write_engines(text: &mut Text, step: usize, engines: &[Engine]) ->
             engines,
             |member| Some(member.unrepaired),
         ),
+        10 => each_member(
+            text,
+            gauge("ashlar_replica_lag_bytes", "What it may lack of what was acknowledged; 0 in sync."),
+            engines,
+            |member| Some(member.lag_bytes),
+        ),
+        11 => {
+            let family = gauge("ashlar_replica_oldest_request_seconds", "Age of its oldest request; 0 without one.");
+            write(text, family, engines, |text, family, engine| {
+                for member in &engine.members {
+                    let age = member.oldest_request_ms.unwrap_or(0) as f64 / 1e3;
+                    text.sample(family, &labels(engine, member), age);
+                }
+            });
+        }
         _ => return false,
     }
     true

@@ -298,7 +298,7 @@ async fn one_uuid_is_one_lvol_on_a_node() -> anyhow::Result<()> {
     assert_eq!(reason(&status), "AMBIGUOUS");
     assert_eq!(house.lvol(&uuid).await?, made);
     // The overcommit limit holds for lvols too.
-    ensure!(house.ashlar(0, &["store", "limits", "second", "--overcommit", "100"])?.status.success());
+    ensure!(house.ashlar(0, &["store", "set-limits", "second", "--overcommit", "100"])?.status.success());
     let large = CreateLvolRequest { store: "second".into(), ..create("large", 512 * MIB) };
     let status = client.lvols().create(large).await.expect_err("too large");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "OVERCOMMITTED"));

@@ -77,15 +77,23 @@ async fn what_hosts_did_and_how_replicas_are_is_told() -> anyhow::Result<()> {
     assert_eq!(all.get("ashlar_reactor_stalled", &[("reactor", "reactor-0")]), Some(0.0));
     assert!(all.get("process_resident_memory_bytes", &[]) > Some(1e6));
 
+    assert_eq!(all.get("ashlar_replica_lag_bytes", &in_sync("b")), Some(0.0));
+    assert_eq!(all.get("ashlar_replica_oldest_request_seconds", &in_sync("b")), Some(0.0));
+
     // The same series again and again.
     let before = scrape(addresses.health)?.series();
     assert_eq!(scrape(addresses.health)?.series(), before);
-    check_with_promtool(&probe(addresses.health, "/metrics")?.body)?;
+    let page = probe(addresses.health, "/metrics")?.body;
+    check_with_promtool(&page)?;
+    check_what_others_look_at(&page)?;
 
     house.cluster.node(1).kill()?;
     host.write(addresses.nvmf, &nqn, 0, 9, 4096).await?;
     let out = scrape_until(addresses.health, |all| all.get("ashlar_replica_in_sync", &in_sync("b")) == Some(0.0))?;
     assert_eq!(out.get("ashlar_replica_in_sync", &in_sync("a")), Some(1.0));
+    // What was written since it left, in regions of 1 MiB, or all of it where that is not known.
+    assert_eq!(out.get("ashlar_replica_lag_bytes", &in_sync("a")), Some(0.0));
+    ensure!(out.get("ashlar_replica_lag_bytes", &in_sync("b")) > Some(0.0), "{:#?}", out.series());
     assert_eq!(out.get("ashlar_volume_state", &[("volume", "v"), ("state", "degraded")]), Some(1.0));
 
     // A volume that is gone takes its series along.
@@ -106,6 +114,29 @@ async fn what_happened_before_a_restart_is_told_after_it() -> anyhow::Result<()>
     assert_eq!(all.get("ashlar_last_run_end", &[("end", "killed")]), Some(1.0));
     assert_eq!(all.get("ashlar_last_run_end", &[("end", "clean")]), Some(0.0));
     Ok(())
+}
+
+/// Whatever the dashboard and the alert rules look at is told, and the document has it.
+fn check_what_others_look_at(page: &str) -> anyhow::Result<()> {
+    let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let rules = include_str!("../../../contrib/prometheus/ashlar-rules.yml");
+    let dashboard = include_str!("../../../contrib/grafana/ashlar.json");
+    for name in names(rules).chain(names(dashboard)) {
+        let family = ["_bucket", "_sum", "_count"].into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        ensure!(told.contains(&family), "nothing is told as {name}");
+    }
+    let document = include_str!("../../../docs/metrics.md");
+    for name in told.iter().filter_map(|name| name.strip_prefix("ashlar_")) {
+        // The table gives the ends of those that begin alike.
+        let end = name.split_once('_').map_or(name, |(_, end)| end);
+        ensure!(document.contains(name) || document.contains(&format!("`_{end}`")), "ashlar_{name} is in no document");
+    }
+    Ok(())
+}
+
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
+    words.filter(|word| word.starts_with("ashlar_") || word.starts_with("process_"))
 }
 
 /// Prometheus' own tool, where it is (Debian package prometheus).

@@ -1,7 +1,12 @@
 //! What `ashlar` prints: tables for people, JSON for programs.
 
-use anyhow::Context;
-use integration::{House, MIB, export_of, said};
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use integration::{House, MIB, export_of, program, said};
 use serde_json::Value;
 
 fn json(house: &House, arguments: &[&str]) -> anyhow::Result<Value> {
@@ -34,14 +39,189 @@ async fn every_command_has_json() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn tables_fit_80_columns() -> anyhow::Result<()> {
-    let house = House::open(&["a"], 512 * MIB).await?;
-    house.create_volume("a-volume-with-a-name", 64 * MIB, &[]).await?;
-    for noun in ["store", "volume", "replica"] {
-        let output = house.ashlar(0, &[noun, "list"])?;
-        let text = said(&output);
-        assert!(text.lines().count() == 2, "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+async fn tables_fit_80_columns_whatever_the_names_and_other_formats_have_all_of_them() -> anyhow::Result<()> {
+    let long = |letter: &str| letter.repeat(63);
+    let (node, store, volume, lvol) = (long("n"), long("s"), long("v"), long("l"));
+    let mut house = House::prepare(&[&node])?;
+    house.cluster.start().await?;
+    house.create_store(0, &store, 512 * MIB).await?;
+    house.create_volume(&volume, 64 * MIB, &[]).await?;
+    let done = |arguments: &[&str]| -> anyhow::Result<String> {
+        let output = house.ashlar(0, arguments)?;
+        ensure!(output.status.success(), "{arguments:?}: {}", said(&output));
+        Ok(said(&output))
+    };
+    done(&["snapshot", "create", &volume, "--name", &long("c")])?;
+    done(&["lvol", "create", &lvol, "--store", &store, "--size", "1MiB"])?;
+    let lists: [&[&str]; 5] = [
+        &["store", "list"],
+        &["volume", "list"],
+        &["replica", "list"],
+        &["lvol", "list"],
+        &["snapshot", "list", &volume],
+    ];
+    for list in lists {
+        let text = done(list)?;
+        ensure!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let wide = done(&[list, &["-o", "wide"]].concat())?;
+        ensure!(wide.lines().count() == text.lines().count(), "{wide}");
+        ensure!(wide.lines().skip(1).any(|line| line.chars().count() > 80), "{wide}");
+        let found: Value = serde_json::from_str(&done(&[list, &["-o", "json"]].concat())?)?;
+        let yaml = done(&[list, &["-o", "yaml"]].concat())?;
+        for object in found.as_array().context("a list")? {
+            let uuid = object["uuid"].as_str().context("an identity")?;
+            ensure!(wide.contains(uuid) && yaml.contains(uuid), "{wide}{yaml}");
+        }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn errors_are_data_where_data_is_asked_for() -> anyhow::Result<()> {
+    let house = House::open(&["a"], 256 * MIB).await?;
+    let refused = house.ashlar(0, &["volume", "show", "none", "-o", "json"])?;
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0));
+    let error: Value = serde_json::from_slice(&refused.stderr).with_context(|| said(&refused))?;
+    assert_eq!((&error["reason"], &error["details"]["name"]), (&Value::from("NOT_FOUND"), &Value::from("none")));
+    let refused = house.ashlar(0, &["volume", "show", "none"])?;
+    ensure!(said(&refused).contains("List what there is with `ashlar … list`"), "{}", said(&refused));
+    Ok(())
+}
+
+/// Without a terminal only what changes is printed, a daemon that restarts is waited for, and an interrupt is an end in order.
+#[tokio::test]
+async fn a_list_can_be_watched() -> anyhow::Result<()> {
+    let mut house = House::open(&["a"], 256 * MIB).await?;
+    let server = house.cluster.nodes()[0].server();
+    let mut command = Command::new(program("ashlar")?);
+    command.args(["--server", &server, "volume", "list", "--watch=0.1"]).stdout(Stdio::piped());
+    let mut process = command.spawn()?;
+    let mut lines = BufReader::new(process.stdout.take().context("piped")?).lines();
+    let mut hear = |wanted: &str| -> anyhow::Result<()> {
+        loop {
+            let line = lines.next().context("it ended")??;
+            if line.split_whitespace().collect::<Vec<_>>().join(" ").starts_with(wanted) {
+                return Ok(());
+            }
+        }
+    };
+    hear("There are no volumes.")?;
+    house.create_volume("v", 64 * MIB, &[]).await?;
+    hear("v 64 MiB healthy 1/1")?;
+    house.cluster.node(0).stop().await?;
+    house.cluster.node(0).start().await?;
+    house.wait_until_healthy("v").await?;
+    house.create_volume("w", 64 * MIB, &[]).await?;
+    hear("w 64 MiB healthy 1/1")?;
+    house.ashlar(0, &["volume", "delete", "w"])?;
+    hear("gone: w")?;
+    let interrupted = Command::new("sh").arg("-c").arg(format!("kill -INT {}", process.id())).status()?;
+    ensure!(interrupted.success() && process.wait()?.success(), "an end in order");
+    Ok(())
+}
+
+/// Everything that can be had is in it, what cannot is noted, and no secret is.
+#[tokio::test]
+async fn a_support_bundle_has_what_there_is_and_no_secret() -> anyhow::Result<()> {
+    const SECRET: &str = "open-sesame-42";
+    let mut house = House::open(&["a"], 256 * MIB).await?;
+    house.create_volume("v", 64 * MIB, &[]).await?;
+    house.ashlar(0, &["snapshot", "create", "v", "--name", "cut"])?;
+    let folder = house.folder();
+    let secret = folder.join("secret").display().to_string();
+    fs::write(&secret, format!("{SECRET}\n"))?;
+    let with_chap = ["--chap-user", "host", "--chap-secret-file", &secret];
+    let output = house.ashlar(0, &[&["volume", "export", "v", "--frontend", "iscsi"], &with_chap[..]].concat())?;
+    ensure!(output.status.success(), "{}", said(&output));
+    let node = house.cluster.nodes()[0].folder().to_owned();
+    let (config, log) = (node.join("node.toml").display().to_string(), node.join("log"));
+    // Somebody wrote it into the log.
+    OpenOptions::new().append(true).open(&log)?.write_all(format!("set secret=\"{SECRET}\"\n").as_bytes())?;
+
+    let log = log.display().to_string();
+    let bundle = |house: &House, name: &str| -> anyhow::Result<(Value, PathBuf)> {
+        let (file, unpacked) = (folder.join(format!("{name}.tar.gz")), folder.join(name));
+        let file = file.display().to_string();
+        let arguments = ["support-bundle", "--to", &file, "--config", &config, "--log", &log, "-o", "json"];
+        let output = house.ashlar(0, &arguments)?;
+        ensure!(output.status.success(), "{}", said(&output));
+        fs::create_dir(&unpacked)?;
+        let tar = Command::new("tar").args(["-xzf", &file, "--strip-components=1", "-C"]).arg(&unpacked).status()?;
+        ensure!(tar.success(), "{tar}");
+        Ok((serde_json::from_slice(&output.stdout)?, unpacked))
+    };
+    let missing = |manifest: &Value| -> Vec<String> {
+        let parts = manifest["parts"].as_array().into_iter().flatten().filter(|part| !part["missing"].is_null());
+        parts.map(|part| part["file"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+
+    let (manifest, unpacked) = bundle(&house, "running")?;
+    let text = |name: &str| fs::read_to_string(unpacked.join(name)).with_context(|| name.to_owned());
+    let expected = [
+        ("node/info.json", "\"state_directory\""),
+        ("node/volumes.json", "\"name\": \"v\""),
+        ("node/snapshots.json", "\"cut\""),
+        ("node/events.jsonl", "healthy"),
+        ("health/metrics.txt", "ashlar_replica_in_sync"),
+        ("health/livez.txt", "200 OK"),
+        ("machine/configuration.json", "\"replica_deadline_ms\": 4000"),
+        ("machine/preflight.json", "io_uring"),
+        ("machine/proc-meminfo", "MemTotal"),
+        ("process/limits", "Max open files"),
+        ("runs/runs.json", "boot"),
+        ("log.txt", "ashlard serves"),
+        ("log.txt", "secret=[left out]"),
+        ("manifest.json", "node/info.json"),
+    ];
+    for (name, part) in expected {
+        ensure!(text(name)?.contains(part), "{name} without {part}: {}", text(name)?);
+    }
+    ensure!(!missing(&manifest).iter().any(|file| file.starts_with("node/")), "{manifest:#}");
+    let found = Command::new("grep").args(["-r", SECRET]).arg(&unpacked).output()?;
+    ensure!(found.status.code() == Some(1), "a secret is in it: {}", said(&found));
+
+    house.cluster.node(0).stop().await?;
+    let (manifest, unpacked) = bundle(&house, "stopped")?;
+    ensure!(missing(&manifest).contains(&"node/info.json".to_owned()), "{manifest:#}");
+    ensure!(fs::read_to_string(unpacked.join("log.txt"))?.contains("stopped in order"), "the rest is there");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_preflight_knows_the_daemon_that_runs_and_who_else_has_its_ports() -> anyhow::Result<()> {
+    let mut house = House::open(&["a", "b"], 256 * MIB).await?;
+    let config = house.cluster.nodes()[0].folder().join("node.toml").display().to_string();
+    let checks = |house: &House| -> anyhow::Result<(bool, Vec<Value>)> {
+        let output = house.ashlar(0, &["preflight", "--config", &config, "-o", "json"])?;
+        let checks: Value = serde_json::from_slice(&output.stdout).with_context(|| said(&output))?;
+        Ok((output.status.success(), checks.as_array().context("a list")?.clone()))
+    };
+    let find = |checks: &[Value], name: &str| -> anyhow::Result<(String, String)> {
+        let found = checks.iter().find(|check| check["name"] == name).with_context(|| format!("no check {name}"))?;
+        let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        Ok((text("verdict"), text("found")))
+    };
+    let (_, running) = checks(&house)?;
+    for name in ["configuration", "kernel", "io_uring", "time-outs", "ports", "peers", "peers' clocks"] {
+        let (verdict, found) = find(&running, name)?;
+        ensure!(verdict == "ok", "{name}: {found}");
+    }
+    ensure!(find(&running, "ports")?.1.contains("in use by ashlard"), "{running:#?}");
+    let (verdict, store) = find(&running, "store")?;
+    ensure!(verdict != "fail" && store.contains("main.img"), "{store}");
+
+    house.cluster.node(1).kill()?;
+    house.cluster.node(0).stop().await?;
+    let taken = std::net::TcpListener::bind(house.cluster.nodes()[0].addresses().replica)?;
+    let (good, stopped) = checks(&house)?;
+    ensure!(!good, "{stopped:#?}");
+    let (verdict, found) = find(&stopped, "ports")?;
+    ensure!(verdict == "fail" && found.contains("(replica) is in use by somebody else"), "{found}");
+    assert_eq!(find(&stopped, "peers")?.0, "warn");
+    drop(taken);
+
+    let output = house.ashlar(0, &["preflight", "--config", "/no/such/file"])?;
+    assert_eq!(output.status.code(), Some(1));
+    ensure!(said(&output).contains("FAIL  configuration  cannot read the configuration file"), "{}", said(&output));
     Ok(())
 }

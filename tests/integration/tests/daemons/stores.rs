@@ -102,7 +102,7 @@ async fn a_store_whose_making_hangs_holds_up_no_other() -> anyhow::Result<()> {
 #[tokio::test]
 async fn volumes_beyond_the_overcommit_limit_are_refused_with_the_figures() -> anyhow::Result<()> {
     let house = House::open(&["a"], 256 * MIB).await?;
-    let output = house.ashlar(0, &["store", "limits", "main", "--overcommit", "100", "--reserve", "1MiB"])?;
+    let output = house.ashlar(0, &["store", "set-limits", "main", "--overcommit", "100", "--reserve", "1MiB"])?;
     ensure!(output.status.success() && said(&output).contains("at most 100 %"), "{}", said(&output));
     house.create_volume("v", 64 * MIB, &["a"]).await?;
     let request = CreateVolumeRequest { name: "w".to_owned(), size_bytes: 512 * MIB, ..CreateVolumeRequest::default() };
