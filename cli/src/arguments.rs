@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod lvol;
+mod operation;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 pub(crate) use self::lvol::{CreateLvol, ImportLvol, LvolCommand};
+pub(crate) use self::operation::OperationCommand;
 use crate::bench::BenchArguments;
 use crate::size::Size;
 
@@ -65,6 +67,9 @@ pub(crate) enum DaemonCommand {
     /// This node's copies of volumes
     #[command(subcommand)]
     Replica(ReplicaCommand),
+    /// Long work that goes on by itself: merges, scrubs, rebuilds, replacements, late deletions
+    #[command(subcommand)]
+    Operation(OperationCommand),
     /// What happened on the node since it was started
     Events {
         /// Go on with what comes
@@ -237,6 +242,11 @@ pub(crate) enum VolumeCommand {
     List,
     /// One volume in full, with the lines to attach it to a host
     Show {
+        /// Its name or UUID
+        volume: String,
+    },
+    /// Take a volume up again whose task on this node ended by a panic
+    Start {
         /// Its name or UUID
         volume: String,
     },

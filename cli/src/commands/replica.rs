@@ -4,14 +4,14 @@ use proto::v1::{ListReplicasRequest, ListReplicasResponse, Replica};
 
 use super::store::warn_of_unopened;
 use crate::arguments::{Output, ReplicaCommand};
-use crate::client::{Client, answer};
+use crate::client::Client;
 use crate::output::{Table, print_json};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &ReplicaCommand, output: Output) -> anyhow::Result<()> {
     let ReplicaCommand::List { volume } = command;
-    let request = ListReplicasRequest { volume_uuid: volume.clone().unwrap_or_default() };
-    let ListReplicasResponse { replicas, unopened } = answer(client.replicas().list(request).await)?;
+    let request = ListReplicasRequest { volume_uuid: volume.clone().unwrap_or_default(), ..Default::default() };
+    let ListReplicasResponse { replicas, unopened, .. } = client.list_replicas(request).await?;
     warn_of_unopened(&unopened, "replicas");
     if output == Output::Json {
         return print_json(&replicas);

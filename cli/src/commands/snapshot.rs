@@ -13,8 +13,8 @@ pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Outp
             create(client, volume, name.as_deref(), uuid.as_deref(), output).await
         }
         SnapshotCommand::List { volume } => {
-            let request = ListSnapshotsRequest { volume: volume.clone() };
-            let snapshots = answer(client.volumes().list_snapshots(request).await)?.snapshots;
+            let request = ListSnapshotsRequest { volume: volume.clone(), ..Default::default() };
+            let snapshots = client.list_snapshots(request).await?;
             if output == Output::Json {
                 return print_json(&snapshots);
             }
@@ -22,7 +22,9 @@ pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Outp
             Ok(())
         }
         SnapshotCommand::Delete { volume, snapshot } => {
-            let request = DeleteSnapshotRequest { volume: volume.clone(), snapshot: snapshot.clone() };
+            let (volume, snapshot) = (volume.clone(), snapshot.clone());
+            let request =
+                DeleteSnapshotRequest { volume: volume.clone(), snapshot: snapshot.clone(), ..Default::default() };
             let deleted = answer(client.volumes().delete_snapshot(request).await)?;
             if output == Output::Json {
                 return print_json(&deleted);

@@ -1,7 +1,7 @@
 //! `ashlar store`.
 
 use proto::v1::{
-    CreateStoreRequest, DeleteStoreRequest, GetStoreRequest, GrowStoreRequest, ListStoresRequest, ListStoresResponse,
+    CreateStoreRequest, DeleteStoreRequest, GetStoreRequest, GrowStoreRequest, ListStoresResponse,
     SetStoreLimitsRequest, Store, StoreState, UnopenedStore,
 };
 
@@ -126,7 +126,7 @@ fn absolute(path: &str) -> anyhow::Result<String> {
 }
 
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
-    let response = answer(client.stores().list(ListStoresRequest {}).await)?;
+    let response = ListStoresResponse { stores: client.list_stores().await?, ..Default::default() };
     if output == Output::Json {
         return print_json(&response.stores);
     }
@@ -188,6 +188,6 @@ old   failed  -      -      0      /srv/old.img
 
 old: no such file
 ";
-        assert_eq!(render(&ListStoresResponse { stores: vec![ready, failed] }), expected);
+        assert_eq!(render(&ListStoresResponse { stores: vec![ready, failed], ..Default::default() }), expected);
     }
 }

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use proto::v1::{
     AddReplicaRequest, CloneVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState,
-    GetVolumeRequest, GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RebuildProgress, RebuildSettings,
-    RecoverVolumeRequest, RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetRebuildRequest, Volume,
+    GetVolumeRequest, GrowVolumeRequest, Member, MemberState, RebuildProgress, RebuildSettings, RecoverVolumeRequest,
+    RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetRebuildRequest, StartVolumeRequest, Volume,
     VolumeState,
 };
 
@@ -19,7 +19,7 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
     match command {
         VolumeCommand::Create(options) => create(client, options, output).await,
         VolumeCommand::List => {
-            let volumes = answer(client.volumes().list(ListVolumesRequest {}).await)?.volumes;
+            let volumes = client.list_volumes().await?;
             if output == Output::Json {
                 return print_json(&volumes);
             }
@@ -29,6 +29,10 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
         VolumeCommand::Show { volume } => {
             let volume = answer(client.volumes().get(GetVolumeRequest { volume: volume.clone() }).await)?;
             show(&volume, output)
+        }
+        VolumeCommand::Start { volume } => {
+            let request = StartVolumeRequest { volume: volume.clone() };
+            show(&answer(client.volumes().start(request).await)?, output)
         }
         VolumeCommand::Snapshot { volume, name, uuid } => {
             snapshot::create(client, volume, name.as_deref(), uuid.as_deref(), output).await
@@ -58,7 +62,7 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             show(&answer(client.volumes().add_replica(request).await)?, output)
         }
         VolumeCommand::RemoveReplica { volume, node } => {
-            let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone() };
+            let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone(), ..Default::default() };
             show(&answer(client.volumes().remove_replica(request).await)?, output)
         }
         VolumeCommand::ReplaceReplica { volume, node, by } => {

@@ -89,8 +89,8 @@ async fn create(client: &Client, options: &CreateLvol, output: Output) -> anyhow
 }
 
 async fn list(client: &Client, store: Option<&str>, output: Output) -> anyhow::Result<()> {
-    let request = ListLvolsRequest { store: store.unwrap_or_default().to_owned() };
-    let ListLvolsResponse { lvols, unopened } = answer(client.lvols().list(request).await)?;
+    let request = ListLvolsRequest { store: store.unwrap_or_default().to_owned(), ..Default::default() };
+    let ListLvolsResponse { lvols, unopened, .. } = client.list_lvols(request).await?;
     warn_of_unopened(&unopened, "lvols");
     print_or_json(&lvols, output, |lvols| render_list(lvols))
 }
