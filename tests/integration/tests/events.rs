@@ -1,5 +1,6 @@
 //! What happened, as it is told to who follows it, and what is logged, changed while the daemon runs.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -165,9 +166,15 @@ async fn who_watches_gets_volumes_with_content_and_goes_on_from_a_version() -> a
     let request = DeleteVolumeRequest { volume: "new".to_owned(), ..Default::default() };
     answer(client.volumes().delete(request).await)?;
     let mut stream = watch(client.clone(), &version).await?;
-    let missed = hear(&mut stream, |change| is(change, ChangeKind::Deleted, "new")).await?;
     let size = |change: &VolumeChange| change.volume.as_ref().map(|volume| volume.size_bytes);
-    ensure!(missed.iter().any(|change| is(change, ChangeKind::Changed, "old") && size(change) == Some(32 * MIB)));
+    // In whichever order they were looked at.
+    let (gone, grown) = (Cell::new(false), Cell::new(false));
+    let missed = hear(&mut stream, |change| {
+        gone.set(gone.get() || is(change, ChangeKind::Deleted, "new"));
+        grown.set(grown.get() || (is(change, ChangeKind::Changed, "old") && size(change) == Some(32 * MIB)));
+        gone.get() && grown.get()
+    });
+    let missed = missed.await?;
     ensure!(!missed.iter().any(|change| change.kind() == ChangeKind::Existing), "{missed:#?}");
 
     // From a list on nothing comes that is in it.
