@@ -4,17 +4,19 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 8] = [
     "ashlar/v1/node.proto",
     "ashlar/v1/store.proto",
     "ashlar/v1/lvol.proto",
     "ashlar/v1/replica.proto",
     "ashlar/v1/engine.proto",
     "ashlar/v1/volume.proto",
+    "ashlar/v1/operation.proto",
+    "ashlar/v1/errors.proto",
 ];
 
 /// Fields that hold a state, and how they are serialized.
-const STATES: [(&str, &str); 8] = [
+const STATES: [(&str, &str); 12] = [
     (".ashlar.v1.Event.subject", "event_subject"),
     (".ashlar.v1.LastRun.end", "run_end"),
     (".ashlar.v1.Store.state", "store_state"),
@@ -23,6 +25,10 @@ const STATES: [(&str, &str); 8] = [
     (".ashlar.v1.Member.state", "member_state"),
     (".ashlar.v1.Engine.state", "engine_state"),
     (".ashlar.v1.Volume.state", "volume_state"),
+    (".ashlar.v1.VolumeChange.kind", "change_kind"),
+    (".ashlar.v1.OperationChange.kind", "change_kind"),
+    (".ashlar.v1.Operation.kind", "operation_kind"),
+    (".ashlar.v1.Operation.state", "operation_state"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod lvol;
+mod operation;
 mod store;
 mod tools;
 mod volume;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::lvol::{CreateLvol, ImportLvol, LvolCommand};
+pub(crate) use self::operation::OperationCommand;
 pub(crate) use self::store::{CheckStore, CreateStore, DumpStore, SetLimits, StoreCommand};
 pub(crate) use self::tools::{BundleOptions, PreflightOptions, Shell};
 pub(crate) use self::volume::{CreateVolume, ExportVolume, FrontendName, RebuildCommand, VolumeCommand};
@@ -100,6 +102,9 @@ pub(crate) enum DaemonCommand {
     /// This node's copies of volumes
     #[command(subcommand)]
     Replica(ReplicaCommand),
+    /// Long work that goes on by itself: merges, scrubs, rebuilds, replacements, late deletions
+    #[command(subcommand)]
+    Operation(OperationCommand),
     /// What happened on the node since it was started
     Events {
         /// Go on with what comes, until interrupted

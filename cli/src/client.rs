@@ -1,5 +1,7 @@
 //! Calls to a daemon, and their errors in words.
 
+mod pages;
+
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use anyhow::anyhow;
 use proto::v1::engine_service_client::EngineServiceClient;
 use proto::v1::lvol_service_client::LvolServiceClient;
 use proto::v1::node_service_client::NodeServiceClient;
+use proto::v1::operation_service_client::OperationServiceClient;
 use proto::v1::replica_service_client::ReplicaServiceClient;
 use proto::v1::store_service_client::StoreServiceClient;
 use proto::v1::volume_service_client::VolumeServiceClient;
@@ -86,6 +89,21 @@ impl Client {
     /// Its volumes.
     pub fn volumes(&self) -> VolumeServiceClient<Channel> {
         VolumeServiceClient::new(self.channel.clone())
+    }
+
+    /// The same for what becomes of them for as long as somebody listens.
+    pub fn patient_volumes(&self) -> VolumeServiceClient<Channel> {
+        VolumeServiceClient::new(self.patient.clone())
+    }
+
+    /// Its long work.
+    pub fn operations(&self) -> OperationServiceClient<Channel> {
+        OperationServiceClient::new(self.channel.clone())
+    }
+
+    /// The same for what becomes of it for as long as somebody listens.
+    pub fn patient_operations(&self) -> OperationServiceClient<Channel> {
+        OperationServiceClient::new(self.patient.clone())
     }
 }
 

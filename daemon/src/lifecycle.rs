@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use proto::v1::engine_service_server::EngineServiceServer;
 use proto::v1::lvol_service_server::LvolServiceServer;
 use proto::v1::node_service_server::NodeServiceServer;
+use proto::v1::operation_service_server::OperationServiceServer;
 use proto::v1::replica_service_server::ReplicaServiceServer;
 use proto::v1::store_service_server::StoreServiceServer;
 use proto::v1::volume_service_server::VolumeServiceServer;
@@ -22,19 +23,24 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
+use tower_layer::{Identity, Stack};
 
+use crate::calls::Calls;
 use crate::config::Config;
 use crate::control::Control;
 use crate::data::DataPath;
-use crate::health::Health;
+use crate::health::{Health, Link};
 use crate::listening;
 use crate::logging::LogFilter;
 use crate::runs::LastRun;
 use crate::services::Services;
+use crate::serving::{self, Serving};
 use crate::state::StateDirectory;
 
 /// How many calls of one client run at once; more wait.
 const CALLS_PER_CONNECTION: usize = 64;
+/// How often a client that follows something is asked whether it is there; without an answer its connection ends after 20 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long calls in progress may take to end when the daemon stops.
 const CALLS_LIMIT: Duration = Duration::from_secs(3);
 
@@ -58,7 +64,7 @@ pub(crate) async fn run(
     link.answer(&control, &feed)?;
     // Hosts and engines come in when there is something to find: a host that meets an unknown volume gives up.
     data.listen(config).await?;
-    let api = Api::start(listener, Arc::clone(&control))?;
+    let api = Api::start(listener, Arc::clone(&control), &link)?;
     tracing::info!(
         node = %config.node, uuid = %state.node_uuid(), state = %state.path().display(), grpc = %config.grpc,
         replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, iscsi = ?config.iscsi, health = %config.health, "ashlard serves"
@@ -103,25 +109,28 @@ async fn stop(api: Api, control: &Arc<Control>, data: &DataPath) {
 /// The API while it is served.
 struct Api {
     end: oneshot::Sender<()>,
+    serving: Serving,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
 impl Api {
-    fn start(listener: TcpListener, control: Arc<Control>) -> anyhow::Result<Self> {
+    fn start(listener: TcpListener, control: Arc<Control>, link: &Link) -> anyhow::Result<Self> {
         let (end, ended) = oneshot::channel();
-        let router = router(Services::new(control))?;
+        let (serving, health) = serving::start(link.readiness());
+        let router = router(Services::new(control))?.add_service(health);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async {
             // An error means that nobody will send: the same thing.
             let _ = ended.await;
         }));
-        Ok(Self { end, server })
+        Ok(Self { end, serving, server })
     }
 
     /// Lets the calls in progress end; for [`CALLS_LIMIT`] at most, because a client that is stuck must not keep volumes from
     /// being flushed.
     async fn stop(self) {
-        let Self { end, mut server } = self;
+        let Self { end, serving, mut server } = self;
+        serving.end().await;
         // An error means that the server has ended already.
         let _ = end.send(());
         match tokio::time::timeout(CALLS_LIMIT, &mut server).await {
@@ -136,17 +145,16 @@ impl Api {
     }
 }
 
-fn router(services: Services) -> anyhow::Result<Router> {
+fn router(services: Services) -> anyhow::Result<Router<Stack<Calls, Identity>>> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    // Serving from the start: whether a volume or a store is well is said by its own state.
-    let (_, health) = tonic_health::server::health_reporter();
     Ok(Server::builder()
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
-        .add_service(health)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .layer(Calls::new())
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(NodeServiceServer::new(services.clone()))
@@ -154,6 +162,7 @@ fn router(services: Services) -> anyhow::Result<Router> {
         .add_service(LvolServiceServer::new(services.clone()))
         .add_service(ReplicaServiceServer::new(services.clone()))
         .add_service(EngineServiceServer::new(services.clone()))
+        .add_service(OperationServiceServer::new(services.clone()))
         .add_service(VolumeServiceServer::new(services)))
 }
 

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod calls;
 mod config;
 mod control;
 mod data;
@@ -13,6 +14,7 @@ mod logging;
 mod names;
 mod runs;
 mod services;
+mod serving;
 mod state;
 
 use std::process::ExitCode;

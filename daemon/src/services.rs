@@ -10,13 +10,15 @@ use proto::v1;
 use proto::v1::engine_service_server::EngineService;
 use proto::v1::lvol_service_server::LvolService;
 use proto::v1::node_service_server::NodeService;
+use proto::v1::operation_service_server::OperationService;
 use proto::v1::replica_service_server::ReplicaService;
 use proto::v1::store_service_server::StoreService;
 use proto::v1::volume_service_server::VolumeService;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use crate::control::{Control, ControlError, EventStream, Parts};
+use crate::calls;
+use crate::control::{ChangeStream, Control, ControlError, EventStream, Parts};
 
 /// All services of the node.
 #[derive(Clone)]
@@ -37,7 +39,15 @@ impl Services {
         T: Send + 'static,
         F: Future<Output = Result<T, ControlError>> + Send + 'static,
     {
-        let result = tokio::spawn(work(Arc::clone(&self.control))).await;
+        let control = Arc::clone(&self.control);
+        let work = work(Arc::clone(&control));
+        let task = calls::detached(async move {
+            let result = work.await;
+            // It may have begun long work, or ended some.
+            control.operations.tell();
+            result
+        });
+        let result = task.await;
         let result = result.unwrap_or_else(|ended| {
             Err(ControlError::failed("PANIC", format!("the call ended unexpectedly ({ended}); see the daemon's log")))
         });
@@ -76,9 +86,8 @@ impl StoreService for Services {
         self.detached(|control| async move { control.stores.create(request.into_inner()).await }).await
     }
 
-    async fn list(&self, _: Request<v1::ListStoresRequest>) -> Answer<v1::ListStoresResponse> {
-        let stores = self.control.stores.list().await;
-        answer(stores.map(|stores| v1::ListStoresResponse { stores }))
+    async fn list(&self, request: Request<v1::ListStoresRequest>) -> Answer<v1::ListStoresResponse> {
+        answer(self.control.stores.list_page(request.into_inner()).await)
     }
 
     async fn get(&self, request: Request<v1::GetStoreRequest>) -> Answer<v1::Store> {
@@ -116,7 +125,7 @@ impl LvolService for Services {
     }
 
     async fn list(&self, request: Request<v1::ListLvolsRequest>) -> Answer<v1::ListLvolsResponse> {
-        answer(self.control.lvols.list(&request.into_inner().store).await)
+        answer(self.control.lvols.list(&request.into_inner()).await)
     }
 
     async fn get(&self, request: Request<v1::GetLvolRequest>) -> Answer<v1::Lvol> {
@@ -191,13 +200,8 @@ impl EngineService for Services {
         self.detached(|control| async move { control.engines.create(request.into_inner()).await }).await
     }
 
-    async fn list(&self, _: Request<v1::ListEnginesRequest>) -> Answer<v1::ListEnginesResponse> {
-        let engines = self.control.engines.all().await;
-        answer(engines.map(|engines| {
-            let mut engines: Vec<_> = engines.into_values().collect();
-            engines.sort_by(|one, other| one.name.cmp(&other.name));
-            v1::ListEnginesResponse { engines }
-        }))
+    async fn list(&self, request: Request<v1::ListEnginesRequest>) -> Answer<v1::ListEnginesResponse> {
+        answer(self.control.engines.list(request.into_inner()).await)
     }
 
     async fn get(&self, request: Request<v1::GetEngineRequest>) -> Answer<v1::Engine> {
@@ -229,9 +233,14 @@ impl VolumeService for Services {
         self.detached(|control| async move { control.volumes.create(request.into_inner()).await }).await
     }
 
-    async fn list(&self, _: Request<v1::ListVolumesRequest>) -> Answer<v1::ListVolumesResponse> {
-        let volumes = self.control.volumes.list().await;
-        answer(volumes.map(|volumes| v1::ListVolumesResponse { volumes }))
+    async fn list(&self, request: Request<v1::ListVolumesRequest>) -> Answer<v1::ListVolumesResponse> {
+        answer(self.control.volumes.list(request.into_inner()).await)
+    }
+
+    type WatchStream = ChangeStream<v1::VolumeChange>;
+
+    async fn watch(&self, request: Request<v1::WatchVolumesRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.volumes.watch(&request.into_inner()).await)
     }
 
     async fn get(&self, request: Request<v1::GetVolumeRequest>) -> Answer<v1::Volume> {
@@ -243,8 +252,7 @@ impl VolumeService for Services {
     }
 
     async fn list_snapshots(&self, request: Request<v1::ListSnapshotsRequest>) -> Answer<v1::ListSnapshotsResponse> {
-        let snapshots = self.control.volumes.snapshots(&request.into_inner().volume).await;
-        answer(snapshots.map(|snapshots| v1::ListSnapshotsResponse { snapshots }))
+        answer(self.control.volumes.snapshots(request.into_inner()).await)
     }
 
     async fn delete_snapshot(&self, request: Request<v1::DeleteSnapshotRequest>) -> Answer<v1::DeleteSnapshotResponse> {
@@ -291,6 +299,10 @@ impl VolumeService for Services {
         self.detached(|control| async move { control.volumes.unexport(request.into_inner()).await }).await
     }
 
+    async fn start(&self, request: Request<v1::StartVolumeRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.start_again(&request.into_inner().volume).await }).await
+    }
+
     async fn recover(&self, request: Request<v1::RecoverVolumeRequest>) -> Answer<v1::RecoverVolumeResponse> {
         self.detached(|control| async move { control.volumes.recover(request.into_inner()).await }).await
     }
@@ -301,6 +313,27 @@ impl VolumeService for Services {
             pending.map(|pending_nodes| v1::DeleteVolumeResponse { pending_nodes })
         })
         .await
+    }
+}
+
+#[tonic::async_trait]
+impl OperationService for Services {
+    async fn list(&self, request: Request<v1::ListOperationsRequest>) -> Answer<v1::ListOperationsResponse> {
+        answer(self.control.operations.list(request.into_inner()).await)
+    }
+
+    async fn get(&self, request: Request<v1::GetOperationRequest>) -> Answer<v1::Operation> {
+        answer(self.control.operations.get(&request.into_inner().id).await)
+    }
+
+    type WatchStream = ChangeStream<v1::OperationChange>;
+
+    async fn watch(&self, request: Request<v1::WatchOperationsRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.operations.watch(request.into_inner()).await)
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelOperationRequest>) -> Answer<v1::Operation> {
+        self.detached(|control| async move { control.operations.cancel(&request.into_inner().id).await }).await
     }
 }
 

@@ -147,6 +147,13 @@ impl Store {
         catalog.lvols.keys().filter_map(|id| info_of(&self.core, &catalog, *id)).collect()
     }
 
+    /// Those of them that are to be deleted.
+    pub fn deleting(&self) -> Vec<LvolInfo> {
+        let catalog = self.core.catalog.borrow();
+        let marked = catalog.lvols.iter().filter(|(_, node)| node.record.deletion.is_some());
+        marked.filter_map(|(id, _)| info_of(&self.core, &catalog, *id)).collect()
+    }
+
     /// One lvol.
     pub fn lvol_info(&self, id: Uuid) -> Option<LvolInfo> {
         let catalog = self.core.catalog.borrow();

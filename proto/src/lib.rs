@@ -7,6 +7,8 @@
 
 pub mod chunk;
 pub mod error;
+#[cfg(test)]
+mod reference;
 mod secrets;
 mod states;
 

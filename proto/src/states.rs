@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::Serializer;
 
-use crate::v1::{EngineState, EventSubject, LvolState, MemberState, ReplicaState, RunEnd, StoreState, VolumeState};
+use crate::v1::{
+    ChangeKind, EngineState, EventSubject, LvolState, MemberState, OperationKind, OperationState, ReplicaState, RunEnd,
+    StoreState, VolumeState,
+};
 
 /// Writes an enumeration's constant in lower case, with spaces, without the prefix the style of .proto files asks for.
 fn write_words(constant: &str, prefix: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,6 +39,9 @@ words! {
     MemberState, "MEMBER_STATE_", member_state;
     EngineState, "ENGINE_STATE_", engine_state;
     VolumeState, "VOLUME_STATE_", volume_state;
+    ChangeKind, "CHANGE_KIND_", change_kind;
+    OperationKind, "OPERATION_KIND_", operation_kind;
+    OperationState, "OPERATION_STATE_", operation_state;
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One entry for people and CI: `cargo xtask test|tidy|e2e|conformance|fuzz|miri|instructions|demo|simulate|bench|package`. docs/testing.md tells what each does.
+//! One entry for people and CI: `cargo xtask test|tidy|api|e2e|conformance|fuzz|miri|instructions|demo|simulate|bench|package`. docs/testing.md tells what each does.
 #![forbid(unsafe_code)]
 
 mod conformance;
@@ -41,6 +41,8 @@ enum Task {
     },
     /// Check the rules of the house that the compiler does not know
     Tidy,
+    /// Write the reference of the API (docs/api.md) anew from the contract
+    Api,
     /// Test with a real Linux host, in a guest under qemu
     E2e,
     /// Test with the test programs of others; ends with `N passed, N failed, N skipped`
@@ -102,6 +104,7 @@ fn main() -> Result<ExitCode> {
             violations.iter().for_each(|violation| println!("{violation}"));
             Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Task::Api => programs::write_reference(&workspace),
         Task::E2e => {
             let mut report = Report::default();
             if report.check("build", || programs::build(&workspace)).is_some() {

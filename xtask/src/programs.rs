@@ -38,6 +38,14 @@ fn build_targets(workspace: &Workspace, targets: &[&str]) -> Result<()> {
     process::run_quietly(&mut command, &workspace.log("build")?, BUILD_LIMIT)
 }
 
+/// Has the test that checks the reference of the API write it.
+pub(crate) fn write_reference(workspace: &Workspace) -> Result<ExitCode> {
+    let mut command = cargo(workspace);
+    command.args(["test", "--quiet", "-p", "proto", "the_reference_is_that_of_the_contract"]);
+    let status = command.env("ASHLAR_WRITE_REFERENCE", "1").status().context("cannot run cargo")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// The folder with `ashlar` and `ashlard` as the tests use them: the development profile, with its assertions.
 pub(crate) fn test_programs(workspace: &Workspace) -> PathBuf {
     workspace.target.join("debug")

@@ -95,7 +95,8 @@ impl Stage {
 
     /// Deletes the replica on the third node.
     pub(super) async fn remove_third(&self) -> anyhow::Result<()> {
-        let request = RemoveReplicaRequest { volume: VOLUME.to_owned(), node: NODES[2].to_owned() };
+        let request =
+            RemoveReplicaRequest { volume: VOLUME.to_owned(), node: NODES[2].to_owned(), ..Default::default() };
         answer(self.cluster.nodes()[0].client().await?.volumes().remove_replica(request).await).map(drop)
     }
 

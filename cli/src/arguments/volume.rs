@@ -24,6 +24,11 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         watch: Watch,
     },
+    /// Take a volume up again whose task on this node ended by a panic
+    Start {
+        /// Its name or UUID
+        volume: String,
+    },
     /// Wait until all replicas of a volume are in sync, and show how far their rebuilds are
     Wait {
         /// Its name or UUID

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, anyhow, bail};
 use proto::v1::{
-    EventsRequest, GetLogRequest, ListEnginesRequest, ListLvolsRequest, ListReplicasRequest, ListSnapshotsRequest,
-    ListStoresRequest, ListVolumesRequest, NodeInfo, NodeInfoRequest,
+    EventsRequest, GetLogRequest, ListLvolsRequest, ListOperationsRequest, ListReplicasRequest, ListSnapshotsRequest,
+    NodeInfo, NodeInfoRequest,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -41,17 +41,14 @@ pub(super) async fn collect(
     let get = async { json(&answer(client.node().get_log(GetLogRequest {}).await)?) };
     collection.add("node/log-filter.json", get).await;
     collection.add("node/events.jsonl", events(&client)).await;
-    collection
-        .add("node/stores.json", async { json(&answer(client.stores().list(ListStoresRequest {}).await)?) })
-        .await;
-    let get = async { json(&answer(client.volumes().list(ListVolumesRequest {}).await)?) };
-    collection.add("node/volumes.json", get).await;
-    collection
-        .add("node/engines.json", async { json(&answer(client.engines().list(ListEnginesRequest {}).await)?) })
-        .await;
-    let get = async { json(&answer(client.replicas().list(ListReplicasRequest::default()).await)?) };
+    collection.add("node/stores.json", async { json(&client.list_stores().await?) }).await;
+    collection.add("node/volumes.json", async { json(&client.list_volumes().await?) }).await;
+    collection.add("node/engines.json", async { json(&client.list_engines().await?) }).await;
+    let get = async { json(&client.list_operations(ListOperationsRequest::default()).await?) };
+    collection.add("node/operations.json", get).await;
+    let get = async { json(&client.list_replicas(ListReplicasRequest::default()).await?) };
     collection.add("node/replicas.json", get).await;
-    let get = async { json(&answer(client.lvols().list(ListLvolsRequest::default()).await)?) };
+    let get = async { json(&client.list_lvols(ListLvolsRequest::default()).await?) };
     collection.add("node/lvols.json", get).await;
     collection.add("node/snapshots.json", snapshots(&client)).await;
     for page in PAGES {
@@ -71,12 +68,12 @@ async fn events(client: &Client) -> anyhow::Result<Vec<u8>> {
 }
 
 async fn snapshots(client: &Client) -> anyhow::Result<Vec<u8>> {
-    let volumes = answer(client.volumes().list(ListVolumesRequest {}).await)?.volumes;
+    let volumes = client.list_volumes().await?;
     let mut found = serde_json::Map::new();
     for volume in volumes.into_iter().take(MOST_VOLUMES) {
-        let listed = client.volumes().list_snapshots(ListSnapshotsRequest { volume: volume.uuid }).await;
-        let value = match answer(listed) {
-            Ok(list) => serde_json::to_value(list.snapshots)?,
+        let request = ListSnapshotsRequest { volume: volume.uuid, ..Default::default() };
+        let value = match client.list_snapshots(request).await {
+            Ok(snapshots) => serde_json::to_value(snapshots)?,
             Err(error) => serde_json::json!({ "error": error.to_string() }),
         };
         found.insert(volume.name, value);

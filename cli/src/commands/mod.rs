@@ -4,6 +4,7 @@ mod events;
 mod export;
 mod lvol;
 mod node;
+mod operation;
 mod replica;
 mod scrub;
 mod snapshot;
@@ -25,6 +26,7 @@ pub(crate) async fn run(server: &str, command: &DaemonCommand, output: Output) -
         DaemonCommand::Lvol(command) => lvol::run(&client, command, output).await,
         DaemonCommand::Volume(command) => volume::run(&client, command, output).await,
         DaemonCommand::Snapshot(command) => snapshot::run(&client, command, output).await,
+        DaemonCommand::Operation(command) => operation::run(&client, command, output).await,
         DaemonCommand::Replica(command) => replica::run(&client, command, output).await,
     }
 }

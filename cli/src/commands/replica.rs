@@ -35,8 +35,8 @@ pub(super) async fn run(client: &Client, command: &ReplicaCommand, output: Outpu
 }
 
 async fn list(client: &Client, volume_uuid: &str) -> anyhow::Result<Look<Vec<Replica>>> {
-    let request = ListReplicasRequest { volume_uuid: volume_uuid.to_owned() };
-    let ListReplicasResponse { replicas, unopened } = answer(client.replicas().list(request).await)?;
+    let request = ListReplicasRequest { volume_uuid: volume_uuid.to_owned(), ..Default::default() };
+    let ListReplicasResponse { replicas, unopened, .. } = client.list_replicas(request).await?;
     Ok(Look { value: replicas, notes: unopened_notes(&unopened, "replicas") })
 }
 

@@ -23,7 +23,9 @@ pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Outp
             look(*watch, output, fetch, |snapshot, _| render(volume, snapshot)).await
         }
         SnapshotCommand::Delete { volume, snapshot } => {
-            let request = DeleteSnapshotRequest { volume: volume.clone(), snapshot: snapshot.clone() };
+            let (volume, snapshot) = (volume.clone(), snapshot.clone());
+            let request =
+                DeleteSnapshotRequest { volume: volume.clone(), snapshot: snapshot.clone(), ..Default::default() };
             let deleted = answer(client.volumes().delete_snapshot(request).await)?;
             output.print(&deleted, |_, _| format!("snapshot {snapshot} of volume {volume} is deleted\n"))
         }
@@ -31,8 +33,7 @@ pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Outp
 }
 
 async fn list(client: &Client, volume: &str) -> anyhow::Result<Vec<Snapshot>> {
-    let request = ListSnapshotsRequest { volume: volume.to_owned() };
-    Ok(answer(client.volumes().list_snapshots(request).await)?.snapshots)
+    client.list_snapshots(ListSnapshotsRequest { volume: volume.to_owned(), ..Default::default() }).await
 }
 
 /// By UUID, or by a name that only one has.

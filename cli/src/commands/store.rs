@@ -1,8 +1,8 @@
 //! `ashlar store`.
 
 use proto::v1::{
-    CreateStoreRequest, DeleteStoreRequest, GetStoreRequest, GrowStoreRequest, ListStoresRequest,
-    SetStoreLimitsRequest, Store, StoreState, UnopenedStore,
+    CreateStoreRequest, DeleteStoreRequest, GetStoreRequest, GrowStoreRequest, SetStoreLimitsRequest, Store,
+    StoreState, UnopenedStore,
 };
 
 use super::scrub;
@@ -15,7 +15,7 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
     match command {
         StoreCommand::Create(options) => create(client, options, output).await,
         StoreCommand::List { watch } => {
-            let fetch = async || Ok(answer(client.stores().list(ListStoresRequest {}).await)?.stores.into());
+            let fetch = async || Ok(client.list_stores().await?.into());
             look(*watch, output, fetch, |stores: &Vec<_>, width| render_list(stores, width)).await
         }
         StoreCommand::Show { store, watch } => {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::bail;
 use proto::v1::{
     AddReplicaRequest, CloneVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState,
-    GetVolumeRequest, GrowVolumeRequest, ListVolumesRequest, Member, MemberState, RebuildProgress, RebuildSettings,
-    RecoverVolumeRequest, RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetRebuildRequest, Volume,
+    GetVolumeRequest, GrowVolumeRequest, Member, MemberState, RebuildProgress, RebuildSettings, RecoverVolumeRequest,
+    RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetRebuildRequest, StartVolumeRequest, Volume,
     VolumeState,
 };
 
@@ -24,11 +24,15 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
     match command {
         VolumeCommand::Create(options) => create(client, options, output).await,
         VolumeCommand::List { watch } => {
-            let fetch = async || Ok(answer(client.volumes().list(ListVolumesRequest {}).await)?.volumes.into());
+            let fetch = async || Ok(client.list_volumes().await?.into());
             look(*watch, output, fetch, |volumes: &Vec<_>, width| render_list(volumes, width)).await
         }
         VolumeCommand::Show { volume, watch } => {
             look(*watch, output, async || Ok(get(client, volume).await?.into()), render).await
+        }
+        VolumeCommand::Start { volume } => {
+            let request = StartVolumeRequest { volume: volume.clone() };
+            show(&answer(client.volumes().start(request).await)?, output)
         }
         VolumeCommand::Wait { volume } => show(&wait(client, volume, None).await?, output),
         VolumeCommand::Snapshot { volume, name, uuid } => {
@@ -63,7 +67,7 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             show(&changed, output)
         }
         VolumeCommand::RemoveReplica { volume, node } => {
-            let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone() };
+            let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone(), ..Default::default() };
             show(&answer(client.volumes().remove_replica(request).await)?, output)
         }
         VolumeCommand::ReplaceReplica { volume, node, by, wait: to_the_end } => {

@@ -5,6 +5,8 @@ use uuid::Uuid;
 
 use super::engines::{Engines, MemberRecord};
 use super::error::ControlError;
+use super::pages::{self, Wanted as WantedPage};
+use super::request;
 use super::volumes::Volumes;
 use crate::data::{SnapshotFacts, VolumeChange};
 
@@ -62,18 +64,29 @@ impl Engines {
 }
 
 impl Volumes {
-    /// The snapshots of a volume, oldest first.
-    pub(crate) async fn snapshots(&self, volume: &str) -> Result<Vec<v1::Snapshot>, ControlError> {
-        let uuid = self.uuid_of(volume)?;
+    /// A page of the snapshots of a volume, oldest first.
+    pub(crate) async fn snapshots(
+        &self,
+        request: v1::ListSnapshotsRequest,
+    ) -> Result<v1::ListSnapshotsResponse, ControlError> {
+        let uuid = self.uuid_of(&request.volume)?;
         let snapshots = self.engines().snapshots(uuid).await?;
-        Ok(snapshots.into_iter().map(|snapshot| describe(uuid, snapshot)).collect())
+        let snapshots = snapshots.into_iter().map(|snapshot| describe(uuid, snapshot)).collect();
+        let wanted = WantedPage { size: request.page_size, token: request.page_token };
+        let list = format!("snapshots of {uuid}");
+        let (snapshots, next_page_token) = pages::page_in_order(&list, snapshots, |snapshot| &snapshot.uuid, &wanted)?;
+        Ok(v1::ListSnapshotsResponse { snapshots, next_page_token })
     }
 
     /// Deletes a snapshot; an absent one is a success (I42).
     pub(crate) async fn delete_snapshot(&self, request: v1::DeleteSnapshotRequest) -> Result<(), ControlError> {
         let volume = self.uuid_of(&request.volume)?;
         let snapshots = self.engines().snapshots(volume).await?;
+        let expected = request::optional_uuid("expected_uuid", &request.expected_uuid)?;
         match find(&snapshots, &request.snapshot)? {
+            Some(found) if expected.is_some_and(|expected| expected != found) => {
+                Err(ControlError::other_uuid("snapshot", &request.snapshot, found))
+            }
             Some(snapshot) => self.engines().change(volume, VolumeChange::DeleteSnapshot(snapshot)).await,
             None => Ok(()),
         }

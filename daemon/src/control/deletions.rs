@@ -99,6 +99,13 @@ impl Deletions {
         described.collect()
     }
 
+    /// Gives one up: nobody tries any more, and the replica stays where it is. One that is not there is a success.
+    pub(crate) async fn forget(&self, replica: Uuid) -> Result<(), StateError> {
+        self.records.remove(replica).await?;
+        self.waiting().remove(&replica);
+        Ok(())
+    }
+
     async fn work(self: Arc<Self>) {
         loop {
             let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);

@@ -5,8 +5,13 @@
 //!  (none) ───────▶ STARTING ─────────────────────────────▶ RUNNING (healthy, degraded or failed, by the engine itself)
 //!    start ──────────▲ │ ▲                                     │
 //!                      └─┘ tried again, with the reason shown  │
-//!                      └──────────▶ STOPPING ◀─────────────────┘  delete
+//!                      ├──────────▶ STOPPING ◀─────────────────┘  delete
+//!                      └─▶ BROKEN ────▲ │  a panic in its task     ▲
+//!                            └─────────────────────────────────────┘  start: STARTING again
 //! ```
+//! [`Phase::may_become`] has the arrows. What is not among them does not happen: a task that comes too late changes nothing.
+
+mod keeping;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +28,7 @@ use super::error::{Comparison, ControlError};
 use super::events::{Events, Happened};
 use super::frontends::{Frontends, Iscsi, Nvmf};
 use super::locks::KeyedLocks;
+use super::panics;
 use super::peers::{self, Peers};
 use super::replicas::Replicas;
 use super::request;
@@ -108,6 +114,8 @@ struct Entry {
 enum Phase {
     Starting(String),
     Running,
+    /// The task that brings it up has ended by a panic: it is taken up again when somebody asks for it.
+    Broken(String),
     Stopping,
 }
 
@@ -142,8 +150,11 @@ impl Engines {
     /// Records, exports and starts an engine, or returns the one that is there (I30).
     pub(crate) async fn create(self: &Arc<Self>, request: v1::CreateEngineRequest) -> Result<v1::Engine, ControlError> {
         let record = self.parse(&request).await?;
+        let volume = record.volume;
         // Of replicas that somebody names nobody knows who is in sync: their copies of the membership are asked at the start.
-        self.create_record(record, false).await
+        self.create_record(record, false).await?;
+        self.take_up(volume).await?;
+        self.get(volume).await
     }
 
     /// The same for a record that has been checked. `fresh`: its replicas were just made, and so are equal.
@@ -224,7 +235,7 @@ impl Engines {
                 return Err(error);
             }
         }
-        let keeper = tokio::spawn(Arc::clone(self).keep_starting(record, home));
+        let keeper = tokio::spawn(Arc::clone(self).keep(record, home));
         if let Some(entry) = self.entries().get_mut(&volume) {
             entry.keeper = Some(keeper);
         }
@@ -258,6 +269,7 @@ impl Engines {
     }
 
     async fn start_once(&self, record: &EngineRecord, home: usize) -> Result<(), ControlError> {
+        panics::panic_if_asked_to(&record.name);
         let mut spec = self.spec(record);
         for member in &mut spec.members {
             let Some(store) = member.store else { continue };
@@ -302,6 +314,7 @@ impl Engines {
             self.stop_one(volume).await?;
             self.records.remove(volume).await?;
             self.entries().remove(&volume);
+            self.here.data.touches().touch(volume);
             self.here.events.note(Happened::of(EventSubject::Volume, &name, volume, "deleted", ""));
         }
         Ok(())
@@ -402,6 +415,9 @@ impl Engines {
     ) -> Result<(OwnedMutexGuard<()>, EngineRecord, usize), ControlError> {
         let lock = self.locks.lock(volume).await;
         let (record, home, phase) = self.entry(volume).ok_or_else(|| ControlError::not_found("engine", volume))?;
+        if let Phase::Broken(reason) = phase {
+            return Err(ControlError::precondition("ENGINE", format!("volume `{}`: {reason}", record.name)));
+        }
         if phase != Phase::Running {
             let text = format!("volume `{}` is not served yet; try again soon", record.name);
             return Err(ControlError::unavailable("ENGINE_STARTING", text));
@@ -460,6 +476,7 @@ impl Engines {
         if let Some(entry) = self.entries().get_mut(&volume) {
             entry.record = record;
         }
+        self.here.data.touches().touch(volume);
         Ok(())
     }
 
@@ -483,6 +500,11 @@ impl Engines {
         self.entries().get(&volume).map(|entry| entry.record.size)
     }
 
+    /// All there are.
+    pub(super) fn uuids(&self) -> Vec<Uuid> {
+        self.entries().keys().copied().collect()
+    }
+
     pub(super) fn data(&self) -> &DataPath {
         &self.here.data
     }
@@ -498,6 +520,7 @@ impl Engines {
         let (state, reason) = match (phase, facts) {
             (Phase::Stopping, _) => (EngineState::Stopping, String::new()),
             (Phase::Running, Some(facts)) => (facts.state, facts.reason.clone()),
+            (Phase::Broken(reason), _) => (EngineState::Failed, reason.clone()),
             (Phase::Starting(reason), _) => (EngineState::Starting, reason.clone()),
             (Phase::Running, None) => (EngineState::Failed, "it has ended".to_owned()),
         };
@@ -549,8 +572,15 @@ impl Engines {
 
     fn set_phase(&self, volume: Uuid, phase: Phase) {
         if let Some(entry) = self.entries().get(&volume) {
-            entry.phase.send_replace(phase);
+            entry.phase.send_if_modified(|now| {
+                let becomes = now.may_become(&phase);
+                if becomes {
+                    *now = phase;
+                }
+                becomes
+            });
         }
+        self.here.data.touches().touch(volume);
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Uuid, Entry>> {

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use proto::v1;
 use tonic::{Code, Status};
 
 use crate::state::StateError;
 
-/// Why a control call failed. The reasons are part of the API and listed in `docs/operations.md`.
+/// Why a control call failed. The reasons are part of the API: `ErrorReason` in `proto/ashlar/v1/errors.proto`.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlError {
     code: Code,
@@ -17,6 +18,7 @@ pub(crate) struct ControlError {
 
 impl ControlError {
     fn new(code: Code, reason: &'static str, message: impl fmt::Display) -> Self {
+        debug_assert!(v1::ErrorReason::from_str_name(reason).is_some(), "{reason} is not in errors.proto");
         Self { code, reason, message: message.to_string(), details: Vec::new() }
     }
 
@@ -70,6 +72,12 @@ impl ControlError {
     /// Bytes that came are others than were sent.
     pub(crate) fn checksum(message: impl fmt::Display) -> Self {
         Self::new(Code::DataLoss, "CHECKSUM", message)
+    }
+
+    /// Changes since then are not known any more.
+    pub(crate) fn expired(version: &str) -> Self {
+        let text = format!("changes since resource version {version} are not known any more: list again");
+        Self::new(Code::OutOfRange, "EXPIRED", text).with("resource_version", version)
     }
 
     /// The backing or the state directory failed.

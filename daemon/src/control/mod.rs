@@ -10,12 +10,19 @@ mod exports;
 mod frontends;
 mod locks;
 mod lvols;
+mod observer;
+mod operations;
+mod pages;
+mod panics;
 mod peers;
 mod replicas;
 mod request;
 mod retry;
 mod scrubs;
 mod stores;
+mod streams;
+mod touches;
+mod versions;
 mod volumes;
 
 use std::net::SocketAddr;
@@ -31,10 +38,14 @@ pub(crate) use self::error::{Comparison, ControlError};
 pub(crate) use self::events::{EventSender, EventStream, Events, Happened, channel as event_channel};
 pub(crate) use self::frontends::{Frontends, Iscsi, Nvmf};
 pub(crate) use self::lvols::{Lvols, Parts};
+pub(crate) use self::observer::Observer;
+pub(crate) use self::operations::Operations;
 pub(crate) use self::peers::Peers;
 pub(crate) use self::replicas::Replicas;
 pub(crate) use self::scrubs::{DAY, Schedule, Scrubs};
 pub(crate) use self::stores::Stores;
+pub(crate) use self::streams::ChangeStream;
+pub(crate) use self::touches::Touches;
 pub(crate) use self::volumes::Volumes;
 
 use self::scrubs::ScrubRecords;
@@ -62,6 +73,7 @@ pub(crate) struct Control {
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) engines: Arc<Engines>,
     pub(crate) volumes: Arc<Volumes>,
+    pub(crate) operations: Arc<Operations>,
 }
 
 impl Control {
@@ -75,7 +87,9 @@ impl Control {
         last_run: LastRun,
         log: LogFilter,
     ) -> anyhow::Result<Arc<Self>> {
-        let events = Events::new(last_run.number + 1);
+        let run = last_run.number + 1;
+        let events = Events::new(run);
+        let touches = data.touches().clone();
         data.events().into_iter().for_each(|told| events.collect(told));
         events.note(Happened::of_node(&config.node, state.node_uuid(), "started", &last_run.sentence()));
         let node = config.node.clone();
@@ -108,8 +122,18 @@ impl Control {
             engines: Arc::clone(&engines),
             deletions: Arc::clone(&deletions),
         };
-        let volumes = Arc::new(Volumes::start(here, state.records("volumes")?)?);
+        let volumes = Arc::new(Volumes::start(here, state.records("volumes")?, run)?);
         volumes.resume_replacing();
+        let observer = Observer::start(Arc::clone(&engines), Arc::clone(&volumes), touches.touched());
+        let here = operations::Surroundings {
+            stores: Arc::clone(&stores),
+            lvols: Arc::clone(&lvols),
+            scrubs: Arc::clone(&scrubs),
+            deletions: Arc::clone(&deletions),
+            volumes: Arc::clone(&volumes),
+            observer,
+        };
+        let operations = Operations::start(here, state.records("operations")?, run)?;
         Ok(Arc::new(Self {
             config: config.clone(),
             state_directory: state.path().display().to_string(),
@@ -126,6 +150,7 @@ impl Control {
             replicas,
             engines,
             volumes,
+            operations,
         }))
     }
 
@@ -153,6 +178,8 @@ impl Control {
         let node = &self.config.node;
         self.events.note(Happened::of_node(node, self.node_uuid, "stopping", &format!("asked to by {signal}")));
         self.events.end();
+        self.volumes.end_watches();
+        self.operations.end_watches();
     }
 
     /// What is logged.

@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use super::error::ControlError;
+use crate::calls;
 use crate::config::PeerConfig;
 
 /// How long a peer may take to accept a connection.
@@ -65,7 +66,7 @@ impl Peers {
         node: &str,
         request: v1::CreateReplicaRequest,
     ) -> Result<v1::Replica, ControlError> {
-        self.call(node, |mut client| async move { client.create(request).await }).await
+        self.call(node, |mut client| async move { client.create(calls::to_peer(request, CALL_TIMEOUT)).await }).await
     }
 
     /// Deletes a replica on a peer.
@@ -74,7 +75,9 @@ impl Peers {
         node: &str,
         request: v1::DeleteReplicaRequest,
     ) -> Result<(), ControlError> {
-        self.call(node, |mut client| async move { client.delete(request).await }).await.map(drop)
+        self.call(node, |mut client| async move { client.delete(calls::to_peer(request, CALL_TIMEOUT)).await })
+            .await
+            .map(drop)
     }
 
     /// The peers as [`v1::NodeInfo`] shows them.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::error::{Comparison, ControlError};
 use super::locks::KeyedLocks;
+use super::pages;
 use super::request;
 use super::stores::{OpenStore, Stores};
 use crate::data::{DataPath, ReplicaFacts, ReplicaOrigin, ReplicaSpec};
@@ -89,8 +90,13 @@ impl Replicas {
         let mut found = self.facts().await?;
         found.retain(|facts| volume.is_none_or(|volume| facts.spec.volume == volume));
         found.sort_by(|one, other| (&one.spec.name, one.spec.uuid).cmp(&(&other.spec.name, other.spec.uuid)));
+        // UUIDs are in the same order as their texts.
         let replicas = found.iter().map(|facts| self.describe(facts)).collect();
-        Ok(v1::ListReplicasResponse { replicas, unopened })
+        let list = format!("replicas of {}", request.volume_uuid);
+        let wanted = pages::Wanted { size: request.page_size, token: request.page_token };
+        let (replicas, next_page_token) =
+            pages::page(&list, replicas, |replica| [&replica.name, &replica.uuid], &wanted)?;
+        Ok(v1::ListReplicasResponse { replicas, unopened, next_page_token })
     }
 
     /// How many there are in open stores.

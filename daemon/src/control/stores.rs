@@ -10,6 +10,8 @@
 //! ```
 //! Changes of one store wait for one another; one whose disk hangs holds up none of another.
 
+mod states;
+
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::future::Future;
@@ -463,6 +465,7 @@ impl Stores {
             self.events.note(Happened::of(EventSubject::Store, &name, uuid, what, why));
         }
         if let Some(entry) = self.entries().get_mut(&uuid) {
+            debug_assert!(entry.state.may_become(&state), "store {name} cannot get there");
             (entry.state, entry.since) = (state, Instant::now());
         }
         self.changed.send_replace(());

@@ -60,7 +60,7 @@ pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), Con
     update_addresses(&*registry, &spec).await?;
     let engine = Engine::start(config, registry).await.map_err(|error| engine_error(&spec.name, error))?;
     *export.engine.borrow_mut() = Some(Rc::clone(&engine));
-    reactor::spawn(happened::tell(inner.events.clone(), spec.name, Rc::clone(&engine)));
+    reactor::spawn(happened::tell(inner.events.clone(), inner.touches.clone(), spec.name, Rc::clone(&engine)));
     reactor::spawn(serve_until_lost(inner, export, engine));
     Ok(())
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::EngineFacts;
 use super::engines::describe;
-use crate::control::{EventSender, Happened};
+use crate::control::{EventSender, Happened, Touches};
 
 /// States as they were told last.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ struct Known {
 }
 
 /// Tells what becomes of an engine until it has stopped. Never waits for whom it tells.
-pub(super) async fn tell(events: EventSender, name: String, engine: Rc<Engine>) {
+pub(super) async fn tell(events: EventSender, touches: Touches, name: String, engine: Rc<Engine>) {
     let mut known = Known::default();
     loop {
         // Before the look, so that nothing between the two is missed.
@@ -31,6 +31,7 @@ pub(super) async fn tell(events: EventSender, name: String, engine: Rc<Engine>) 
             // Without a place for it, it is lost; the state is not.
             let _ = events.try_send(happened);
         }
+        touches.touch(volume);
         if has_stopped {
             return;
         }

@@ -25,8 +25,18 @@ pub(super) fn facts() -> Vec<LvolFacts> {
     stores.iter().flat_map(|(uuid, server)| facts_of(*uuid, server.store())).collect()
 }
 
+/// Those of them that are to be deleted. Of a replica's snapshot only the replica is known.
+pub(super) fn deleting() -> Vec<LvolFacts> {
+    let room = room();
+    let stores = room.stores.borrow();
+    stores.iter().flat_map(|(uuid, server)| facts_among(*uuid, server.store(), server.store().deleting())).collect()
+}
+
 fn facts_of(store: Uuid, open: &Store) -> Vec<LvolFacts> {
-    let lvols = open.lvols();
+    facts_among(store, open, open.lvols())
+}
+
+fn facts_among(store: Uuid, open: &Store, lvols: Vec<lvol::LvolInfo>) -> Vec<LvolFacts> {
     let owners = replica::owners(&lvols);
     let bad = open.bad_regions();
     let facts = |info: lvol::LvolInfo| {

@@ -38,7 +38,7 @@ pub(crate) use self::facts::{
 pub(crate) use self::reactors::Reactors;
 
 use crate::config::Config;
-use crate::control::{ControlError, EventSender, Frontends, Happened};
+use crate::control::{ControlError, EventSender, Frontends, Happened, Touches};
 
 /// The reactor that listens, and keeps the membership records. Connections move on to the reactor of their volume.
 const FIRST: usize = 0;
@@ -66,6 +66,8 @@ struct Inner {
     rebuild_guard: bool,
     /// Where reactors tell what happened.
     events: EventSender,
+    /// Where they tell which volumes may have changed.
+    touches: Touches,
     /// Where that comes out, until somebody takes it.
     told: Mutex<Option<mpsc::Receiver<Happened>>>,
 }
@@ -74,6 +76,11 @@ impl DataPath {
     /// What reactors tell, for the first who asks.
     pub(crate) fn events(&self) -> Option<mpsc::Receiver<Happened>> {
         self.inner.told.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Where it is told which volumes may have changed.
+    pub(crate) fn touches(&self) -> &Touches {
+        &self.inner.touches
     }
 
     /// How many reactors there are.
@@ -176,6 +183,11 @@ impl DataPath {
     /// The lvols in the open stores of a reactor.
     pub(crate) async fn lvols(&self, home: usize) -> Result<Vec<LvolFacts>, ControlError> {
         self.on(home, |_| async { lvols::facts() }).await
+    }
+
+    /// Those of them that are to be deleted.
+    pub(crate) async fn deleting(&self, home: usize) -> Result<Vec<LvolFacts>, ControlError> {
+        self.on(home, |_| async { lvols::deleting() }).await
     }
 
     /// The lvol that an internal one of a reactor's stores belongs to.

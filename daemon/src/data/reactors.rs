@@ -50,6 +50,7 @@ impl Reactors {
             rebuilds: engine::Rebuilds::new(self.config.rebuilds, self.config.rebuild_rate),
             rebuild_guard: self.config.rebuild_guard,
             events,
+            touches: crate::control::Touches::new(),
             told: std::sync::Mutex::new(Some(told)),
         };
         DataPath { inner: Arc::new(inner) }

@@ -1,4 +1,11 @@
 //! What stands between an export and its engine.
+//!
+//! ```text
+//!           shown                       the engine serves                     the volume is stopped
+//!  (none) ─────────▶ WAITING ────────────────────────────────▶ SERVING ──────────────────────────────▶ ENDED
+//!                      │   commands of hosts wait                                                        ▲
+//!                      └── the engine has ended for good: they are refused ──────────────────────────────┘
+//! ```
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -43,8 +50,11 @@ impl Standby {
         Rc::new(Self { geometry, state: RefCell::new(State::Waiting(VecDeque::new())), local, meter })
     }
 
-    /// Hands everything that waits, and all that comes, to the engine.
+    /// Hands everything that waits, and all that comes, to the engine. One that gets ready while its volume is stopped comes too late.
     pub(super) fn serve(&self, engine: Rc<dyn BlockDevice>) {
+        if matches!(*self.state.borrow(), State::Ended) {
+            return;
+        }
         let before = self.state.replace(State::Serving(Rc::clone(&engine)));
         self.meter.end_waiting();
         if let State::Waiting(waiting) = before {
@@ -150,6 +160,16 @@ mod tests {
             standby.submit(Request::Flush, Reply::new(completions.clone(), token));
         }
         assert_eq!(outcomes(&completions), [(MOST_WAITING as u64, Some(ErrorKind::Busy))]);
+    }
+
+    #[test]
+    fn what_has_ended_does_not_serve_any_more() {
+        let (standby, geometry) = standby();
+        let completions = Completions::new();
+        standby.end_waiting();
+        standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
+        standby.submit(Request::read(0, 4096), Reply::new(completions.clone(), 1));
+        assert_eq!(outcomes(&completions), [(1, Some(ErrorKind::Unavailable))]);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::feed::{Facts, Feed, News};
 use crate::control::Control;
 
@@ -19,6 +21,11 @@ pub(super) const SERVING: u8 = b'r';
 /// The daemon stops.
 pub(super) const STOPPING: u8 = b's';
 
+/// A reactor does not answer; the board says so from its looks.
+pub(super) const UNREADY: u8 = b'u';
+/// All reactors answer again.
+pub(super) const READY: u8 = b'y';
+
 /// For reactors and their stores to say how they are.
 const FACTS_LIMIT: Duration = Duration::from_secs(2);
 
@@ -27,12 +34,21 @@ pub(crate) struct Link {
     stream: UnixStream,
     /// Taken by the task that answers.
     questions: Mutex<Option<UnixStream>>,
+    readiness: watch::Sender<Readiness>,
+}
+
+/// What services can count on, as the control threads know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) reactors_answer: bool,
+    pub(crate) is_stopping: bool,
 }
 
 impl Link {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { questions: Mutex::new(Some(stream.try_clone()?)), stream })
+        let readiness = watch::Sender::new(Readiness { reactors_answer: true, is_stopping: false });
+        Ok(Self { questions: Mutex::new(Some(stream.try_clone()?)), stream, readiness })
     }
 
     /// The daemon serves from now on.
@@ -43,6 +59,12 @@ impl Link {
     /// It stops.
     pub(crate) fn stopping(&self) {
         self.say(STOPPING);
+        self.readiness.send_modify(|readiness| readiness.is_stopping = true);
+    }
+
+    /// What services can count on, as it changes.
+    pub(crate) fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
     }
 
     fn say(&self, byte: u8) {
@@ -78,6 +100,8 @@ impl Link {
                             });
                         }
                         PING => link.say(PING),
+                        READY => link.readiness.send_modify(|readiness| readiness.reactors_answer = true),
+                        UNREADY => link.readiness.send_modify(|readiness| readiness.reactors_answer = false),
                         _ => {}
                     }
                 }

@@ -22,7 +22,7 @@ use anyhow::Context;
 use reactor::Pulse;
 
 pub(crate) use self::feed::{Feed, News, Volume};
-pub(crate) use self::link::Link;
+pub(crate) use self::link::{Link, Readiness};
 
 use self::board::{About, Board};
 use self::notify::Notifier;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::board::Board;
 use super::http::{Answer, Site};
-use super::link::{FACTS, PING, SERVING, STOPPING};
+use super::link::{FACTS, PING, READY, SERVING, STOPPING, UNREADY};
 use super::log::Log;
 use super::notify::Notifier;
 use super::watchdog::{Finding, INTERVAL};
@@ -104,6 +104,7 @@ impl Pages {
 
     /// Watches the reactors, for ever.
     pub(super) async fn watch(self: Rc<Self>) {
+        let mut told = READY;
         loop {
             tokio::time::sleep(INTERVAL).await;
             let found = self.board.borrow_mut().look(monotonic_now());
@@ -113,6 +114,12 @@ impl Pages {
                     Finding::GoesOn { after } => tracing::warn!(%reactor, ?after, "a reactor goes on"),
                     Finding::Ended => tracing::error!(%reactor, "a reactor has ended; the daemon is not live any more"),
                 });
+            }
+            let is_ready = self.board.borrow().not_ready(monotonic_now()).is_empty();
+            let verdict = if is_ready { READY } else { UNREADY };
+            // Without room for a byte it is said at the next look.
+            if verdict != told && self.control.try_write(&[verdict]).is_ok() {
+                told = verdict;
             }
         }
     }

@@ -8,6 +8,7 @@
 //! engines/        a record for each engine, with its export
 //! volumes/        a record for each volume
 //! deletions/      a record for each replica elsewhere that waits to be deleted
+//! operations/     a record for each operation that has ended, up to 256
 //! registry/       the engines' membership records (crate engine)
 //! ```
 //!

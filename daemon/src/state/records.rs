@@ -59,7 +59,7 @@ pub(crate) struct Loaded<T> {
 }
 
 impl<T> Records<T> {
-    pub(super) fn open(folder: PathBuf) -> Result<Self, StateError> {
+    pub(crate) fn open(folder: PathBuf) -> Result<Self, StateError> {
         file::make_folder(&folder).map_err(|source| StateError::Write { path: folder.clone(), source })?;
         Ok(Self { folder, content: PhantomData })
     }

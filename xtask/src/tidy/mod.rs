@@ -8,6 +8,7 @@ mod bugs;
 mod dependencies;
 mod documents;
 pub(crate) mod metadata;
+mod reasons;
 mod rust_text;
 mod sources;
 mod tree;
@@ -50,6 +51,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Violation>> {
     violations.extend(sources::check(&tree));
     violations.extend(documents::check(&tree));
     violations.extend(bugs::check(&tree));
+    violations.extend(reasons::check(&tree));
     violations.sort();
     violations.dedup();
     Ok(violations)

@@ -92,8 +92,8 @@ async fn create(client: &Client, options: &CreateLvol, output: Output) -> anyhow
 }
 
 async fn list(client: &Client, store: &str) -> anyhow::Result<Look<Vec<Lvol>>> {
-    let request = ListLvolsRequest { store: store.to_owned() };
-    let ListLvolsResponse { lvols, unopened } = answer(client.lvols().list(request).await)?;
+    let request = ListLvolsRequest { store: store.to_owned(), ..Default::default() };
+    let ListLvolsResponse { lvols, unopened, .. } = client.list_lvols(request).await?;
     Ok(Look { value: lvols, notes: unopened_notes(&unopened, "lvols") })
 }
 

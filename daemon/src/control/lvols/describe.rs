@@ -68,6 +68,7 @@ fn deletion(deletion: &Deletion) -> v1::LvolDeletion {
         percent: percent as u32,
         left_bytes: deletion.left,
         waits_for,
+        total_bytes: deletion.total,
     }
 }
 

@@ -18,6 +18,7 @@ use self::exported::Exported;
 pub(crate) use self::transfer::Parts;
 use super::error::{Comparison, ControlError};
 use super::locks::KeyedLocks;
+use super::pages;
 use super::request;
 use super::stores::{OpenStore, Stores};
 use crate::data::{DataPath, LvolChange, LvolFacts};
@@ -129,7 +130,8 @@ impl Lvols {
     }
 
     /// All lvols, or those of one store, in order of store and name; and the stores that could not be looked into (L2).
-    pub(crate) async fn list(&self, store: &str) -> Result<v1::ListLvolsResponse, ControlError> {
+    pub(crate) async fn list(&self, request: &v1::ListLvolsRequest) -> Result<v1::ListLvolsResponse, ControlError> {
+        let store = request.store.as_str();
         let unopened = if store.is_empty() { self.stores.unopened().await } else { Vec::new() };
         let only = match store {
             "" => None,
@@ -139,7 +141,20 @@ impl Lvols {
         found.retain(|facts| only.is_none_or(|store| facts.store == store));
         let mut lvols: Vec<_> = found.iter().map(|facts| describe(facts, self.stores.name(facts.store))).collect();
         lvols.sort_by(|one, other| (&one.store, &one.name, &one.uuid).cmp(&(&other.store, &other.name, &other.uuid)));
-        Ok(v1::ListLvolsResponse { lvols, unopened })
+        let list = format!("lvols in {store}");
+        let wanted = pages::Wanted { size: request.page_size, token: request.page_token.clone() };
+        let (lvols, next_page_token) =
+            pages::page(&list, lvols, |lvol| [&lvol.store, &lvol.name, &lvol.uuid], &wanted)?;
+        Ok(v1::ListLvolsResponse { lvols, unopened, next_page_token })
+    }
+
+    /// Those that are to be deleted, in open stores.
+    pub(super) async fn deleting(&self) -> Result<Vec<v1::Lvol>, ControlError> {
+        let mut found = Vec::new();
+        for home in 0..self.data.reactors() {
+            found.extend(self.data.deleting(home).await?);
+        }
+        Ok(found.iter().map(|facts| describe(facts, self.stores.name(facts.store))).collect())
     }
 
     /// One lvol in full.

@@ -13,11 +13,13 @@ use std::time::Duration;
 use proto::v1::{self, EngineState, MemberState};
 use uuid::Uuid;
 
-use super::{Entry, MOST_REPLICAS, Phase, ReplicaChange, ReplicaRecord, VolumeRecord, Volumes};
+use super::{Entry, MOST_REPLICAS, Phase, ReplicaChange, ReplicaRecord, START_LIMIT, VolumeRecord, Volumes};
 use crate::control::deletions::DeletionRecord;
 use crate::control::engines::RebuildRecord;
 use crate::control::error::ControlError;
+use crate::control::panics;
 use crate::control::peers;
+use crate::control::request;
 use crate::control::retry::Backoff;
 
 impl Volumes {
@@ -33,7 +35,11 @@ impl Volumes {
     pub(crate) async fn remove_replica(&self, request: v1::RemoveReplicaRequest) -> Result<v1::Volume, ControlError> {
         let (_lock, record) = self.lock_created(&request.volume).await?;
         let uuid = record.uuid;
+        let expected = request::optional_uuid("expected_uuid", &request.expected_uuid)?;
         if let Some(replica) = record.on(&request.node).map(|replica| replica.uuid) {
+            if expected.is_some_and(|expected| expected != replica) {
+                return Err(ControlError::other_uuid("replica on node", &request.node, replica));
+            }
             self.let_go(record, replica).await?;
         }
         self.describe(uuid).await
@@ -75,6 +81,53 @@ impl Volumes {
                 }
             }
         }
+    }
+
+    /// Replicas that go when others are in sync.
+    pub(in crate::control) fn replacements(&self) -> Vec<Replacement> {
+        let entries = self.entries();
+        let of = |entry: &Entry| {
+            let record = entry.record.clone();
+            let going = record.replicas.clone().into_iter().filter_map(move |replica| match replica.change {
+                ReplicaChange::ReplacedBy(by) => Some(Replacement {
+                    volume: record.uuid,
+                    volume_name: record.name.clone(),
+                    replica: replica.uuid,
+                    node: replica.node,
+                    by,
+                }),
+                ReplicaChange::Stays | ReplicaChange::Joins | ReplicaChange::Leaves => None,
+            });
+            going.collect::<Vec<_>>()
+        };
+        entries.values().flat_map(of).collect()
+    }
+
+    /// Whether a replica belongs to a volume; none if there is no such volume.
+    pub(in crate::control) fn has_replica(&self, volume: Uuid, replica: Uuid) -> Option<bool> {
+        let entries = self.entries();
+        let record = &entries.get(&volume)?.record;
+        Some(record.replicas.iter().any(|known| known.uuid == replica))
+    }
+
+    /// Calls a replacement off: both replicas stay. One that is not there any more is a success.
+    pub(in crate::control) async fn cancel_replacing(&self, volume: Uuid, replica: Uuid) -> Result<(), ControlError> {
+        let (_lock, mut record) = self.lock_created(&volume.to_string()).await?;
+        let is_wanted =
+            |known: &&ReplicaRecord| known.uuid == replica && matches!(known.change, ReplicaChange::ReplacedBy(_));
+        if record.replicas.iter().any(|known| is_wanted(&known)) {
+            record.set_change(replica, ReplicaChange::Stays);
+            self.keep(&record).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a volume up again whose task ended by a panic.
+    pub(crate) async fn start_again(&self, volume: &str) -> Result<v1::Volume, ControlError> {
+        let (_lock, record) = self.lock_created(volume).await?;
+        self.here.engines.take_up(record.uuid).await?;
+        self.here.engines.wait_until_served(record.uuid, START_LIMIT).await?;
+        self.describe(record.uuid).await
     }
 
     /// Pauses rebuilds or lets them go on, and sets their rate.
@@ -179,12 +232,22 @@ impl Volumes {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             backoff.wait().await;
-            match self.try_replacing(volume, old).await {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%volume, replica = %old, %error, "a replica cannot be replaced yet"),
+            match panics::caught(self.try_replacing(volume, old)).await {
+                Ok(Ok(true)) => return,
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => tracing::warn!(%volume, replica = %old, %error, "a replica cannot be replaced yet"),
+                Err(panic) => return self.note_panic(volume, &panic),
             }
         }
+    }
+
+    /// A task of a volume has ended: the volume says so, and how to go on.
+    fn note_panic(&self, volume: Uuid, panic: &str) {
+        if let Some(entry) = self.entries().get_mut(&volume) {
+            let again = "send the same replace-replica again, or restart the daemon, to go on";
+            entry.reason = format!("the task that replaces its replica ended by a panic ({panic}): {again}");
+        }
+        self.touch(volume);
     }
 
     /// Whether there is nothing left to do.
@@ -230,6 +293,15 @@ impl VolumeRecord {
             known.change = change;
         }
     }
+}
+
+/// A replica that goes when another one is in sync.
+pub(in crate::control) struct Replacement {
+    pub(in crate::control) volume: Uuid,
+    pub(in crate::control) volume_name: String,
+    pub(in crate::control) replica: Uuid,
+    pub(in crate::control) node: String,
+    pub(in crate::control) by: Uuid,
 }
 
 /// What it means to go on with a replica that is out of sync (I5).

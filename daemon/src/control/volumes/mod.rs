@@ -12,6 +12,7 @@
 
 mod cloning;
 mod members;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,14 +23,17 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::calls;
 use crate::control::deletions::{DeletionRecord, Deletions};
 use crate::control::engines::{EngineRecord, Engines, RebuildRecord};
 use crate::control::error::{Comparison, ControlError};
 use crate::control::frontends::Frontends;
 use crate::control::locks::KeyedLocks;
+use crate::control::pages::{self, Wanted as WantedPage};
 use crate::control::peers::{self, Peers};
 use crate::control::replicas::Replicas;
 use crate::control::request;
+use crate::control::versions::Versions;
 use crate::state::{Records, StateError};
 
 /// How long a creation waits for its engine, so that the volume can be attached when the call returns.
@@ -101,6 +105,17 @@ enum Phase {
     Deleting,
 }
 
+impl Phase {
+    /// The arrows of the picture above.
+    fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Creating => true,
+            Self::Created => next != Self::Creating,
+            Self::Deleting => next == Self::Deleting,
+        }
+    }
+}
+
 /// What the volumes need of the node.
 pub(crate) struct Surroundings {
     pub(crate) node: String,
@@ -117,6 +132,8 @@ pub(crate) struct Volumes {
     entries: Mutex<BTreeMap<Uuid, Entry>>,
     /// By name: it is what makes a creation the same as an earlier one.
     locks: KeyedLocks<String>,
+    /// As they were seen last.
+    versions: Arc<Versions<v1::Volume>>,
 }
 
 #[derive(Clone)]
@@ -128,7 +145,7 @@ struct Entry {
 
 impl Volumes {
     /// Reads the records. The engines are brought back by [`Engines`].
-    pub(crate) fn start(here: Surroundings, records: Records<VolumeRecord>) -> Result<Self, StateError> {
+    pub(crate) fn start(here: Surroundings, records: Records<VolumeRecord>, run: u64) -> Result<Self, StateError> {
         let loaded = records.load()?;
         for error in loaded.failed {
             tracing::error!(%error, "a volume's record is left out");
@@ -144,12 +161,14 @@ impl Volumes {
             (uuid, Entry { reason: cut_off(&record), record })
         });
         let entries = entries.collect();
-        Ok(Self { here, records, entries: Mutex::new(entries), locks: KeyedLocks::default() })
+        let versions = Versions::new(run);
+        Ok(Self { here, records, entries: Mutex::new(entries), locks: KeyedLocks::default(), versions })
     }
 
     /// Makes a volume, or returns the one that is there, or goes on with one that is half made (I30).
     pub(crate) async fn create(&self, request: v1::CreateVolumeRequest) -> Result<v1::Volume, ControlError> {
         let wanted = self.parse(request)?;
+        calls::about_volume(&wanted.name);
         let _lock = self.locks.lock(wanted.name.clone()).await;
         let existing = self.entries().values().find(|entry| entry.record.name == wanted.name).cloned();
         let record = match existing {
@@ -320,6 +339,7 @@ impl Volumes {
         let pending = self.noting_failure(uuid, self.tear_down(&record).await)?;
         self.records.remove(uuid).await?;
         self.entries().remove(&uuid);
+        self.touch(uuid);
         Ok(pending)
     }
 
@@ -349,7 +369,7 @@ impl Volumes {
         Ok(pending)
     }
 
-    pub(super) fn engines(&self) -> &Engines {
+    pub(super) fn engines(&self) -> &Arc<Engines> {
         &self.here.engines
     }
 
@@ -387,8 +407,19 @@ impl Volumes {
         self.describe(uuid).await
     }
 
-    /// All volumes, in order of their names.
-    pub(crate) async fn list(&self) -> Result<Vec<v1::Volume>, ControlError> {
+    /// A page of all volumes, in order of their names.
+    pub(crate) async fn list(&self, request: v1::ListVolumesRequest) -> Result<v1::ListVolumesResponse, ControlError> {
+        // Before the look: what changes meanwhile is told to who watches from here.
+        let resource_version = self.versions.version();
+        let mut volumes = self.all().await?;
+        volumes.iter_mut().for_each(|volume| volume.resource_version.clone_from(&resource_version));
+        let wanted = WantedPage { size: request.page_size, token: request.page_token };
+        let (volumes, next_page_token) =
+            pages::page("volumes", volumes, |volume| [&volume.name, &volume.uuid], &wanted)?;
+        Ok(v1::ListVolumesResponse { volumes, next_page_token, resource_version })
+    }
+
+    async fn all(&self) -> Result<Vec<v1::Volume>, ControlError> {
         let mut engines = self.here.engines.all().await?;
         let entries: Vec<_> = self.entries().values().cloned().collect();
         let mut volumes: Vec<_> = entries
@@ -398,7 +429,7 @@ impl Volumes {
                 entry.describe(engine)
             })
             .collect();
-        volumes.sort_by(|one, other| one.name.cmp(&other.name));
+        volumes.sort_by(|one, other| (&one.name, &one.uuid).cmp(&(&other.name, &other.uuid)));
         Ok(volumes)
     }
 
@@ -413,23 +444,32 @@ impl Volumes {
     }
 
     async fn describe(&self, uuid: Uuid) -> Result<v1::Volume, ControlError> {
+        let resource_version = self.versions.version();
         let entry = self.find(&uuid.to_string())?;
         // Absent while it is created or deleted.
         let engine = self.here.engines.get(uuid).await.ok();
-        Ok(entry.describe(engine))
+        Ok(v1::Volume { resource_version, ..entry.describe(engine) })
     }
 
     fn find(&self, volume: &str) -> Result<Entry, ControlError> {
         let uuid = Uuid::try_parse(volume).ok();
         let entries = self.entries();
         let matches = |entry: &&Entry| Some(entry.record.uuid) == uuid || entry.record.name == volume;
-        entries.values().find(matches).cloned().ok_or_else(|| ControlError::not_found("volume", volume))
+        let found = entries.values().find(matches).cloned();
+        let entry = found.ok_or_else(|| ControlError::not_found("volume", volume))?;
+        calls::about_volume(&entry.record.name);
+        Ok(entry)
     }
 
     /// Writes the record, then shows it.
     async fn keep(&self, record: &VolumeRecord) -> Result<(), StateError> {
+        if let Some(known) = self.entries().get(&record.uuid) {
+            let (from, to) = (known.record.phase, record.phase);
+            debug_assert!(from.may_become(to), "volume {} cannot get from {from:?} to {to:?}", record.name);
+        }
         self.records.store(record.uuid, record).await?;
         self.entries().insert(record.uuid, Entry { record: record.clone(), reason: String::new() });
+        self.touch(record.uuid);
         Ok(())
     }
 
@@ -438,7 +478,12 @@ impl Volumes {
         if let (Err(error), Some(entry)) = (&result, self.entries().get_mut(&uuid)) {
             entry.reason = error.to_string();
         }
+        self.touch(uuid);
         result
+    }
+
+    fn touch(&self, uuid: Uuid) {
+        self.here.engines.data().touches().touch(uuid);
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Uuid, Entry>> {
@@ -472,6 +517,7 @@ impl Entry {
             replicas: replicas.collect(),
             engine,
             source: self.record.source.map(SourceRecord::describe),
+            resource_version: String::new(),
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
-use anyhow::ensure;
-use cli::client::answer;
+use anyhow::{Context, ensure};
+use cli::client::{Client, answer};
 use integration::{House, MIB, PATIENCE};
-use proto::v1::{DeleteStoreRequest, DeleteVolumeRequest, ListReplicasRequest, NodeInfoRequest};
+use proto::v1::{
+    DeleteStoreRequest, DeleteVolumeRequest, GetOperationRequest, ListReplicasRequest, NodeInfoRequest, OperationState,
+};
 use tonic::Code;
 
 fn delete(volume: &str) -> DeleteVolumeRequest {
@@ -20,7 +22,7 @@ async fn replicas(house: &House, index: usize) -> anyhow::Result<usize> {
 #[tokio::test]
 async fn a_delete_can_be_repeated_and_leaves_nothing() -> anyhow::Result<()> {
     let house = House::open(&["a", "b"], 512 * MIB).await?;
-    let stores = answer(house.client(0).await?.stores().list(proto::v1::ListStoresRequest {}).await)?;
+    let stores = answer(house.client(0).await?.stores().list(proto::v1::ListStoresRequest::default()).await)?;
     house.create_volume("v", 64 * MIB, &["a", "b"]).await?;
     let client = house.client(0).await?;
     for _ in 0..2 {
@@ -28,7 +30,7 @@ async fn a_delete_can_be_repeated_and_leaves_nothing() -> anyhow::Result<()> {
         assert_eq!(pending, [""; 0]);
     }
     assert_eq!((replicas(&house, 0).await?, replicas(&house, 1).await?), (0, 0));
-    let after = answer(client.stores().list(proto::v1::ListStoresRequest {}).await)?;
+    let after = answer(client.stores().list(proto::v1::ListStoresRequest::default()).await)?;
     assert_eq!(after.stores[0].lvols, stores.stores[0].lvols);
     for folder in ["engines", "volumes", "registry", "deletions"] {
         let folder = house.cluster.nodes()[0].folder().join("state").join(folder);
@@ -68,6 +70,12 @@ async fn a_dead_node_does_not_hold_up_a_delete() -> anyhow::Result<()> {
     house.cluster.node(0).start().await?;
     let info = answer(house.client(0).await?.node().info(NodeInfoRequest {}).await)?;
     assert_eq!(info.pending_deletions.len(), 1);
+    let id = format!("delete-replica-{}", info.pending_deletions[0].replica_uuid);
+    let operation = |client: Client| {
+        let request = GetOperationRequest { id: id.clone() };
+        async move { answer(client.operations().get(request).await) }
+    };
+    assert_eq!(operation(house.client(0).await?).await?.state(), OperationState::Waiting);
     house.cluster.node(1).start().await?;
     let limit = Instant::now() + PATIENCE;
     loop {
@@ -79,6 +87,34 @@ async fn a_dead_node_does_not_hold_up_a_delete() -> anyhow::Result<()> {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     assert_eq!(replicas(&house, 1).await?, 0);
+    assert_eq!(operation(house.client(0).await?).await?.state(), OperationState::Succeeded);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_late_deletion_can_be_given_up() -> anyhow::Result<()> {
+    let mut house = House::open(&["a", "b"], 256 * MIB).await?;
+    house.create_volume("v", 16 * MIB, &["a", "b"]).await?;
+    house.cluster.node(1).kill()?;
+    answer(house.client(0).await?.volumes().delete(delete("v")).await)?;
+    let list = |arguments: &[&str]| house.ashlar(0, &[&["-o", "json", "operation"], arguments].concat());
+    let listed: serde_json::Value = serde_json::from_slice(&list(&["list", "--active"])?.stdout)?;
+    let id = listed[0]["id"].as_str().context("one is under way")?.to_owned();
+    for _ in 0..2 {
+        let cancelled: serde_json::Value = serde_json::from_slice(&list(&["cancel", &id])?.stdout)?;
+        assert_eq!(
+            (&cancelled["state"], &cancelled["can_cancel"]),
+            (&"cancelled".into(), &false.into()),
+            "{cancelled}"
+        );
+    }
+    // Also after a restart, and nobody tries any more.
+    house.cluster.node(0).kill()?;
+    house.cluster.node(0).start().await?;
+    let shown = integration::said(&house.ashlar(0, &["operation", "show", &id])?);
+    ensure!(shown.contains("cancelled") && shown.contains("may be on node `b` still"), "{shown}");
+    let info = answer(house.client(0).await?.node().info(NodeInfoRequest {}).await)?;
+    assert_eq!(info.pending_deletions, []);
     Ok(())
 }
 

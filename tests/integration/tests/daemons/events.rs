@@ -1,5 +1,6 @@
 //! What happened, as it is told to who follows it, and what is logged, changed while the daemon runs.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -7,7 +8,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use cli::client::{Client, answer};
 use integration::{Host, House, MIB, PATIENCE, export_of, program, said};
+use proto::v1::{
+    ChangeKind, DeleteVolumeRequest, EngineState, GrowVolumeRequest, ListVolumesRequest, VolumeChange,
+    WatchVolumesRequest,
+};
+use tonic::Streaming;
 
 /// `ashlar events --follow`, and the lines that it prints.
 struct Follower {
@@ -106,5 +113,79 @@ async fn what_is_logged_changes_at_once_and_nonsense_changes_nothing() -> anyhow
     assert_eq!(refused.status.code(), Some(1));
     ensure!(said(&refused).contains("`info,engine=very` is not a filter"), "{}", said(&refused));
     assert!(said(&shown(&[])?).starts_with("info,engine=debug\n"));
+    Ok(())
+}
+
+/// The next message about a volume that is as wanted, and all before it.
+async fn hear(
+    stream: &mut Streaming<VolumeChange>,
+    wanted: impl Fn(&VolumeChange) -> bool,
+) -> anyhow::Result<Vec<VolumeChange>> {
+    let mut heard = Vec::new();
+    loop {
+        let message = tokio::time::timeout(PATIENCE, stream.message()).await;
+        let message = message.with_context(|| format!("nothing more after {heard:#?}"))??;
+        let message = message.with_context(|| format!("it ended after {heard:#?}"))?;
+        heard.push(message);
+        if heard.last().is_some_and(&wanted) {
+            return Ok(heard);
+        }
+    }
+}
+
+fn is(change: &VolumeChange, kind: ChangeKind, name: &str) -> bool {
+    change.kind() == kind && change.volume.as_ref().is_some_and(|volume| volume.name == name)
+}
+
+fn is_healthy(change: &VolumeChange, name: &str) -> bool {
+    let engine = change.volume.as_ref().and_then(|volume| volume.engine.as_ref());
+    is(change, ChangeKind::Changed, name) && engine.is_some_and(|engine| engine.state() == EngineState::Healthy)
+}
+
+#[tokio::test]
+async fn who_watches_gets_volumes_with_content_and_goes_on_from_a_version() -> anyhow::Result<()> {
+    let mut house = House::open(&["a"], 256 * MIB).await?;
+    house.create_volume("old", 16 * MIB, &[]).await?;
+    let client = house.client(0).await?;
+    let watch = |client: Client, resource_version: &str| {
+        let request = WatchVolumesRequest { resource_version: resource_version.to_owned(), ..Default::default() };
+        async move { client.patient_volumes().watch(request).await.map(tonic::Response::into_inner) }
+    };
+    let mut stream = watch(client.clone(), "").await?;
+    let list = hear(&mut stream, |change| change.kind() == ChangeKind::Listed).await?;
+    ensure!(is(&list[0], ChangeKind::Existing, "old") && list.len() == 2, "{list:#?}");
+    house.create_volume("new", 16 * MIB, &[]).await?;
+    let made = hear(&mut stream, |change| is_healthy(change, "new")).await?;
+    ensure!(made.iter().all(|change| change.kind() == ChangeKind::Changed), "{made:#?}");
+    let version = made.last().context("one at least")?.resource_version.clone();
+    drop(stream);
+
+    // While nobody listens one volume grows and another goes.
+    let request = GrowVolumeRequest { volume: "old".to_owned(), size_bytes: 32 * MIB };
+    answer(client.volumes().grow(request).await)?;
+    let request = DeleteVolumeRequest { volume: "new".to_owned(), ..Default::default() };
+    answer(client.volumes().delete(request).await)?;
+    let mut stream = watch(client.clone(), &version).await?;
+    let size = |change: &VolumeChange| change.volume.as_ref().map(|volume| volume.size_bytes);
+    // In whichever order they were looked at.
+    let (gone, grown) = (Cell::new(false), Cell::new(false));
+    let missed = hear(&mut stream, |change| {
+        gone.set(gone.get() || is(change, ChangeKind::Deleted, "new"));
+        grown.set(grown.get() || (is(change, ChangeKind::Changed, "old") && size(change) == Some(32 * MIB)));
+        gone.get() && grown.get()
+    });
+    let missed = missed.await?;
+    ensure!(!missed.iter().any(|change| change.kind() == ChangeKind::Existing), "{missed:#?}");
+
+    // From a list on nothing comes that is in it.
+    let listed = answer(client.volumes().list(ListVolumesRequest::default()).await)?;
+    ensure!(listed.volumes.len() == 1 && listed.volumes[0].resource_version == listed.resource_version);
+
+    // The stream ends with the daemon, in order and at once; another run knows nothing of its versions.
+    house.cluster.node(0).stop().await?;
+    while stream.message().await?.is_some() {}
+    house.cluster.node(0).start().await?;
+    let refused = watch(house.client(0).await?, &listed.resource_version).await.expect_err("another run");
+    assert_eq!(proto::error::info(&refused).map(|info| info.reason).as_deref(), Some("EXPIRED"));
     Ok(())
 }

@@ -9,7 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use cli::client::answer;
 use integration::{Host, House, MIB, Mounted, Network, PATIENCE, Page, Stopped, export_of, probe, probe_until, said};
-use proto::v1::{LastRun, NodeInfoRequest, RunEnd};
+use proto::v1::{EngineState, LastRun, NodeInfoRequest, RunEnd};
+use tonic::Streaming;
+use tonic::transport::Channel;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 /// The threads that serve gRPC, and the main one.
 const CONTROL: [&str; 2] = ["control", "ashlard"];
@@ -51,6 +56,49 @@ async fn control_threads_that_are_stopped_stop_neither_io_nor_liveness() -> anyh
     Ok(())
 }
 
+async fn health_service(house: &House) -> anyhow::Result<HealthClient<Channel>> {
+    let server = house.cluster.nodes()[0].server();
+    Ok(HealthClient::new(Channel::from_shared(server)?.connect().await?))
+}
+
+/// Waits until a service is in this state.
+async fn hear(watch: &mut Streaming<HealthCheckResponse>, wanted: ServingStatus) -> anyhow::Result<()> {
+    loop {
+        let message = tokio::time::timeout(PATIENCE, watch.message()).await??;
+        if message.context("it ended")?.status() == wanted {
+            return Ok(());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_one_volumes_task_ends_that_and_nothing_else() -> anyhow::Result<()> {
+    let mut house = House::open(&["a"], 256 * MIB).await?;
+    house.create_volume("good", 16 * MIB, &[]).await?;
+    let bad = house.create_volume("bad", 16 * MIB, &[]).await?;
+    house.cluster.node(0).stop().await?;
+    house.cluster.node(0).launch_with(vec!["env".to_owned(), "ASHLAR_PANIC_WHEN_STARTING=bad".to_owned()]);
+    house.cluster.node(0).start().await?;
+    house.wait_until_healthy("good").await?;
+    let broken = house.wait_for_engine("bad", |engine| engine.state() == EngineState::Failed).await?;
+    let reason = broken.engine.context("it has one")?.reason;
+    ensure!(reason.contains("asked for by ASHLAR_PANIC_WHEN_STARTING"), "{reason}");
+    ensure!(reason.contains("`ashlar volume start bad`"), "{reason}");
+    let refused = said(&house.ashlar(0, &["snapshot", "create", "bad"])?);
+    ensure!(refused.contains("its task ended by a panic"), "{refused}");
+    // What it is told to, twice: it is taken up where it was.
+    for _ in 0..2 {
+        let started = house.ashlar(0, &["volume", "start", "bad"])?;
+        ensure!(started.status.success(), "{}", said(&started));
+    }
+    let again = house.wait_until_healthy("bad").await?;
+    assert_eq!(again.uuid, bad.uuid);
+    let host = Host::new()?;
+    host.write(house.cluster.nodes()[0].addresses().nvmf, &export_of(&again)?.nqn, 0, 7, 4096).await?;
+    ensure!(house.cluster.node(0).stop().await?.success(), "{}", house.logs());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_reactor_that_does_not_turn_is_named_and_the_others_serve() -> anyhow::Result<()> {
     let mut house = House::prepare_with(&["a"], "reactors = 2")?;
@@ -63,11 +111,23 @@ async fn a_reactor_that_does_not_turn_is_named_and_the_others_serve() -> anyhow:
     let stopped = Stopped::threads(pid, &["reactor-1"])?;
     let page = probe_until(health, "/readyz", |page| says(page, "reactor-1 has been at one step for"))?;
     assert!(!page.body.contains("reactor-0"), "{page:?}");
+    let mut health_service = health_service(&house).await?;
+    let watched = HealthCheckRequest { service: "ashlar.v1.VolumeService".to_owned() };
+    let mut watch = health_service.watch(watched).await?.into_inner();
+    hear(&mut watch, ServingStatus::NotServing).await?;
+    for (service, expected) in [("", ServingStatus::NotServing), ("ashlar.v1.NodeService", ServingStatus::Serving)] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        assert_eq!(health_service.check(request).await?.into_inner().status(), expected, "{service}");
+    }
     assert!(is_good(&probe(health, "/livez")?));
     let host = Host::new()?;
     host.write(nvmf, &export_of(&volume)?.nqn, 0, 7, 4096).await?;
     drop(stopped);
     probe_until(health, "/readyz", is_good)?;
+    hear(&mut watch, ServingStatus::Serving).await?;
+    house.cluster.node(0).stop().await?;
+    hear(&mut watch, ServingStatus::NotServing).await?;
+    assert!(watch.message().await?.is_none(), "it ends in order");
     let log = fs::read_to_string(house.cluster.nodes()[0].log())?;
     assert!(log.contains("a reactor stalls") && log.contains("a reactor goes on"), "{log}");
     Ok(())

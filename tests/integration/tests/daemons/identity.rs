@@ -90,7 +90,7 @@ async fn a_store_is_created_once_too() -> anyhow::Result<()> {
     // What it does at its disk meanwhile is not what it is.
     let still = |store: proto::v1::Store| proto::v1::Store { work: None, ..store };
     let again = house.create_store(0, "main", 512 * MIB).await?;
-    let listed = answer(house.client(0).await?.stores().list(proto::v1::ListStoresRequest {}).await)?.stores;
+    let listed = answer(house.client(0).await?.stores().list(proto::v1::ListStoresRequest::default()).await)?.stores;
     assert_eq!(listed.into_iter().map(still).collect::<Vec<_>>(), [still(again)]);
     Ok(())
 }

@@ -46,6 +46,9 @@ async fn a_merge_goes_on_after_kills_in_the_middle_of_it() -> anyhow::Result<()>
     let request = DeleteLvolRequest { lvol: "doomed".to_owned(), ..DeleteLvolRequest::default() };
     let answered = answer(house.client(0).await?.lvols().delete(request).await)?;
     ensure!(answered.remaining.is_some(), "it cannot be gone already");
+    let id = format!("merge-{doomed}");
+    let shown = house.ashlar(0, &["operation", "show", &id])?;
+    ensure!(shown.status.success() && said(&shown).contains("kind       merge"), "{}", said(&shown));
 
     let mut in_the_middle = 0;
     for _ in 0..3 {
@@ -66,6 +69,9 @@ async fn a_merge_goes_on_after_kills_in_the_middle_of_it() -> anyhow::Result<()>
         }
     }
     ensure!(in_the_middle > 0, "no kill came before the end: the test has to have more to merge");
+    // It may have ended with a run that could not say so.
+    let watched = house.ashlar(0, &["operation", "watch", &id])?;
+    ensure!(watched.status.success() || said(&watched).contains("there is no operation"), "{}", said(&watched));
     house.wait_for_lvol(&doomed, |lvol| lvol.is_none()).await?;
     for (name, content) in chain.names.iter().zip(&chain.contents).filter(|(name, _)| *name != "doomed") {
         assert!(house.exported(name)? == *content, "{name} reads differently");

@@ -65,7 +65,7 @@ async fn one_store_that_does_not_open_hides_no_other_and_is_named_by_every_list(
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.success() && error.contains(&format!("{what}s of store slow are not listed")), "{error}");
     }
-    let one = ListLvolsRequest { store: "main".into() };
+    let one = ListLvolsRequest { store: "main".into(), ..Default::default() };
     ensure!(answer(client.lvols().list(one).await)?.unopened.is_empty(), "it has all of that store");
 
     // What is in open stores can be used.

@@ -7,7 +7,7 @@ use integration::{Host, House, MIB, export_of};
 use proto::v1::{CreateStoreRequest, CreateVolumeRequest, EngineState, ListStoresRequest, ListVolumesRequest, Volume};
 
 async fn volumes(house: &House) -> anyhow::Result<Vec<Volume>> {
-    Ok(answer(house.client(0).await?.volumes().list(ListVolumesRequest {}).await)?.volumes)
+    Ok(answer(house.client(0).await?.volumes().list(ListVolumesRequest::default()).await)?.volumes)
 }
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn a_store_in_memory_serves_and_is_gone_with_the_process() -> anyhow::Resu
 
     house.cluster.node(0).stop().await?;
     house.cluster.node(0).start().await?;
-    let stores = answer(house.client(0).await?.stores().list(ListStoresRequest {}).await)?.stores;
+    let stores = answer(house.client(0).await?.stores().list(ListStoresRequest::default()).await)?.stores;
     assert_eq!(stores, []);
     // Its volume is not served from nothing, says so, and can be deleted.
     let volume = house.wait_for_engine("v", |engine| engine.state() == EngineState::Starting).await?;

@@ -13,14 +13,14 @@ use proto::v1::{
 use crate::model::{Daemon, Model, Step, bytes_of};
 
 pub(crate) async fn only_store(client: &Client) -> anyhow::Result<Store> {
-    let stores = answer(client.stores().list(ListStoresRequest {}).await)?.stores;
+    let stores = answer(client.stores().list(ListStoresRequest::default()).await)?.stores;
     stores.into_iter().next().context("no store")
 }
 
 impl Model {
     /// What was acknowledged is there, and nothing else but what may have been under way.
     pub(crate) async fn check_volumes(&self, client: &Client) -> anyhow::Result<()> {
-        let found = answer(client.volumes().list(ListVolumesRequest {}).await)?.volumes;
+        let found = answer(client.volumes().list(ListVolumesRequest::default()).await)?.volumes;
         for (name, known) in &self.volumes {
             let Some(volume) = found.iter().find(|volume| volume.name == *name) else {
                 ensure!(self.may_be_absent(name), "{name} is gone");
@@ -91,7 +91,7 @@ impl Model {
         }
         ensure!(expected.is_empty(), "no replica of {expected:?}");
         for (name, known) in &self.volumes {
-            let request = ListSnapshotsRequest { volume: name.clone() };
+            let request = ListSnapshotsRequest { volume: name.clone(), ..Default::default() };
             let found = answer(client.volumes().list_snapshots(request).await)?.snapshots;
             let is_right =
                 found.iter().map(|snapshot| snapshot.uuid.as_str()).eq(known.snapshots.iter().map(|cut| cut.uuid()));

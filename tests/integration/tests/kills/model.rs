@@ -195,7 +195,7 @@ impl Model {
 
     fn delete_snapshot(&mut self) -> Option<Step> {
         let (volume, cut) = self.pick_snapshot(|_| true)?;
-        Some(Step::DeleteSnapshot(DeleteSnapshotRequest { volume, snapshot: cut.request.uuid }))
+        Some(Step::DeleteSnapshot(DeleteSnapshotRequest { volume, snapshot: cut.request.uuid, ..Default::default() }))
     }
 
     /// Not of the main volume, which a host writes.
@@ -217,7 +217,7 @@ impl Model {
         let snapshots = &self.volumes[&volume].snapshots;
         if snapshots.len() >= SNAPSHOTS {
             let snapshot = snapshots[0].request.uuid.clone();
-            return Step::DeleteSnapshot(DeleteSnapshotRequest { volume, snapshot });
+            return Step::DeleteSnapshot(DeleteSnapshotRequest { volume, snapshot, ..Default::default() });
         }
         let uuid = self.new_uuid();
         Step::Snapshot(SnapshotVolumeRequest { volume, name: format!("s-{uuid}"), uuid })
