@@ -49,7 +49,8 @@ fn execute(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.command {
         Command::OfDaemon(command) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(commands::run(&arguments.server, command, arguments.output))
+            let certificate = arguments.tls.files();
+            runtime.block_on(commands::run(&arguments.server, certificate.as_ref(), command, arguments.output))
         }
         Command::Demo(options) => demo::run(options),
         Command::Bench(bench) => bench::run(bench, arguments.output),

@@ -16,12 +16,14 @@ use proto::v1::node_service_server::NodeServiceServer;
 use proto::v1::replica_service_server::ReplicaServiceServer;
 use proto::v1::store_service_server::StoreServiceServer;
 use proto::v1::volume_service_server::VolumeServiceServer;
+use tls::Certificates;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
+use tower_layer::{Identity, Stack};
 
 use crate::config::Config;
 use crate::control::Control;
@@ -30,6 +32,7 @@ use crate::health::Health;
 use crate::listening;
 use crate::logging::LogFilter;
 use crate::runs::LastRun;
+use crate::security::{self, Authorize};
 use crate::services::Services;
 use crate::state::StateDirectory;
 
@@ -46,19 +49,23 @@ pub(crate) async fn run(
     health: Health,
     last_run: LastRun,
     log: LogFilter,
+    certificates: Option<Arc<Certificates>>,
 ) -> anyhow::Result<&'static str> {
     // Before anything starts, so that no signal meets the default action half way.
     let mut signals = Signals::new()?;
+    let hangup = signal(SignalKind::hangup()).context("cannot take signals")?;
     let listener = listening::bind(config.grpc)
         .await
         .with_context(|| format!("cannot serve the API at {} (grpc)", config.grpc))?;
     let feed = Arc::clone(&health.feed);
-    let control = Control::start(config, state, data.clone(), Arc::clone(&feed), last_run, log).await?;
+    let control =
+        Control::start(config, state, data.clone(), Arc::clone(&feed), last_run, log, certificates.clone()).await?;
     let link = Arc::new(health.link);
     link.answer(&control, &feed)?;
     // Hosts and engines come in when there is something to find: a host that meets an unknown volume gives up.
     data.listen(config).await?;
-    let api = Api::start(listener, Arc::clone(&control))?;
+    let api = Api::start(listener, Arc::clone(&control), certificates.clone())?;
+    security::watch(certificates, Arc::clone(&control), hangup);
     tracing::info!(
         node = %config.node, uuid = %state.node_uuid(), state = %state.path().display(), grpc = %config.grpc,
         replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, iscsi = ?config.iscsi, health = %config.health, "ashlard serves"
@@ -107,10 +114,14 @@ struct Api {
 }
 
 impl Api {
-    fn start(listener: TcpListener, control: Arc<Control>) -> anyhow::Result<Self> {
+    fn start(
+        listener: TcpListener,
+        control: Arc<Control>,
+        certificates: Option<Arc<Certificates>>,
+    ) -> anyhow::Result<Self> {
         let (end, ended) = oneshot::channel();
         let router = router(Services::new(control))?;
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = security::incoming(listener, certificates);
         let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async {
             // An error means that nobody will send: the same thing.
             let _ = ended.await;
@@ -136,7 +147,7 @@ impl Api {
     }
 }
 
-fn router(services: Services) -> anyhow::Result<Router> {
+fn router(services: Services) -> anyhow::Result<Router<Stack<Authorize, Identity>>> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -146,6 +157,7 @@ fn router(services: Services) -> anyhow::Result<Router> {
     let (_, health) = tonic_health::server::health_reporter();
     Ok(Server::builder()
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .layer(Authorize)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
