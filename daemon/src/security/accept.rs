@@ -37,10 +37,14 @@ pub(crate) struct Incoming(mpsc::Receiver<Accepted>);
 
 /// Takes connections from the listener; with certificates only those of clients that have one.
 pub(crate) fn incoming(listener: TcpListener, certificates: Option<Arc<Certificates>>) -> Incoming {
+    incoming_within(HANDSHAKE, listener, certificates)
+}
+
+fn incoming_within(limit: Duration, listener: TcpListener, certificates: Option<Arc<Certificates>>) -> Incoming {
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         tokio::select! {
-            () = accept(listener, certificates, &sender) => {}
+            () = accept(limit, listener, certificates, &sender) => {}
             () = sender.closed() => {}
         }
     });
@@ -55,7 +59,12 @@ impl Stream for Incoming {
     }
 }
 
-async fn accept(listener: TcpListener, certificates: Option<Arc<Certificates>>, sender: &mpsc::Sender<Accepted>) {
+async fn accept(
+    limit: Duration,
+    listener: TcpListener,
+    certificates: Option<Arc<Certificates>>,
+    sender: &mpsc::Sender<Accepted>,
+) {
     let handshakes = Arc::new(Semaphore::new(MOST_HANDSHAKES));
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -79,7 +88,7 @@ async fn accept(listener: TcpListener, certificates: Option<Arc<Certificates>>, 
         };
         let (certificates, sender) = (Arc::clone(certificates), sender.clone());
         tokio::spawn(async move {
-            let greeted = tokio::time::timeout(HANDSHAKE, greet(stream, &certificates)).await;
+            let greeted = tokio::time::timeout(limit, greet(stream, &certificates)).await;
             drop(permit);
             match greeted {
                 Ok(Ok(stream)) => drop(sender.send(Ok(stream)).await),
@@ -182,6 +191,21 @@ mod tests {
         std::fs::write(&ca, authority.pem()).expect("written");
         let path = |kind: &str| folder.join(format!("{name}.{kind}"));
         Files { certificate: path("crt"), key: path("key"), ca, crl: None }
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_does_not_end_is_cut_off() {
+        let (folder, authority) = (tempfile::tempdir().expect("a folder"), Authority::new("ca"));
+        let certificates = Certificates::load(files(folder.path(), &authority, "a", "node/a"), "a", []).expect("good");
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let _incoming = incoming_within(Duration::from_millis(50), listener, Some(certificates));
+        let said = tokio::task::spawn_blocking(move || {
+            let mut silent = std::net::TcpStream::connect(address).expect("it listens");
+            silent.set_read_timeout(Some(PATIENCE)).expect("not zero");
+            silent.read(&mut [0])
+        });
+        assert!(matches!(said.await.expect("no panic"), Ok(0)));
     }
 
     #[tokio::test]
