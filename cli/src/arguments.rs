@@ -9,6 +9,7 @@ mod volume;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tls::Files;
 
 pub(crate) use self::lvol::{CreateLvol, ImportLvol, LvolCommand};
 pub(crate) use self::operation::OperationCommand;
@@ -36,11 +37,35 @@ pub(crate) struct Arguments {
     /// The daemon to talk to
     #[arg(long, global = true, env = "ASHLAR_SERVER", default_value = "http://127.0.0.1:9500", value_name = "URL")]
     pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) tls: TlsOptions,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Who calls, for servers with `https`.
+#[derive(Args, Debug)]
+pub(crate) struct TlsOptions {
+    /// Your certificate (PEM)
+    #[arg(long, global = true, env = "ASHLAR_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key (PEM), which nobody else may read
+    #[arg(long, global = true, env = "ASHLAR_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// The authority of the daemons' certificates (PEM)
+    #[arg(long, global = true, env = "ASHLAR_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+}
+
+impl TlsOptions {
+    /// The files, if all of them are named.
+    pub(crate) fn files(&self) -> Option<Files> {
+        let (certificate, key, ca) = (self.tls_cert.clone()?, self.tls_key.clone()?, self.tls_ca.clone()?);
+        Some(Files { certificate, key, ca, crl: None })
+    }
 }
 
 #[derive(Subcommand, Debug)]

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use proto::v1::engine_service_client::EngineServiceClient;
 use proto::v1::lvol_service_client::LvolServiceClient;
 use proto::v1::node_service_client::NodeServiceClient;
@@ -15,6 +15,7 @@ use proto::v1::replica_service_client::ReplicaServiceClient;
 use proto::v1::store_service_client::StoreServiceClient;
 use proto::v1::volume_service_client::VolumeServiceClient;
 use serde_json::json;
+use tls::{ClientConnector, Files};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
@@ -23,6 +24,11 @@ use crate::hints::hint;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than any call of the daemon to its peers.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What tonic says of a connection that ended under a call.
+pub(crate) const ENDED: &str = "transport error";
+/// And of one that ended before the call was on its way.
+pub(crate) const CANCELLED: &str = "operation was canceled";
 
 /// A connection to one daemon.
 #[derive(Clone, Debug)]
@@ -35,19 +41,30 @@ pub struct Client {
 impl Client {
     /// Connects to `server`, a URL such as `http://127.0.0.1:9500`.
     pub async fn connect(server: &str) -> anyhow::Result<Self> {
+        Self::connect_as(server, None).await
+    }
+
+    /// The same with a certificate, which a URL with `https` needs.
+    pub async fn connect_as(server: &str, certificate: Option<&Files>) -> anyhow::Result<Self> {
         let endpoint = Endpoint::from_shared(server.to_owned())
             .ok()
-            .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
-            .ok_or_else(|| anyhow!("`{server}` cannot be a server; write --server http://ADDRESS:PORT"))?
+            .filter(|endpoint| matches!(endpoint.uri().scheme_str(), Some("http" | "https")))
+            .ok_or_else(|| anyhow!("`{server}` cannot be a server; write --server http://ADDRESS:PORT, or https://…"))?
             .connect_timeout(CONNECT_TIMEOUT);
-        let patient = endpoint.connect_lazy();
-        let channel = endpoint.timeout(CALL_TIMEOUT).connect().await.map_err(|error| {
-            anyhow!(
-                "cannot reach ashlard at {server}: {}\nIs it running there? Start it with `ashlard --config FILE`, or \
-                 name another one with --server URL or ASHLAR_SERVER.",
-                innermost(&error)
-            )
-        })?;
+        let bounded = endpoint.clone().timeout(CALL_TIMEOUT);
+        let (patient, channel) = match (endpoint.uri().scheme_str(), certificate) {
+            (Some("https"), Some(files)) => {
+                let connector = ClientConnector::new(files)?;
+                let patient = endpoint.connect_with_connector_lazy(connector.clone());
+                (patient, bounded.connect_with_connector(connector).await)
+            }
+            (Some("https"), None) => bail!(
+                "{server} asks for a certificate: name it with --tls-cert, --tls-key and --tls-ca, or ASHLAR_TLS_CERT, \
+                 ASHLAR_TLS_KEY and ASHLAR_TLS_CA (docs/security.md)"
+            ),
+            _ => (endpoint.connect_lazy(), bounded.connect().await),
+        };
+        let channel = channel.map_err(|error| unreached(server, &innermost(&error)))?;
         Ok(Self { channel, patient })
     }
 
@@ -107,6 +124,18 @@ impl Client {
     }
 }
 
+/// Why there is no connection, and what to do.
+fn unreached(server: &str, cause: &str) -> anyhow::Error {
+    let hint = match cause.contains("certificate") {
+        true => "Compare its certificate with --server and --tls-ca (docs/security.md).",
+        false => {
+            "Is it running there? Start it with `ashlard --config FILE`, or name another one with --server URL or \
+             ASHLAR_SERVER."
+        }
+    };
+    anyhow!("cannot reach ashlard at {server}: {cause}\n{hint}")
+}
+
 /// The answer of a call, or its error, a [`CallError`].
 pub fn answer<T>(result: Result<Response<T>, Status>) -> anyhow::Result<T> {
     result.map(Response::into_inner).map_err(|status| CallError(status).into())
@@ -118,9 +147,11 @@ pub struct CallError(pub Status);
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.message() {
-            "" => write!(f, "{:?}", self.0.code())?,
-            message => f.write_str(message)?,
+        match (self.0.message(), self.0.source()) {
+            (ENDED | CANCELLED, Some(source)) => write!(f, "the daemon ended the connection: {}", innermost(source))?,
+            (ENDED | CANCELLED, None) => f.write_str("the daemon ended the connection")?,
+            ("", _) => write!(f, "{:?}", self.0.code())?,
+            (message, _) => f.write_str(message)?,
         }
         match hint(&self.0) {
             Some(hint) => write!(f, "\n{hint}"),
@@ -188,5 +219,7 @@ mod tests {
         let error = answer::<()>(Err(Status::unavailable("gone"))).expect_err("it is one");
         assert!(is_transient(&error));
         assert!(is_transient(&error.context("while asking")));
+        let cut = answer::<()>(Err(Status::cancelled(CANCELLED))).expect_err("it is one");
+        assert!(cut.to_string().starts_with("the daemon ended the connection\nIt stopped, or"), "{cut}");
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use proto::v1::NodeInfoRequest;
+use tls::Files;
 
 use crate::client::Client;
 use crate::ports::Ports;
@@ -44,6 +45,8 @@ pub struct Node {
     addresses: Addresses,
     /// What is put before the program, with its arguments; empty for nothing.
     launcher: Vec<String>,
+    /// Who asks it; none where its API is in plaintext.
+    certificate: Option<Files>,
     process: Option<Child>,
 }
 
@@ -88,7 +91,7 @@ impl Cluster {
             let text = configuration(name, &folder, *addresses, members, extra);
             fs::write(folder.join("node.toml"), text)?;
             let (name, program, addresses) = ((*name).to_owned(), program.to_owned(), *addresses);
-            Ok(Node { name, program, folder, addresses, launcher: Vec::new(), process: None })
+            Ok(Node { name, program, folder, addresses, launcher: Vec::new(), certificate: None, process: None })
         });
         Ok(Self { nodes: nodes.collect::<anyhow::Result<_>>()?, _ports: None })
     }
@@ -148,14 +151,20 @@ impl Node {
         self.folder.join("store.img")
     }
 
+    /// From here on its API is asked with this certificate.
+    pub fn ask_as(&mut self, certificate: Files) {
+        self.certificate = Some(certificate);
+    }
+
     /// The URL of its API.
     pub fn server(&self) -> String {
-        format!("http://{}", self.addresses.grpc)
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.addresses.grpc)
     }
 
     /// A connection to its API.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        Client::connect(&self.server()).await
+        Client::connect_as(&self.server(), self.certificate.as_ref()).await
     }
 
     /// Starts its process and waits until it answers.
@@ -182,8 +191,8 @@ impl Node {
         self.signal("CONT")
     }
 
-    /// The standard library sends no signal but SIGKILL, and this crate has no unsafe code.
-    fn signal(&self, name: &str) -> anyhow::Result<()> {
+    /// Sends it a signal by name. The standard library sends none but SIGKILL, and this crate has no unsafe code.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
         let pid = self.pid().ok_or_else(|| anyhow!("node {} does not run", self.name))?;
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status()?;
         if !sent.success() {

@@ -2,12 +2,20 @@
 
 use tonic::{Code, Status};
 
-/// Reasons of `google.rpc.ErrorInfo` (docs/operations.md has them all), and what helps.
+use crate::client::{CANCELLED, ENDED};
+
+/// Reasons of `google.rpc.ErrorInfo` (docs/api.md has them all), and what helps.
 const HINTS: &[(&str, &str)] = &[
     (
         "NOT_FOUND",
         "List what there is with `ashlar … list`. A volume is known to the node that it was created on: --server names one.",
     ),
+    ("UNIMPLEMENTED", "The daemon is of another version than this command: `ashlar node show` tells which."),
+    ("MALFORMED", "Client and daemon may be of different versions: `ashlar node show` tells which the daemon is."),
+    ("TOO_LARGE", "Ask for less at a time."),
+    ("DEADLINE", "The daemon may still be working on it: sending the same command again is safe."),
+    ("EXPIRED", "Send the same command again: it begins with a new list."),
+    ("TRANSPORT", "Sending the same command again is safe. The daemon's log may tell more."),
     ("CONFLICT", "Nothing was changed. Choose another name, or delete the existing one first."),
     ("EXISTS", "Nothing was changed. Choose another name, or delete the existing one first."),
     (
@@ -59,6 +67,12 @@ const HINTS: &[(&str, &str)] = &[
     ("DRAINING", "Send the same command again."),
     ("NEWER_SNAPSHOTS", "--discard-newer deletes them."),
     ("NO_SOURCE", "`ashlar volume show` tells which replicas are in sync, and where."),
+    ("ALREADY_EXPORTED", "`ashlar volume show` tells where hosts find it."),
+    ("NOT_CANCELLABLE", "`ashlar operation show` tells what it waits for."),
+    ("ENDED", "`ashlar operation show` tells how it ended."),
+    ("NOT_AN_ORPHAN", "`ashlar volume show` tells whose it is."),
+    ("OWNER_UNKNOWN", "Start the nodes that are named and try again; only if they are gone for good name them to the command."),
+    ("NOT_ADOPTABLE", "Delete it, or leave it as it is."),
     ("NO_SPACE", "`ashlar store list` tells what is free: `store grow`, delete snapshots, or choose another store."),
     ("OVERCOMMITTED", "`ashlar store show` tells the limit; `store set-limits --overcommit` changes it."),
     ("VOLATILE", "Choose a store in a file or on a device."),
@@ -67,13 +81,19 @@ const HINTS: &[(&str, &str)] = &[
         "`ashlar node show` tells the last error of each peer. What was begun goes on when the command is sent again.",
     ),
     ("PEER_REFUSED", "The reason is that node's: ask it with --server."),
+    ("ROLE", "Ask with another certificate: --tls-cert and --tls-key."),
     ("STATE_DIRECTORY", "Look at the daemon's log, and at space and permissions of its state directory."),
     ("STORE", "Look at the daemon's log and at the disk."),
+    ("STATE", "`ashlar support-bundle` collects what helps to find out why."),
     ("PANIC", "A mistake of ours: `ashlar support-bundle` collects what helps to find it."),
 ];
 
 /// What to try next, if it is known.
 pub(crate) fn hint(status: &Status) -> Option<&'static str> {
+    // A daemon that refuses a certificate does so after the client believes itself connected: with the first call.
+    if [ENDED, CANCELLED].contains(&status.message()) {
+        return Some("It stopped, or it refuses your certificate; its log says why. Sending the same again is safe.");
+    }
     let reason = proto::error::info(status).map(|info| info.reason);
     let known = reason.and_then(|reason| HINTS.iter().find(|(known, _)| *known == reason));
     known.map(|(_, hint)| *hint).or_else(|| of_code(status.code()))
@@ -102,15 +122,15 @@ mod tests {
     /// The reasons in the table of the document, those that speak for themselves left out.
     #[test]
     fn each_documented_reason_has_a_hint_and_the_other_way_round() {
-        let document = include_str!("../../docs/operations.md");
-        let (_, table) = document.split_once("| reason | code | meaning |\n").expect("the table of reasons");
+        let document = include_str!("../../docs/api.md");
+        let (_, table) = document.split_once("| Reason | Codes | Meaning |\n").expect("the table of reasons");
         let rows = table.lines().take_while(|line| line.starts_with('|')).skip(1);
         let reasons: Vec<&str> =
             rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
         assert!(reasons.len() > 40, "{reasons:?}");
         for reason in &reasons {
-            // Its text names the part of the request that is wrong, and how.
-            let speaks_for_itself = *reason == "INVALID_ARGUMENT";
+            // The text of one names the part of the request that is wrong, and how; the other is of tests.
+            let speaks_for_itself = ["INVALID_ARGUMENT", "FAILPOINT"].contains(reason);
             assert_ne!(HINTS.iter().any(|(known, _)| known == reason), speaks_for_itself, "{reason}");
         }
         for (known, _) in HINTS {

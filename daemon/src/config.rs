@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde::Deserialize;
 use serde_json::json;
+use tls::Files;
 
 use crate::control::{DAY, Schedule};
 use crate::names;
@@ -53,6 +54,9 @@ pub(crate) struct Arguments {
     /// Threads for the data path
     #[arg(long)]
     reactors: Option<usize>,
+    /// Allow plaintext on addresses that are not on loopback: whoever reaches them is an administrator
+    #[arg(long)]
+    insecure: bool,
     /// What to log: a level, or per module as in `info,engine=debug`
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -83,8 +87,27 @@ struct File {
     scrub_rate: Option<u64>,
     scrub_days: Option<u64>,
     log: Option<String>,
+    insecure: Option<bool>,
+    tls: Option<TlsConfig>,
     #[serde(default)]
     peers: Vec<PeerConfig>,
+}
+
+/// The files of this node's certificate. Paths that are not absolute start at the folder of the configuration file.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct TlsConfig {
+    certificate: PathBuf,
+    key: PathBuf,
+    ca: PathBuf,
+    crl: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    fn files(self, folder: &Path) -> Files {
+        let at = |path: PathBuf| folder.join(path);
+        Files { certificate: at(self.certificate), key: at(self.key), ca: at(self.ca), crl: self.crl.map(at) }
+    }
 }
 
 /// Another node.
@@ -133,6 +156,10 @@ pub(crate) struct Config {
     /// When stores are scrubbed, and how fast.
     pub(crate) scrubs: Schedule,
     pub(crate) log: String,
+    /// Plaintext is allowed everywhere.
+    pub(crate) insecure: bool,
+    /// None for plaintext.
+    pub(crate) tls: Option<Files>,
     pub(crate) peers: Vec<PeerConfig>,
 }
 
@@ -196,6 +223,10 @@ impl Config {
             "scrub_rate": self.scrubs.rate >> 20,
             "scrub_days": self.scrubs.interval.map_or(0, |interval| interval / DAY),
             "log": self.log,
+            "insecure": self.insecure,
+            "tls": self.tls.as_ref().map(|files| {
+                json!({ "certificate": files.certificate, "key": files.key, "ca": files.ca, "crl": files.crl })
+            }),
             "peers": peers.collect::<Vec<_>>(),
         })
     }
@@ -229,6 +260,8 @@ impl Config {
                 rate: file.scrub_rate.unwrap_or(64).saturating_mul(1 << 20),
             },
             log: arguments.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
+            insecure: arguments.insecure || file.insecure.unwrap_or(false),
+            tls: file.tls.map(|tls| tls.files(folder_of(arguments.config.as_deref()))),
             peers: file.peers,
         }
     }
@@ -252,7 +285,30 @@ impl Config {
         }
         self.check_deadline()?;
         self.check_addresses()?;
-        self.check_peers()
+        self.check_peers()?;
+        self.check_plaintext()
+    }
+
+    /// Without TLS everybody who reaches an address is an administrator.
+    fn check_plaintext(&self) -> Result<(), ConfigError> {
+        if self.insecure && self.tls.is_some() {
+            return Err(bad("insecure", "there is [tls], so nothing is in plaintext: leave one of the two out"));
+        }
+        if self.insecure || self.tls.is_some() {
+            return Ok(());
+        }
+        let own = [("grpc", self.grpc), ("replica", self.replica)];
+        let peers = self.peers.iter().flat_map(|peer| [("peers", peer.grpc), ("peers", peer.replica)]);
+        match own.into_iter().chain(peers).find(|(_, address)| !address.ip().is_loopback()) {
+            None => Ok(()),
+            Some((key, address)) => Err(bad(
+                key,
+                format!(
+                    "{address} is not on loopback, and there is no [tls]: give this node a certificate, or allow \
+                     plaintext for everybody who reaches it with `insecure = true` or --insecure (docs/security.md)"
+                ),
+            )),
+        }
     }
 
     /// I35: the time-outs in their right order.
@@ -333,6 +389,11 @@ fn read(path: &Path) -> Result<File, ConfigError> {
 
 fn parse(text: &str, path: &Path) -> Result<File, ConfigError> {
     toml::from_str(text).map_err(|source| ConfigError::Malformed { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// The folder that relative paths in a configuration file start at.
+fn folder_of(path: Option<&Path>) -> &Path {
+    path.and_then(Path::parent).unwrap_or(Path::new(""))
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -457,6 +518,34 @@ mod tests {
         assert_eq!(limit("unhealthy_after_ms = 4001"), Ok(4_001));
         let refused = limit("replica_deadline_ms = 5000\nunhealthy_after_ms = 5000");
         assert!(refused.is_err_and(|error| error.starts_with("unhealthy_after_ms: 5000 is not more than 5000")));
+    }
+
+    #[test]
+    fn plaintext_stays_on_loopback_unless_it_is_asked_for() {
+        let node = "node = \"a\"\n";
+        for key in ["grpc", "replica"] {
+            let elsewhere = format!("{node}{key} = \"10.0.0.1:7000\"");
+            let refused = error(&elsewhere);
+            assert!(refused.starts_with(&format!("{key}: 10.0.0.1:7000 is not on loopback")), "{refused}");
+            assert!(load(&format!("{elsewhere}\ninsecure = true")).is_ok_and(|config| config.insecure));
+        }
+        let peer = "[[peers]]\nname = \"b\"\ngrpc = \"127.0.0.1:1\"\nreplica = \"[fd00::1]:2\"\n";
+        assert!(error(&format!("{node}{peer}")).starts_with("peers: [fd00::1]:2"));
+        assert!(error(&format!("{node}grpc = \"0.0.0.0:7000\"")).starts_with("grpc:"));
+        assert!(load(&format!("{node}grpc = \"[::1]:7000\"\nreplica = \"127.8.0.1:1\"")).is_ok());
+    }
+
+    #[test]
+    fn with_certificates_any_address_is_good() {
+        let tls = "[tls]\ncertificate = \"a.crt\"\nkey = \"/k/a.key\"\nca = \"ca.crt\"\n";
+        let node = "node = \"a\"\ngrpc = \"10.0.0.1:7000\"\n";
+        let config = load(&format!("{node}{tls}")).expect("good");
+        let files = config.tls.expect("files");
+        assert_eq!((files.key, files.crl), ("/k/a.key".into(), None));
+        assert!(error(&format!("insecure = true\n{node}{tls}")).starts_with("insecure:"));
+        assert!(error(&format!("{node}[tls]\nca = \"x\"")).contains("missing field"));
+        let folder = folder_of(Some(Path::new("/etc/ashlar/node.toml")));
+        assert_eq!((folder, folder_of(Some(Path::new("node.toml")))), (Path::new("/etc/ashlar"), Path::new("")));
     }
 
     #[test]

@@ -17,12 +17,13 @@ use proto::v1::operation_service_server::OperationServiceServer;
 use proto::v1::replica_service_server::ReplicaServiceServer;
 use proto::v1::store_service_server::StoreServiceServer;
 use proto::v1::volume_service_server::VolumeServiceServer;
+use tls::Certificates;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tower_layer::{Identity, Stack};
 
 use crate::calls::Calls;
@@ -33,6 +34,7 @@ use crate::health::{Health, Link};
 use crate::listening;
 use crate::logging::LogFilter;
 use crate::runs::LastRun;
+use crate::security::{self, Authorize};
 use crate::services::Services;
 use crate::serving::{self, Serving};
 use crate::state::StateDirectory;
@@ -52,19 +54,23 @@ pub(crate) async fn run(
     health: Health,
     last_run: LastRun,
     log: LogFilter,
+    certificates: Option<Arc<Certificates>>,
 ) -> anyhow::Result<&'static str> {
     // Before anything starts, so that no signal meets the default action half way.
     let mut signals = Signals::new()?;
+    let hangup = signal(SignalKind::hangup()).context("cannot take signals")?;
     let listener = listening::bind(config.grpc)
         .await
         .with_context(|| format!("cannot serve the API at {} (grpc)", config.grpc))?;
     let feed = Arc::clone(&health.feed);
-    let control = Control::start(config, state, data.clone(), Arc::clone(&feed), last_run, log).await?;
+    let control =
+        Control::start(config, state, data.clone(), Arc::clone(&feed), last_run, log, certificates.clone()).await?;
     let link = Arc::new(health.link);
     link.answer(&control, &feed)?;
     // Hosts and engines come in when there is something to find: a host that meets an unknown volume gives up.
     data.listen(config).await?;
-    let api = Api::start(listener, Arc::clone(&control), &link)?;
+    let api = Api::start(listener, Arc::clone(&control), certificates.clone(), &link)?;
+    security::watch(certificates, Arc::clone(&control), hangup);
     tracing::info!(
         node = %config.node, uuid = %state.node_uuid(), state = %state.path().display(), grpc = %config.grpc,
         replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, iscsi = ?config.iscsi, health = %config.health, "ashlard serves"
@@ -114,11 +120,16 @@ struct Api {
 }
 
 impl Api {
-    fn start(listener: TcpListener, control: Arc<Control>, link: &Link) -> anyhow::Result<Self> {
+    fn start(
+        listener: TcpListener,
+        control: Arc<Control>,
+        certificates: Option<Arc<Certificates>>,
+        link: &Link,
+    ) -> anyhow::Result<Self> {
         let (end, ended) = oneshot::channel();
         let (serving, health) = serving::start(link.readiness());
         let router = router(Services::new(control))?.add_service(health);
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = security::incoming(listener, certificates);
         let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async {
             // An error means that nobody will send: the same thing.
             let _ = ended.await;
@@ -145,7 +156,7 @@ impl Api {
     }
 }
 
-fn router(services: Services) -> anyhow::Result<Router<Stack<Calls, Identity>>> {
+fn router(services: Services) -> anyhow::Result<Router<Stack<Authorize, Stack<Calls, Identity>>>> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -155,6 +166,7 @@ fn router(services: Services) -> anyhow::Result<Router<Stack<Calls, Identity>>> 
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .layer(Calls::new())
+        .layer(Authorize)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(NodeServiceServer::new(services.clone()))

@@ -13,6 +13,7 @@ mod listening;
 mod logging;
 mod names;
 mod runs;
+mod security;
 mod services;
 mod serving;
 mod state;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(arguments)?;
     if arguments.check {
+        security::load(&config)?;
         println!("the configuration of node `{}` is good", config.node);
         return Ok(());
     }
@@ -60,16 +62,18 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Runs until a signal, whose name it returns.
 fn serve(config: &Config, state: &StateDirectory, last_run: LastRun, log: LogFilter) -> anyhow::Result<&'static str> {
+    let certificates = security::load(config)?;
+    security::warn(config, certificates.as_ref());
     let reactors = Reactors::start(config)?;
-    let health = health::start(config, last_run.clone(), reactors.pulses())?;
+    let health = health::start(config, last_run.clone(), reactors.pulses(), certificates.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .context("cannot start the control threads")?;
-    let data = reactors.data_path(state);
-    let result = runtime.block_on(lifecycle::run(config, state, data, health, last_run, log));
+    let data = reactors.data_path(state, certificates.as_ref());
+    let result = runtime.block_on(lifecycle::run(config, state, data, health, last_run, log, certificates));
     // What is left on the runtime waits for nothing that matters now.
     runtime.shutdown_background();
     reactors.stop();

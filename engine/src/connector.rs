@@ -25,7 +25,10 @@ impl Connector for NodeConnector {
         if let Some((_, server)) = local {
             return Box::pin(async move { Ok(server.open_local(open).await? as Rc<dyn Replica>) });
         }
-        let address = record.address;
-        Box::pin(async move { Ok(RemoteReplica::connect(address, &open, &self.remote).await? as Rc<dyn Replica>) })
+        let (node, address) = (record.node.clone(), record.address);
+        Box::pin(async move {
+            let replica = RemoteReplica::connect_to(&node, address, &open, &self.remote).await?;
+            Ok(replica as Rc<dyn Replica>)
+        })
     }
 }

@@ -98,6 +98,11 @@ impl Directory {
         self.changed();
     }
 
+    /// Whether a host may connect to a subsystem that is exported.
+    pub(crate) fn allows(&self, nqn: &str, host_nqn: &str) -> bool {
+        self.state.lock().exports.get(nqn).is_some_and(|export| export.hosts.allow(host_nqn))
+    }
+
     pub(crate) fn add_addresses(&self, addresses: &[SocketAddr]) {
         let mut state = self.state.lock();
         for address in addresses {

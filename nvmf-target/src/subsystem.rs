@@ -146,9 +146,16 @@ impl Subsystem {
         self.wait_until(|| attached.in_flight.get() == 0).await;
     }
 
-    /// Replaces which hosts may connect. Connected ones stay.
+    /// Replaces which hosts may connect. Those that are connected and may not any more are disconnected.
     pub fn set_hosts(&self, hosts: Hosts) {
         self.directory.set_hosts(&self.nqn(), hosts);
+        let controllers: Vec<_> = self.controllers.borrow().values().cloned().collect();
+        let strangers = controllers.iter().filter(|association| !self.allows(&association.info().host_nqn));
+        strangers.for_each(|association| association.end());
+    }
+
+    fn allows(&self, host_nqn: &str) -> bool {
+        self.directory.allows(&self.nqn(), host_nqn)
     }
 
     /// The connected hosts.
@@ -255,6 +262,10 @@ impl Subsystem {
         }
         if self.stopped.get() {
             return Err(unknown(InvalidParameter::data(connect_field::SUBSYSTEM_NQN)));
+        }
+        // It may have changed on the connection's way here.
+        if !self.allows(&data.host_nqn) {
+            return Err(Status::ConnectInvalidHost.into());
         }
         let id = self.next_id();
         let limits = IdentifyLimits { transfer: self.limits.transfer, io_capsule_data: self.limits.io_capsule_data };

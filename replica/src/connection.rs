@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use block_device::{Buffer, Error, ErrorKind, Outcome, Range, Reply, ReplySink, Request, Segments};
-use reactor::{Received, TcpStream, bug, spawn};
+use reactor::{bug, spawn};
 use replica_protocol as wire;
 use replica_protocol::{Command, Grant, Open, ProtocolError, Refusal, Server, ServerEvent, Status};
 use uuid::Uuid;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::directory::Incoming;
 use crate::listener::{ReplicaHost, refuse};
 use crate::status::{chain_to_wire, damage_to_wire, extents_to_wire, notes_to_wire, status_of};
+use crate::stream::{Chunk, Stream};
 use crate::{OpenError, OpenReplica, Replica};
 
 /// Serves a connection from its Open to its end.
@@ -93,7 +94,7 @@ fn refusal_of(error: &OpenError) -> Refusal {
 
 /// A connection that was granted its replica.
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     session: RefCell<Server>,
     replica: Rc<dyn Replica>,
     epoch: u64,
@@ -118,7 +119,7 @@ struct Write {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, session: Server, replica: Rc<dyn Replica>) -> Self {
+    fn new(stream: Stream, session: Server, replica: Rc<dyn Replica>) -> Self {
         Self {
             epoch: replica.granted().epoch,
             stream,
@@ -151,7 +152,7 @@ impl Connection {
     }
 
     /// Waits for bytes, and sends the answers that come up meanwhile; `None` when all is said.
-    async fn next_chunk(&self) -> io::Result<Option<Received>> {
+    async fn next_chunk(&self) -> io::Result<Option<Chunk>> {
         let mut receive = pin!(self.stream.receive());
         poll_fn(|context| {
             let received = receive.as_mut().poll(context);

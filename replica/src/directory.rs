@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use reactor::DetachedStream;
 use replica_protocol::{Open, Server};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::stream::DetachedConnection;
+
 /// A connection on its way to the reactor of the replica it asked for.
 pub(crate) struct Incoming {
-    pub(crate) stream: DetachedStream,
+    pub(crate) stream: DetachedConnection,
     pub(crate) session: Server,
     pub(crate) open: Open,
 }

@@ -6,7 +6,7 @@
 //!                         └─ RemoteReplica ──TCP── Connection ─ LocalReplica
 //! ```
 //!
-//! A [`ReplicaServer`] sits on the reactor that owns its store. A [`ReplicaListener`] takes connections on any reactor and
+//! What keeps connections private is behind [`Security`]. A [`ReplicaServer`] sits on the reactor that owns its store. A [`ReplicaListener`] takes connections on any reactor and
 //! hands each to the server of the replica it asks for. `docs/replication.md` and `docs/replica-protocol.md` have the rules.
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ mod listener;
 mod remote;
 mod server;
 mod status;
+mod stream;
 
 pub use crate::directory::Directory;
 pub use crate::error::OpenError;
@@ -32,3 +33,4 @@ pub use crate::hashes::content_hash;
 pub use crate::listener::{ReplicaHost, ReplicaListener};
 pub use crate::remote::{RemoteOptions, RemoteReplica};
 pub use crate::server::{LocalReplica, Origin, Owner, ReplicaError, ReplicaInfo, ReplicaServer, ReplicaSpec, owners};
+pub use crate::stream::{SecureSession, Security};

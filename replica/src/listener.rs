@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reactor::{JoinHandle, TcpListener, TcpStream, spawn, timeout};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::connection;
 use crate::directory::{Directory, INCOMING, Incoming};
+use crate::stream::{Security, Stream};
 use crate::{LocalFuture, OpenError, OpenReplica, Replica};
 
 /// Connections that may be in their greeting at once; one more is closed.
@@ -46,11 +48,22 @@ pub struct ReplicaListener {
 }
 
 impl ReplicaListener {
-    /// Listens on `address`; `node` is this node's name, for people.
+    /// Listens on `address` in plaintext; `node` is this node's name, for people.
     pub fn bind(address: SocketAddr, directory: &Directory, node: &str) -> io::Result<Self> {
+        Self::bind_with(address, directory, node, None)
+    }
+
+    /// The same, for connections that are kept private in this way.
+    pub fn bind_with(
+        address: SocketAddr,
+        directory: &Directory,
+        node: &str,
+        security: Option<Arc<dyn Security>>,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_address();
-        let greeter = Greeter { directory: directory.clone(), node: node.to_owned(), greetings: Cell::new(0) };
+        let greeter =
+            Greeter { directory: directory.clone(), node: node.to_owned(), security, greetings: Cell::new(0) };
         Ok(Self { address, accepting: spawn(accept(listener, Rc::new(greeter))) })
     }
 
@@ -69,6 +82,7 @@ impl Drop for ReplicaListener {
 struct Greeter {
     directory: Directory,
     node: String,
+    security: Option<Arc<dyn Security>>,
     greetings: Cell<usize>,
 }
 
@@ -99,7 +113,8 @@ async fn accept(listener: TcpListener, greeter: Rc<Greeter>) {
 
 impl Greeter {
     /// From the first byte to the hand-over.
-    async fn greet(&self, stream: TcpStream) -> io::Result<()> {
+    async fn greet(&self, socket: TcpStream) -> io::Result<()> {
+        let stream = self.secured(socket).await?;
         let mut session = Server::new(REQUESTS, BYTES);
         let open = self.until_open(&stream, &mut session).await?;
         let Some(owner) = self.directory.find(Uuid::from_bytes(open.replica)) else {
@@ -112,7 +127,15 @@ impl Greeter {
         owner.try_send(Incoming { stream, session, open }).map_err(|_| io::Error::from(io::ErrorKind::ConnectionReset))
     }
 
-    async fn until_open(&self, stream: &TcpStream, session: &mut Server) -> io::Result<Open> {
+    async fn secured(&self, socket: TcpStream) -> io::Result<Stream> {
+        let peer = socket.peer_address();
+        let secure = self.security.as_ref().map(|security| security.accept()).transpose()?;
+        // Whoever looks for the reason why a replica is not in reach looks here, too.
+        let established = Stream::establish(socket, secure).await;
+        established.inspect_err(|error| tracing::info!(%peer, %error, "a replica connection was refused"))
+    }
+
+    async fn until_open(&self, stream: &Stream, session: &mut Server) -> io::Result<Open> {
         loop {
             let chunk = stream.receive().await?;
             if chunk.is_empty() {
@@ -135,7 +158,7 @@ impl Greeter {
 }
 
 /// Sends a refusal and closes.
-pub(crate) async fn refuse(stream: &TcpStream, session: &mut Server, refusal: &Refusal) -> io::Result<()> {
+pub(crate) async fn refuse(stream: &Stream, session: &mut Server, refusal: &Refusal) -> io::Result<()> {
     stream.push_copy(&session.refuse(refusal));
     stream.flush();
     // Once it is with the system, the peer gets it before the end of the stream.

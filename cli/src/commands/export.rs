@@ -1,7 +1,6 @@
 //! `ashlar volume export`, `unexport` and `attach-command`: who may attach a volume, and what to type on a host.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -78,14 +77,18 @@ fn credentials(name: Option<&str>, secret: Option<&Path>) -> anyhow::Result<Opti
     Ok(Some(ChapCredentials { name: name.to_owned(), secret }))
 }
 
-/// The first line of a file, or of standard input for `-`. Secrets are on no command line: every user of a machine sees those.
+/// The first line of a file that nobody else may read, or of standard input for `-`. Secrets are on no command line: every user of a
+/// machine sees those.
 fn read_secret(path: &Path) -> anyhow::Result<String> {
-    let mut text = String::new();
-    if path == Path::new("-") {
-        io::stdin().lock().take(SECRET_FILE_MAX).read_to_string(&mut text)?;
-    } else {
-        fs::File::open(path)?.take(SECRET_FILE_MAX).read_to_string(&mut text)?;
-    }
+    let text = match path == Path::new("-") {
+        true => {
+            let mut text = String::new();
+            io::stdin().lock().take(SECRET_FILE_MAX).read_to_string(&mut text)?;
+            text
+        }
+        // What the error of a conversion says would quote the secret.
+        false => String::from_utf8(tls::private::read(path, SECRET_FILE_MAX)?).ok().context("it is not text")?,
+    };
     let mut lines = text.lines();
     let secret = lines.next().unwrap_or_default().to_owned();
     if lines.next().is_some() {
@@ -196,6 +199,9 @@ fn split(address: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn engine(chap: Option<ChapState>) -> Engine {
@@ -254,6 +260,10 @@ Attach it to a Linux host:
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
         fs::write(&path, "a secret of hosts\n").expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("ours");
+        let refused = read_secret(&path).expect_err("others may read it");
+        assert!(refused.to_string().contains("mode 0644"), "{refused}");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("ours");
         assert_eq!(read_secret(&path).expect("readable"), "a secret of hosts");
         fs::write(&path, "one\ntwo\n").expect("written");
         assert!(read_secret(&path).is_err());

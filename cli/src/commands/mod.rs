@@ -11,14 +11,21 @@ mod snapshot;
 mod store;
 mod volume;
 
+use tls::Files;
+
 pub(crate) use self::events::utc;
 use crate::arguments::DaemonCommand;
 use crate::client::Client;
 use crate::output::Output;
 
-/// Asks the daemon at `server`.
-pub(crate) async fn run(server: &str, command: &DaemonCommand, output: Output) -> anyhow::Result<()> {
-    let client = Client::connect(server).await?;
+/// Asks the daemon at `server`, with a certificate if it has one.
+pub(crate) async fn run(
+    server: &str,
+    certificate: Option<&Files>,
+    command: &DaemonCommand,
+    output: Output,
+) -> anyhow::Result<()> {
+    let client = Client::connect_as(server, certificate).await?;
     match command {
         DaemonCommand::Events { follow } => events::run(&client, *follow, output).await,
         DaemonCommand::Node(command) => node::run(&client, command, output).await,

@@ -1,6 +1,8 @@
 //! `ashlar node`.
 
-use proto::v1::{GetLogRequest, LastRun, NodeInfo, NodeInfoRequest, SetLogRequest};
+use std::time::SystemTime;
+
+use proto::v1::{GetLogRequest, LastRun, NodeCertificate, NodeInfo, NodeInfoRequest, SetLogRequest};
 
 use crate::arguments::NodeCommand;
 use crate::client::{Client, answer};
@@ -55,6 +57,9 @@ fn render(info: &NodeInfo, width: Width) -> String {
         info.iscsi_addresses.join(" "),
         info.health_address,
     );
+    if let Some(certificate) = &info.certificate {
+        text.push_str(&render_certificate(certificate, SystemTime::now()));
+    }
     if let Some(last) = &info.last_run {
         text.push_str(&render_last_run(last));
     }
@@ -78,6 +83,23 @@ fn render(info: &NodeInfo, width: Width) -> String {
     text
 }
 
+/// Whose certificate it is and for how long, and what is wrong with newer files.
+fn render_certificate(certificate: &NodeCertificate, now: SystemTime) -> String {
+    const DAY: i64 = 24 * 60 * 60 * 1000;
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let left = certificate.not_after_unix_ms.saturating_sub(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+    let end = match left {
+        ..=0 => "HAS ENDED".to_owned(),
+        1..DAY => "ends within a day".to_owned(),
+        _ => format!("ends in {} day(s)", left / DAY),
+    };
+    let mut text = format!("tls        {}, {end}\n", certificate.identity);
+    if !certificate.problem.is_empty() {
+        text.push_str(&format!("           the newer files are refused: {}\n", certificate.problem));
+    }
+    text
+}
+
 /// How the last run ended; of a panic only what it said, for the backtrace is long and in `-o json`.
 fn render_last_run(last: &LastRun) -> String {
     let end = last.end();
@@ -95,6 +117,21 @@ fn render_last_run(last: &LastRun) -> String {
 mod tests {
     use super::*;
     use proto::v1::RunEnd;
+
+    #[test]
+    fn the_end_of_a_certificate_is_told_in_days() {
+        let told = |hours: i64, problem: &str| {
+            let certificate = NodeCertificate {
+                identity: "node a in c".to_owned(),
+                not_after_unix_ms: hours * 3_600_000,
+                problem: problem.to_owned(),
+            };
+            render_certificate(&certificate, SystemTime::UNIX_EPOCH)
+        };
+        assert_eq!(told(24 * 90 + 5, ""), "tls        node a in c, ends in 90 day(s)\n");
+        assert_eq!(told(23, ""), "tls        node a in c, ends within a day\n");
+        assert!(told(0, "x.key: no").contains("HAS ENDED\n           the newer files are refused: x.key: no\n"));
+    }
 
     #[test]
     fn the_last_run_is_told_in_a_line_and_its_panic_in_another() {

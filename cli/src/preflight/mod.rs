@@ -18,9 +18,11 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use tls::Files;
 
 use self::machine::Machine;
 use crate::arguments::PreflightOptions;
+use crate::client::Client;
 use crate::cluster;
 use crate::output::{Output, Width};
 
@@ -85,6 +87,26 @@ struct NodeConfig {
     unhealthy_after_ms: u64,
     shutdown_timeout_ms: u64,
     peers: Vec<PeerConfig>,
+    tls: Option<TlsConfig>,
+}
+
+/// The files of the node's certificate.
+#[derive(Deserialize, Clone, Debug)]
+struct TlsConfig {
+    certificate: PathBuf,
+    key: PathBuf,
+    ca: PathBuf,
+}
+
+impl NodeConfig {
+    /// A connection to an API, as the node itself would make it.
+    async fn connect(&self, address: SocketAddr) -> anyhow::Result<Client> {
+        let Some(TlsConfig { certificate, key, ca }) = self.tls.clone() else {
+            return Client::connect(&format!("http://{address}")).await;
+        };
+        let files = Files { certificate, key, ca, crl: None };
+        Client::connect_as(&format!("https://{address}"), Some(&files)).await
+    }
 }
 
 /// Another node.
@@ -222,6 +244,7 @@ fn tests_config() -> NodeConfig {
         unhealthy_after_ms: 4_500,
         shutdown_timeout_ms: 20_000,
         peers: Vec::new(),
+        tls: None,
     }
 }
 

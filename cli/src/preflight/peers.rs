@@ -6,7 +6,7 @@ use proto::v1::NodeInfoRequest;
 use tokio::net::TcpStream;
 
 use super::{Check, NodeConfig, PeerConfig};
-use crate::client::{Client, answer};
+use crate::client::answer;
 
 const NAME: &str = "peers";
 const SKEW: &str = "peers' clocks";
@@ -19,7 +19,7 @@ pub(super) async fn checks(config: &NodeConfig) -> Vec<Check> {
     let mut checks = Vec::new();
     let (mut reached, mut skews) = (Vec::new(), Vec::new());
     for peer in &config.peers {
-        let asked = tokio::time::timeout(PATIENCE, ask(peer)).await;
+        let asked = tokio::time::timeout(PATIENCE, ask(config, peer)).await;
         match asked.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()))) {
             Ok(skew) => {
                 reached.push(peer.name.as_str());
@@ -44,8 +44,8 @@ pub(super) async fn checks(config: &NodeConfig) -> Vec<Check> {
 }
 
 /// How far the peer's clock is from this one; none if its answer is not dated.
-async fn ask(peer: &PeerConfig) -> anyhow::Result<Option<Duration>> {
-    let client = Client::connect(&format!("http://{}", peer.grpc)).await?;
+async fn ask(config: &NodeConfig, peer: &PeerConfig) -> anyhow::Result<Option<Duration>> {
+    let client = config.connect(peer.grpc).await?;
     let asked = SystemTime::now();
     let response = client.node().info(NodeInfoRequest {}).await;
     let date =

@@ -8,7 +8,6 @@ use std::time::Duration;
 use proto::v1::{NodeInfo, NodeInfoRequest};
 
 use super::{Check, NodeConfig};
-use crate::client::Client;
 
 const NAME: &str = "ports";
 /// How long the daemon may take to answer.
@@ -17,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The daemon of this configuration, if it runs.
 pub(super) async fn running(config: &NodeConfig) -> Option<NodeInfo> {
     let ask = async {
-        let client = Client::connect(&format!("http://{}", reachable(config.grpc))).await.ok()?;
+        let client = config.connect(reachable(config.grpc)).await.ok()?;
         Some(client.node().info(NodeInfoRequest {}).await.ok()?.into_inner())
     };
     let info = tokio::time::timeout(PATIENCE, ask).await.ok()??;

@@ -82,6 +82,8 @@ pub(crate) struct MemberRecord {
 pub(crate) struct Surroundings {
     pub(crate) node: String,
     pub(crate) replica_address: SocketAddr,
+    /// Replicas elsewhere are reached without TLS, so that only loopback is allowed.
+    pub(crate) plaintext_stays_here: bool,
     pub(crate) nvmf_addresses: Vec<SocketAddr>,
     pub(crate) discovery_addresses: Vec<SocketAddr>,
     pub(crate) portals: Vec<SocketAddr>,
@@ -215,6 +217,10 @@ impl Engines {
             Some(address) => address,
             None => self.here.peers.replica_address(&node).ok_or_else(|| peers::unknown(&node))?,
         };
+        if self.here.plaintext_stays_here && !address.ip().is_loopback() {
+            let text = format!("{address} is not on loopback, and there is no TLS here: docs/security.md");
+            return Err(ControlError::invalid("replicas.address", text));
+        }
         Ok(MemberRecord { replica, node, address, store: None })
     }
 

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use proto::v1;
+use tls::Certificates;
 use uuid::Uuid;
 
 pub(crate) use self::deletions::Deletions;
@@ -54,6 +55,7 @@ use crate::data::DataPath;
 use crate::health::Feed;
 use crate::logging::LogFilter;
 use crate::runs::{End, LastRun};
+use crate::security;
 use crate::state::StateDirectory;
 
 /// Everything the services act on.
@@ -64,6 +66,7 @@ pub(crate) struct Control {
     started_at: SystemTime,
     last_run: LastRun,
     log: LogFilter,
+    certificates: Option<Arc<Certificates>>,
     pub(crate) events: Arc<Events>,
     peers: Arc<Peers>,
     deletions: Arc<Deletions>,
@@ -86,6 +89,7 @@ impl Control {
         feed: Arc<Feed>,
         last_run: LastRun,
         log: LogFilter,
+        certificates: Option<Arc<Certificates>>,
     ) -> anyhow::Result<Arc<Self>> {
         let run = last_run.number + 1;
         let events = Events::new(run);
@@ -93,7 +97,7 @@ impl Control {
         data.events().into_iter().for_each(|told| events.collect(told));
         events.note(Happened::of_node(&config.node, state.node_uuid(), "started", &last_run.sentence()));
         let node = config.node.clone();
-        let peers = Arc::new(Peers::new(&config.peers)?);
+        let peers = Arc::new(Peers::new(&config.peers, certificates.as_ref())?);
         let records = ScrubRecords::load(state.records("scrubs")?, config.scrubs)?;
         let stores = Stores::start(data.clone(), state.records("stores")?, Arc::clone(&records), Arc::clone(&events))?;
         let scrubs = Scrubs::start(data.clone(), Arc::clone(&stores), records);
@@ -104,6 +108,7 @@ impl Control {
         let here = engines::Surroundings {
             node: node.clone(),
             replica_address: config.replica,
+            plaintext_stays_here: config.tls.is_none() && !config.insecure,
             nvmf_addresses: config.nvmf.clone(),
             discovery_addresses: config.discovery.clone(),
             portals: config.iscsi.clone(),
@@ -141,6 +146,7 @@ impl Control {
             started_at: SystemTime::now(),
             last_run,
             log,
+            certificates,
             events,
             peers,
             deletions,
@@ -182,6 +188,11 @@ impl Control {
         self.operations.end_watches();
     }
 
+    /// Notes what became of the node.
+    pub(crate) fn happened(&self, what: &str, detail: &str) {
+        self.events.note(Happened::of_node(&self.config.node, self.node_uuid, what, detail));
+    }
+
     /// What is logged.
     pub(crate) fn log(&self) -> v1::LogFilter {
         v1::LogFilter { filter: self.log.current(), configured: self.config.log.clone() }
@@ -218,6 +229,7 @@ impl Control {
             pending_deletions: self.deletions.describe(),
             health_address: self.config.health.to_string(),
             last_run: Some(describe_last_run(&self.last_run)),
+            certificate: self.certificates.as_deref().map(security::describe),
         })
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::v1;
 use proto::v1::replica_service_client::ReplicaServiceClient;
+use tls::{Certificates, NodeConnector};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
@@ -38,13 +39,13 @@ impl Peers {
     /// Prepares a connection to each; none is made before the first call.
     ///
     /// Must be called inside a tokio runtime.
-    pub(crate) fn new(configs: &[PeerConfig]) -> Result<Self, tonic::transport::Error> {
+    pub(crate) fn new(
+        configs: &[PeerConfig],
+        certificates: Option<&Arc<Certificates>>,
+    ) -> Result<Self, tonic::transport::Error> {
         let peers = configs.iter().map(|config| {
-            let endpoint = Endpoint::from_shared(format!("http://{}", config.grpc))?
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .tcp_nodelay(true);
-            let peer = Peer { config: config.clone(), channel: endpoint.connect_lazy(), last_error: Mutex::default() };
+            let channel = channel(config, certificates)?;
+            let peer = Peer { config: config.clone(), channel, last_error: Mutex::default() };
             Ok((config.name.clone(), peer))
         });
         Ok(Self { peers: peers.collect::<Result<_, tonic::transport::Error>>()? })
@@ -120,6 +121,21 @@ impl Peer {
     fn last_error(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A connection to a peer, made when it is needed; with certificates to nobody else.
+fn channel(config: &PeerConfig, certificates: Option<&Arc<Certificates>>) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", config.grpc))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .tcp_nodelay(true);
+    Ok(match certificates {
+        None => endpoint.connect_lazy(),
+        Some(certificates) => {
+            let connector = NodeConnector::new(Arc::clone(certificates), &config.name, config.grpc);
+            endpoint.connect_with_connector_lazy(connector)
+        }
+    })
 }
 
 /// A node that is in no configuration here.

@@ -69,7 +69,11 @@ fn config(inner: &Inner, spec: &EngineSpec) -> EngineConfig {
     EngineConfig {
         replica_deadline: inner.replica_deadline,
         local: local_replicas(spec),
-        remote: RemoteOptions { node: inner.node.clone(), ..RemoteOptions::default() },
+        remote: RemoteOptions {
+            node: inner.node.clone(),
+            security: inner.security.clone(),
+            ..RemoteOptions::default()
+        },
         rebuilds: Arc::clone(&inner.rebuilds),
         rebuild: spec.rebuild,
         rebuild_guard: inner.rebuild_guard,

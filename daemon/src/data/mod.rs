@@ -57,6 +57,8 @@ struct Inner {
     targets: Arc<iscsi_target::Directory>,
     registry: PathBuf,
     node: String,
+    /// How connections to and from replicas of other nodes are kept private; none for plaintext.
+    security: Option<Arc<dyn replica::Security>>,
     replica_deadline: Duration,
     /// Bytes a second at which each store hashes its snapshots; 0 for not at all.
     hash_rate: u64,

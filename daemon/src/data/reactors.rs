@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use reactor::{Pulse, Reactor};
+use tls::Certificates;
 
 use super::{DataPath, Inner};
 use crate::config::Config;
+use crate::security::NodeSecurity;
 use crate::state::StateDirectory;
 
 /// The running reactors.
@@ -32,7 +34,7 @@ impl Reactors {
     }
 
     /// What reaches them from other threads.
-    pub(crate) fn data_path(&self, state: &StateDirectory) -> DataPath {
+    pub(crate) fn data_path(&self, state: &StateDirectory, certificates: Option<&Arc<Certificates>>) -> DataPath {
         let targets = iscsi_target::Directory::new();
         // Initiators give up at once when their target is not there.
         targets.set_starting(true);
@@ -44,6 +46,7 @@ impl Reactors {
             targets,
             registry: state.registry(),
             node: self.config.node.clone(),
+            security: certificates.map(|certificates| Arc::new(NodeSecurity(Arc::clone(certificates))) as Arc<_>),
             replica_deadline: self.config.replica_deadline,
             hash_rate: self.config.hash_rate,
             scrub_ended: tokio::sync::Notify::new(),

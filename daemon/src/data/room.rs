@@ -63,7 +63,8 @@ pub(super) fn room() -> Rc<Room> {
 /// Opens the doors: to engines of other nodes, and to hosts.
 pub(super) async fn listen(inner: Arc<Inner>, config: Config) -> anyhow::Result<()> {
     let room = room();
-    let bind = || ReplicaListener::bind(config.replica, &inner.replicas, &inner.node);
+    let security = &inner.security;
+    let bind = || ReplicaListener::bind_with(config.replica, &inner.replicas, &inner.node, security.clone());
     let listener = while_released(io::ErrorKind::AddrInUse, bind)
         .await
         .with_context(|| format!("cannot serve replicas at {} (replica)", config.replica))?;

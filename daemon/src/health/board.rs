@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reactor::{Instant, Pulse};
+use tls::Certificates;
 use uuid::Uuid;
 
 use super::feed::{Facts, Follower, News, Volume};
@@ -19,6 +20,8 @@ pub(super) struct About {
     /// The age of a request at which its volume is unhealthy.
     pub(super) unhealthy_after: Duration,
     pub(super) last_run: LastRun,
+    /// Of which only numbers are read: no lock.
+    pub(super) certificates: Option<Arc<Certificates>>,
 }
 
 /// Everything that is known.

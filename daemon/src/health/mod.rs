@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use reactor::Pulse;
+use tls::Certificates;
 
 pub(crate) use self::feed::{Feed, News, Volume};
 pub(crate) use self::link::{Link, Readiness};
@@ -42,7 +43,12 @@ pub(crate) struct Health {
 }
 
 /// Starts the thread and its listener.
-pub(crate) fn start(config: &Config, last_run: LastRun, reactors: Vec<(String, Pulse)>) -> anyhow::Result<Health> {
+pub(crate) fn start(
+    config: &Config,
+    last_run: LastRun,
+    reactors: Vec<(String, Pulse)>,
+    certificates: Option<Arc<Certificates>>,
+) -> anyhow::Result<Health> {
     let listener = listening::bind_waiting(config.health)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .with_context(|| format!("cannot serve health at {} (health)", config.health))?;
@@ -55,6 +61,7 @@ pub(crate) fn start(config: &Config, last_run: LastRun, reactors: Vec<(String, P
         started: std::time::SystemTime::now(),
         unhealthy_after: config.unhealthy_after,
         last_run,
+        certificates,
     };
     let link = Link::new(theirs)?;
     let log = log::Log::start()?;

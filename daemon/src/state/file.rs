@@ -40,7 +40,7 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(path)?;
+    super::modes::make(path)?;
     sync_folder_of(path)
 }
 

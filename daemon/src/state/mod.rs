@@ -16,9 +16,10 @@
 //! old content or its new one.
 
 mod file;
+mod modes;
 mod records;
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -65,6 +66,8 @@ pub(crate) enum OpenError {
          give this node a directory of its own with --state-dir", path.display()
     )]
     OtherNode { path: PathBuf, owner: String, node: String },
+    #[error("the state directory holds secrets: {}: {problem}", path.display())]
+    NotPrivate { path: PathBuf, problem: String },
     #[error(transparent)]
     Record(#[from] StateError),
 }
@@ -73,8 +76,9 @@ impl StateDirectory {
     /// Makes the directory if there is none, locks it, and checks that it is this node's.
     pub(crate) fn open(path: &Path, node: &str) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(failed)?;
+        modes::make(path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
+        modes::close(&path)?;
         let lock = lock(&path)?;
         let node_uuid = claim(&path, node)?;
         file::make_folder(&path.join(REGISTRY)).map_err(failed)?;

@@ -96,6 +96,28 @@ fn refused_connects_say_why_and_may_be_tried_again() {
 }
 
 #[test]
+fn a_host_that_may_not_any_more_is_disconnected() {
+    let stage = Stage::memory(14);
+    let story = stage.world.spawn(stage.host, async {
+        let (mut admin, id) = Client::admin(0).await.unwrap();
+        let mut io = Client::io(1, id).await.unwrap();
+        assert_eq!(io.command(&Command::flush(1), &[]).await.unwrap().status(), Status::Success);
+        reactor::sleep(2 * SOON).await;
+        assert!(io.command(&Command::flush(1), &[]).await.is_err());
+        assert!(admin.command(&Command::keep_alive(), &[]).await.is_err());
+        let mut again = Client::open().await.unwrap();
+        let refused = again.connect(&identity().nqn, HOST_NQN, 0, CONTROLLER_ANY, 0).await.unwrap();
+        assert_eq!(refused.status(), Status::ConnectInvalidHost);
+    });
+    stage.world.run_for(SOON);
+    stage.on_target(|subsystem| subsystem.set_hosts(Hosts::Named([HOST_NQN.to_owned()].into())));
+    assert_eq!(stage.on_target(|subsystem| subsystem.controllers().len()), 1, "still allowed");
+    stage.on_target(|subsystem| subsystem.set_hosts(Hosts::Named(["nqn.2026-01.io.ashlar:other".to_owned()].into())));
+    assert!(stage.world.run_until(|| story.is_done(), 4 * SOON));
+    assert_eq!(stage.on_target(|subsystem| subsystem.controllers()), []);
+}
+
+#[test]
 fn controllers_and_queues_end_with_their_connections() {
     let stage = Stage::memory(4);
     stage.host(async {

@@ -12,17 +12,28 @@ use tokio::sync::Notify;
 
 use super::{Pending, RemoteOptions, RemoteReplica, State};
 use crate::status::error_of;
+use crate::stream::Stream;
 use crate::{Granted, OpenError, OpenReplica};
 
 impl RemoteReplica {
-    /// Connects, greets, and opens the replica at the epoch.
+    /// Connects, greets, and opens the replica at the epoch, in plaintext: nobody is reached so where connections are kept private.
     pub async fn connect(
         address: SocketAddr,
         open: &OpenReplica,
         options: &RemoteOptions,
     ) -> Result<Rc<Self>, OpenError> {
+        Self::connect_to("", address, open, options).await
+    }
+
+    /// The same with the replicas of `node`; where connections are kept private, with nobody else.
+    pub async fn connect_to(
+        node: &str,
+        address: SocketAddr,
+        open: &OpenReplica,
+        options: &RemoteOptions,
+    ) -> Result<Rc<Self>, OpenError> {
         let asked = reactor::now();
-        let opening = connect(address, open, options);
+        let opening = connect(node, address, open, options);
         let (stream, client, grant) = timeout(options.open_limit, opening)
             .await
             .map_err(|_| OpenError::Unreachable(format!("no grant within {:?}", options.open_limit)))??;
@@ -52,10 +63,17 @@ impl RemoteReplica {
     }
 }
 
-type Opened = (TcpStream, Client<Pending>, Grant);
+type Opened = (Stream, Client<Pending>, Grant);
 
-async fn connect(address: SocketAddr, open: &OpenReplica, options: &RemoteOptions) -> Result<Opened, OpenError> {
-    let stream = TcpStream::connect(address).await.map_err(unreachable)?;
+async fn connect(
+    node: &str,
+    address: SocketAddr,
+    open: &OpenReplica,
+    options: &RemoteOptions,
+) -> Result<Opened, OpenError> {
+    let socket = TcpStream::connect(address).await.map_err(unreachable)?;
+    let secure = options.security.as_ref().map(|security| security.connect(node)).transpose().map_err(unreachable)?;
+    let stream = Stream::establish(socket, secure).await.map_err(unreachable)?;
     let mut client = Client::default();
     stream.push_copy(&client.hello(open.instance.into_bytes(), &options.node));
     stream.flush();

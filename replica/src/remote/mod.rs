@@ -5,11 +5,12 @@ mod tasks;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use block_device::{BlockDevice, Buffer, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, Segments};
-use reactor::{Instant, Slice, TcpStream};
+use reactor::{Instant, Slice};
 use replica_protocol as wire;
 use replica_protocol::{Answer, Client, ClientEvent, Command, MAX_RANGES, checksum};
 use tokio::sync::{Notify, oneshot};
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 use crate::server::check_copy;
 use crate::status::{chain_from_wire, damage_from_wire, error_of, extents_from_wire, notes_from_wire};
+use crate::stream::{Security, Stream};
 use crate::{ChainEntry, DamagedRegion, Extents, Granted, LocalFuture, Membership, Note, Replica, ReplicaState};
 
 /// Requests that may wait for credits; one more is answered with Busy (I33).
@@ -33,6 +35,8 @@ pub struct RemoteOptions {
     pub silence_limit: Duration,
     /// This node's name, for people.
     pub node: String,
+    /// How the connection is kept private; none for plaintext.
+    pub security: Option<Arc<dyn Security>>,
 }
 
 impl Default for RemoteOptions {
@@ -42,6 +46,7 @@ impl Default for RemoteOptions {
             ping_interval: Duration::from_secs(1),
             silence_limit: Duration::from_secs(4),
             node: String::new(),
+            security: None,
         }
     }
 }
@@ -51,7 +56,7 @@ impl Default for RemoteOptions {
 pub struct RemoteReplica {
     id: Uuid,
     granted: Cell<Granted>,
-    stream: TcpStream,
+    stream: Stream,
     state: RefCell<State>,
     /// Notified when it fails.
     changed: Notify,

@@ -5,9 +5,10 @@ use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use block_device::{Error, ErrorKind};
-use reactor::{Instant, TcpStream, now, sleep_until, spawn};
+use reactor::{Instant, now, sleep_until, spawn};
 
 use super::{RemoteOptions, RemoteReplica};
+use crate::stream::Stream;
 
 /// The tasks hold the replica only while they do something: they end with it.
 pub(super) fn start(replica: &Rc<RemoteReplica>, options: &RemoteOptions) {
@@ -17,7 +18,7 @@ pub(super) fn start(replica: &Rc<RemoteReplica>, options: &RemoteOptions) {
 }
 
 /// Until the stream ends, which closing it does too.
-async fn receive(replica: Weak<RemoteReplica>, stream: TcpStream) {
+async fn receive(replica: Weak<RemoteReplica>, stream: Stream) {
     let mut ended = Vec::new();
     loop {
         let chunk = match stream.receive().await {
@@ -44,7 +45,7 @@ async fn receive(replica: Weak<RemoteReplica>, stream: TcpStream) {
 }
 
 /// Flushes what was queued since the last turn, all of it at once.
-async fn send(replica: Weak<RemoteReplica>, stream: TcpStream) {
+async fn send(replica: Weak<RemoteReplica>, stream: Stream) {
     poll_fn(|context| {
         let Some(replica) = replica.upgrade() else { return Poll::Ready(()) };
         if replica.failure_is_set() {

@@ -9,4 +9,5 @@ mod node;
 mod notes;
 mod remote;
 mod repaired;
+mod secure;
 mod server;

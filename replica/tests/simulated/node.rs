@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use block_device::{BlockDevice, Error, ErrorKind, Outcome, Range, Request, Slice, execute};
 use lvol::{FormatOptions, Store, StoreError};
 use reactor::simulated::{NodeId, World};
 use reactor::{Disk, DiskOptions};
-use replica::{Directory, OpenReplica, ReplicaListener, ReplicaServer, ReplicaSpec};
+use replica::{Directory, OpenReplica, ReplicaListener, ReplicaServer, ReplicaSpec, Security};
 use uuid::Uuid;
 
 pub(crate) const DISK: &str = "/disk";
@@ -46,12 +47,17 @@ pub(crate) fn world(seed: u64) -> (World, NodeId, NodeId) {
 
 /// Starts the node's process: opens the store, or formats it, and listens.
 pub(crate) fn boot(world: &World, node: NodeId) -> Server {
+    boot_with(world, node, None)
+}
+
+/// The same, for connections that are kept private.
+pub(crate) fn boot_with(world: &World, node: NodeId, security: Option<Arc<dyn Security>>) -> Server {
     let server = Server::default();
     let shared = Rc::clone(&server);
     world.boot(node, move || async move {
         let directory = Directory::new();
         let running = ReplicaServer::new(open_store().await, &directory);
-        let _listener = ReplicaListener::bind(address(), &directory, "b").expect("the port is free");
+        let _listener = ReplicaListener::bind_with(address(), &directory, "b", security).expect("the port is free");
         *shared.borrow_mut() = Some(running);
         pending::<()>().await;
     });

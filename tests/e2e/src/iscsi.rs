@@ -1,5 +1,6 @@
 //! The same over iSCSI: open-iscsi, multipath and a volume that is no NVMe subsystem any more.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -172,6 +173,8 @@ impl Story {
         let file = |name: &str, secret: &str| -> Result<String> {
             let path = folder.join(name);
             std::fs::write(&path, secret)?;
+            // `ashlar` takes no secret that others may read.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
             Ok(path.display().to_string())
         };
         let (secret, mutual) = (file("initiator", INITIATOR_SECRET)?, file("target", TARGET_SECRET)?);

@@ -13,9 +13,11 @@ pub mod lvols;
 mod mounted;
 mod network;
 mod probe;
+mod secured;
 mod stopped;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -36,6 +38,7 @@ pub use crate::initiator::{Answer, INITIATOR, Initiator, login_options};
 pub use crate::mounted::Mounted;
 pub use crate::network::Network;
 pub use crate::probe::{Page, probe, probe_until};
+pub use crate::secured::{Secured, node, uri};
 pub use crate::stopped::Stopped;
 
 /// How long a test waits for something that must come. Generous: it only ends tests that have failed.
@@ -65,12 +68,13 @@ impl House {
         Ok(Self { cluster, folder })
     }
 
-    /// Daemons with these names on the nodes of a network, running. `extra` is added to their configurations.
+    /// Daemons with these names on the nodes of a network, running, in plaintext. `extra` is added to their configurations.
     pub async fn open_in(network: &Network, names: &[&str], extra: &str) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
         let members: Vec<_> =
             names.iter().enumerate().map(|(index, name)| (*name, Network::addresses(index))).collect();
-        let mut cluster = Cluster::prepare_at(&program("ashlard")?, folder.path(), &members, extra)?;
+        let mut cluster =
+            Cluster::prepare_at(&program("ashlard")?, folder.path(), &members, &format!("insecure = true\n{extra}"))?;
         for index in 0..names.len() {
             cluster.node(index).launch_with(network.launcher(index));
         }
@@ -196,6 +200,12 @@ pub fn export_of(volume: &Volume) -> anyhow::Result<&NvmfExport> {
 /// Runs `ashlar` to its end.
 pub fn run_ashlar(arguments: &[&str]) -> anyhow::Result<Output> {
     Ok(Command::new(program("ashlar")?).args(arguments).env_remove("ASHLAR_SERVER").output()?)
+}
+
+/// Writes a file that nobody else may read.
+pub fn write_secret(path: &Path, content: &str) -> std::io::Result<()> {
+    fs::write(path, content)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))
 }
 
 /// What a program said, both ways.

@@ -19,6 +19,7 @@ const fn room(name: &'static str, uses: &'static [&'static str]) -> Room {
 /// The house, from the bottom up. A package may use only what stands above its line: dependencies have one direction.
 const HOUSE: &[Room] = &[
     room("loop-device", &[]),
+    room("certificates", &[]),
     Room { name: "reactor", uses: &[], tests_use: &["loop-device"] },
     room("block-device", &["reactor"]),
     room("replica-protocol", &[]),
@@ -26,6 +27,7 @@ const HOUSE: &[Room] = &[
     room("scsi-protocol", &[]),
     room("iscsi-target-protocol", &[]),
     room("proto", &[]),
+    Room { name: "tls", uses: &[], tests_use: &["certificates"] },
     // The data path never links its dependencies: nothing but the daemon uses it.
     room("backup", &[]),
     Room { name: "lvol", uses: &["block-device", "reactor"], tests_use: &["loop-device"] },
@@ -44,9 +46,13 @@ const HOUSE: &[Room] = &[
         uses: &["iscsi-target-protocol", "scsi-protocol", "block-device", "reactor"],
         tests_use: &["iscsi-initiator", "host-load"],
     },
-    room("daemon", &["nvmf-target", "iscsi-target", "engine", "replica", "lvol", "block-device", "reactor", "proto"]),
+    Room {
+        name: "daemon",
+        uses: &["tls", "nvmf-target", "iscsi-target", "engine", "replica", "lvol", "block-device", "reactor", "proto"],
+        tests_use: &["certificates"],
+    },
     // `store check` and `store dump` must work when the daemon does not: docs/decisions/0004-offline-tools-read-the-disk.md.
-    room("cli", &["proto", "iscsi-initiator", "nvmf-initiator", "host-load", "lvol", "reactor"]),
+    room("cli", &["tls", "proto", "iscsi-initiator", "nvmf-initiator", "host-load", "lvol", "reactor"]),
     room(
         "benches",
         &[
@@ -81,7 +87,18 @@ const HOUSE: &[Room] = &[
     room("fuzz", &["fuzzing"]),
     room(
         "integration",
-        &["cli", "proto", "nvmf-initiator", "iscsi-target-protocol", "lvol", "block-device", "reactor", "loop-device"],
+        &[
+            "cli",
+            "proto",
+            "tls",
+            "nvmf-initiator",
+            "iscsi-target-protocol",
+            "lvol",
+            "block-device",
+            "reactor",
+            "loop-device",
+            "certificates",
+        ],
     ),
     room("e2e", &["cli"]),
     room("conformance", &["cli", "proto"]),
@@ -102,9 +119,11 @@ const RESTRICTED: &[(&str, &[&str], &str)] = &[
     ("sha3", &["iscsi-target-protocol"], CHAP),
     ("nix", &["integration"], "tests make networks of their own; the reactor has its system calls"),
     ("object_store", &["backup"], BACKUPS),
-    ("ring", &["backup"], BACKUPS),
-    ("rustls", &["backup"], BACKUPS),
-    ("hyper-util", &["backup"], BACKUPS),
+    ("ring", &["backup", "certificates"], CRYPTOGRAPHY),
+    ("rustls", &["backup", "tls"], CRYPTOGRAPHY),
+    ("rustls-webpki", &["tls"], CRYPTOGRAPHY),
+    ("tokio-rustls", &["tls"], CRYPTOGRAPHY),
+    ("hyper-util", &["backup", "tls"], CRYPTOGRAPHY),
     (
         "tonic",
         &["proto", "daemon", "cli", "integration"],
@@ -114,6 +133,9 @@ const RESTRICTED: &[(&str, &[&str], &str)] = &[
 
 /// Why hashes are for one package.
 const CHAP: &str = "CHAP needs these hashes, and nothing else should; digests of data are crc-fast's";
+
+/// Why what encrypts is for two packages.
+const CRYPTOGRAPHY: &str = "connections are encrypted in `tls`, object storage in `backup`: nothing else knows how";
 
 /// Why object storage and what it needs is for one package.
 const BACKUPS: &str = "object storage is for backups, and the data path links none of it";

@@ -71,6 +71,12 @@ pub(super) fn write_runs(text: &mut Text, board: &Board, ready: bool, now: Insta
         counter("ashlar_panics_total", "Panics of this run, also those that ended a task only."),
         runs::panics(),
     );
+    if let Some(certificates) = &about.certificates {
+        let help = "When the certificate in use ends, since the Unix epoch.";
+        text.single(gauge("ashlar_certificate_not_after_seconds", help), certificates.not_after());
+        let help = "Whether the certificate files hold something that is refused.";
+        text.single(gauge("ashlar_certificate_reload_failed", help), u8::from(certificates.reload_failed()));
+    }
     if board.facts.taken != Instant::default() {
         let help = "Age of what is told about states, replicas and stores.";
         text.single(gauge("ashlar_facts_age_seconds", help), (now - board.facts.taken).as_secs_f64());

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use cli::client::answer;
-use integration::{Host, House, INITIATOR, Initiator, MIB, export_of, login_options, said, target_of};
+use integration::{Host, House, INITIATOR, Initiator, MIB, export_of, login_options, said, target_of, write_secret};
 use iscsi_target_protocol::chap::{Algorithm, Credentials, Secret};
 use iscsi_target_protocol::initiator::connection::Data;
 use iscsi_target_protocol::initiator::login::{Chap, Options};
@@ -71,8 +71,8 @@ async fn a_target_comes_back_from_a_kill_with_its_names_credentials_and_data() -
     let (mut house, portal, options) = open().await?;
     let secret = house.folder().join("initiator-secret");
     let mutual = house.folder().join("target-secret");
-    fs::write(&secret, format!("{INITIATOR_SECRET}\n"))?;
-    fs::write(&mutual, TARGET_SECRET)?;
+    write_secret(&secret, &format!("{INITIATOR_SECRET}\n"))?;
+    write_secret(&mutual, TARGET_SECRET)?;
     let (secret, mutual) = (secret.display().to_string(), mutual.display().to_string());
     let chap = ["--chap-user", "host", "--chap-secret-file", &secret];
     let (good, text) =
@@ -148,7 +148,7 @@ async fn bad_credentials_and_lists_change_nothing() -> anyhow::Result<()> {
     let (house, portal, options) = open().await?;
     let before = house.volume("v").await?;
     let short = house.folder().join("short");
-    fs::write(&short, "eleven char\n")?;
+    write_secret(&short, "eleven char\n")?;
     let short = short.display().to_string();
     for (arguments, expected) in [
         (&["--chap-user", "host", "--chap-secret-file", &short][..], "at least 12 bytes"),

@@ -1,11 +1,13 @@
 //! The real daemon and command line, each test with daemons of its own. One program, so that it is linked once.
 
+mod certificates;
 mod changes;
 mod clones;
 mod crashes;
 mod deletion;
 mod events;
 mod health;
+mod hosts;
 mod identity;
 mod iscsi;
 mod lvols;

@@ -175,6 +175,7 @@ impl Node {
             ping_interval: self.timing.ping,
             silence_limit: self.timing.silence,
             node: format!("n{}", self.index),
+            security: None,
         };
         let config = EngineConfig {
             replica_deadline: self.timing.deadline,
