@@ -71,7 +71,10 @@ const HINTS: &[(&str, &str)] = &[
     ("NOT_CANCELLABLE", "`ashlar operation show` tells what it waits for."),
     ("ENDED", "`ashlar operation show` tells how it ended."),
     ("NOT_AN_ORPHAN", "`ashlar volume show` tells whose it is."),
-    ("OWNER_UNKNOWN", "Start the nodes that are named and try again; only if they are gone for good name them to the command."),
+    (
+        "OWNER_UNKNOWN",
+        "Start the nodes that are named and try again; only if they are gone for good name them to the command.",
+    ),
     ("NOT_ADOPTABLE", "Delete it, or leave it as it is."),
     ("NO_SPACE", "`ashlar store list` tells what is free: `store grow`, delete snapshots, or choose another store."),
     ("OVERCOMMITTED", "`ashlar store show` tells the limit; `store set-limits --overcommit` changes it."),
@@ -123,7 +126,7 @@ mod tests {
     #[test]
     fn each_documented_reason_has_a_hint_and_the_other_way_round() {
         let document = include_str!("../../docs/api.md");
-        let (_, table) = document.split_once("| Reason | Codes | Meaning |\n").expect("the table of reasons");
+        let (_, table) = document.split_once("| reason | code | meaning |\n").expect("the table of reasons");
         let rows = table.lines().take_while(|line| line.starts_with('|')).skip(1);
         let reasons: Vec<&str> =
             rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();

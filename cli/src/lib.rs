@@ -69,7 +69,9 @@ fn execute(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(options),
         Command::Bench(bench) => bench::run(bench, arguments.output),
         Command::Preflight(options) => preflight::run(options, arguments.output),
-        Command::SupportBundle(options) => bundle::run(&arguments.server, arguments.tls.files().as_ref(), options, arguments.output),
+        Command::SupportBundle(options) => {
+            bundle::run(&arguments.server, arguments.tls.files().as_ref(), options, arguments.output)
+        }
         Command::Completions { shell } => documents::completions(*shell),
         Command::Man { to } => documents::man(to),
     }
