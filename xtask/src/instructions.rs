@@ -200,7 +200,7 @@ fn of_ours(sums: &Counts) -> Counts {
 
 fn is_ours(name: &str) -> bool {
     let has = |part: &&str| name.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *part);
-    CRATES.iter().any(|name| has(name)) && !NOT_OURS.iter().any(|name| has(name))
+    CRATES.iter().any(&has) && !NOT_OURS.iter().any(has)
 }
 
 /// A name without the hash that older mangling puts at its end, and without the copies that recursion makes.

@@ -7,7 +7,7 @@ use proto::v1::{ListReplicasRequest, ListReplicasResponse, Replica};
 
 use super::store::unopened_notes;
 use crate::arguments::ReplicaCommand;
-use crate::client::{Client, answer};
+use crate::client::Client;
 use crate::output::{Fixed, Look, Name, Output, Table, Wide, Width, look};
 use crate::size::Size;
 
