@@ -68,13 +68,13 @@ fn render_list(volume: &str, snapshots: &[Snapshot], width: Width) -> String {
     if snapshots.is_empty() {
         return format!("Volume {volume} has no snapshots. Take one with `ashlar snapshot create {volume}`.\n");
     }
-    let mut table = Table::new(&[Name("NAME"), Fixed("TAKEN"), Fixed("UUID"), Wide("SIZE")]);
+    let mut table = Table::new(&[Name("NAME"), Fixed("SIZE"), Fixed("UUID"), Wide("TAKEN")]);
     for snapshot in snapshots {
         table.row(vec![
             snapshot.name.clone(),
-            taken(snapshot),
-            snapshot.uuid.clone(),
             Size(snapshot.size_bytes).to_string(),
+            snapshot.uuid.clone(),
+            taken(snapshot),
         ]);
     }
     table.render(width)
@@ -105,11 +105,10 @@ mod tests {
     #[test]
     fn the_list_names_what_delete_and_revert_take() {
         assert!(render_list("v", &[], Width::Narrow).contains("ashlar snapshot create v"));
-        let expected = "\
-NAME   TAKEN                 UUID
-daily  2024-02-29T00:00:00Z  u
-";
-        assert_eq!(render_list("v", &[snapshot("daily", "u")], Width::Narrow), expected);
+        let daily = [snapshot("daily", "u")];
+        assert_eq!(render_list("v", &daily, Width::Narrow), "NAME   SIZE   UUID\ndaily  1 GiB  u\n");
+        let wide = "NAME   SIZE   UUID  TAKEN\ndaily  1 GiB  u     2024-02-29T00:00:00Z\n";
+        assert_eq!(render_list("v", &daily, Width::Full), wide);
         let uuid = "00000000-0000-0000-0000-000000000001";
         let text = render_list("v", &[snapshot(&"n".repeat(63), uuid)], Width::Narrow);
         assert!(text.lines().all(|line| line.chars().count() <= 80) && text.contains(uuid), "{text}");

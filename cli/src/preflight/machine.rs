@@ -39,7 +39,7 @@ impl Machine {
     pub(super) fn setting(&self, path: &str, key: &str) -> Option<String> {
         let text = self.read(path)?;
         let values = text.lines().filter_map(|line| line.trim().split_once('='));
-        let found = values.filter(|(name, _)| name.trim() == key).last();
+        let found = values.rev().find(|(name, _)| name.trim() == key);
         found.map(|(_, value)| value.trim().to_owned())
     }
 
