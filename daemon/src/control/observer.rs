@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proto::v1::{self, MemberState};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::engines::Engines;
@@ -54,22 +55,24 @@ impl Observer {
 
     async fn work(self: Arc<Self>, mut touched: Touched) {
         let mut late = self.look_at(self.all()).await;
+        let mut looked_again = Instant::now();
         loop {
-            let mut moving = self.moving();
-            moving.append(&mut late);
-            let batch = tokio::select! {
+            let again: BTreeSet<_> = self.moving().union(&late).copied().collect();
+            let volumes = tokio::select! {
                 batch = touched.next() => match batch {
-                    Some(batch) => batch,
+                    Some(Batch::Some(volumes)) => volumes,
+                    Some(Batch::All) => self.all(),
                     None => return,
                 },
-                () = tokio::time::sleep(PROGRESS), if !moving.is_empty() => Batch::Some(moving),
+                // Also while others are told all the time.
+                () = tokio::time::sleep_until(looked_again + PROGRESS), if !again.is_empty() => {
+                    looked_again = Instant::now();
+                    again
+                }
             };
-            let volumes = match batch {
-                Batch::Some(volumes) => volumes,
-                Batch::All => self.all(),
-            };
+            late.retain(|volume| !volumes.contains(volume));
             // A panic over one volume is logged, and does not end the looks at all others.
-            late = panics::caught(self.look_at(volumes)).await.unwrap_or_default();
+            late.append(&mut panics::caught(self.look_at(volumes)).await.unwrap_or_default());
             self.seen.notify_one();
             tokio::time::sleep(GATHERED).await;
         }

@@ -258,7 +258,9 @@ impl Operations {
         }
         for (id, last) in before {
             let cancelled = self.asked_to_cancel().contains(&id);
-            match source.outcome(&last, cancelled).await {
+            let outcome = tokio::time::timeout(PROMPT, source.outcome(&last, cancelled)).await;
+            let late = |_| Outcome::Unknown("a thread of the data path does not answer".to_owned());
+            match outcome.unwrap_or_else(late) {
                 Outcome::Unknown(reason) => {
                     self.known.set(&id, v1::Operation { state: OperationState::Waiting.into(), reason, ..last });
                 }
