@@ -4,17 +4,18 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "ashlar/v1/node.proto",
     "ashlar/v1/store.proto",
     "ashlar/v1/lvol.proto",
     "ashlar/v1/replica.proto",
     "ashlar/v1/engine.proto",
     "ashlar/v1/volume.proto",
+    "ashlar/v1/orphan.proto",
 ];
 
 /// Fields that hold a state, and how they are serialized.
-const STATES: [(&str, &str); 8] = [
+const STATES: [(&str, &str); 11] = [
     (".ashlar.v1.Event.subject", "event_subject"),
     (".ashlar.v1.LastRun.end", "run_end"),
     (".ashlar.v1.Store.state", "store_state"),
@@ -23,6 +24,9 @@ const STATES: [(&str, &str); 8] = [
     (".ashlar.v1.Member.state", "member_state"),
     (".ashlar.v1.Engine.state", "engine_state"),
     (".ashlar.v1.Volume.state", "volume_state"),
+    (".ashlar.v1.Peer.state", "peer_state"),
+    (".ashlar.v1.Orphan.kind", "orphan_kind"),
+    (".ashlar.v1.Orphan.state", "orphan_state"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod lvol;
+mod orphan;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 pub(crate) use self::lvol::{CreateLvol, ImportLvol, LvolCommand};
+pub(crate) use self::orphan::{KindName, OrphanCommand};
 use crate::bench::BenchArguments;
 use crate::size::Size;
 
@@ -65,6 +67,9 @@ pub(crate) enum DaemonCommand {
     /// This node's copies of volumes
     #[command(subcommand)]
     Replica(ReplicaCommand),
+    /// What is on the node and belongs to nobody
+    #[command(subcommand)]
+    Orphan(OrphanCommand),
     /// What happened on the node since it was started
     Events {
         /// Go on with what comes

@@ -6,6 +6,7 @@
 mod config;
 mod control;
 mod data;
+mod failpoint;
 mod health;
 mod lifecycle;
 mod listening;

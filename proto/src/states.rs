@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::Serializer;
 
-use crate::v1::{EngineState, EventSubject, LvolState, MemberState, ReplicaState, RunEnd, StoreState, VolumeState};
+use crate::v1::{
+    EngineState, EventSubject, LvolState, MemberState, OrphanKind, OrphanState, PeerState, ReplicaState, RunEnd,
+    StoreState, VolumeState,
+};
 
 /// Writes an enumeration's constant in lower case, with spaces, without the prefix the style of .proto files asks for.
 fn write_words(constant: &str, prefix: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,6 +39,9 @@ words! {
     MemberState, "MEMBER_STATE_", member_state;
     EngineState, "ENGINE_STATE_", engine_state;
     VolumeState, "VOLUME_STATE_", volume_state;
+    PeerState, "PEER_STATE_", peer_state;
+    OrphanKind, "ORPHAN_KIND_", orphan_kind;
+    OrphanState, "ORPHAN_STATE_", orphan_state;
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod events;
 mod export;
 mod lvol;
 mod node;
+mod orphan;
 mod replica;
 mod scrub;
 mod snapshot;
@@ -23,6 +24,7 @@ pub(crate) async fn run(server: &str, command: &DaemonCommand, output: Output) -
         DaemonCommand::Lvol(command) => lvol::run(&client, command, output).await,
         DaemonCommand::Volume(command) => volume::run(&client, command, output).await,
         DaemonCommand::Snapshot(command) => snapshot::run(&client, command, output).await,
+        DaemonCommand::Orphan(command) => orphan::run(&client, command, output).await,
         DaemonCommand::Replica(command) => replica::run(&client, command, output).await,
     }
 }

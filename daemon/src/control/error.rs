@@ -91,6 +91,11 @@ impl ControlError {
         })
     }
 
+    /// Whether what was meant is not there, but another one is in its place.
+    pub(crate) fn is_of_another_object(&self) -> bool {
+        self.code == Code::Aborted
+    }
+
     /// Adds a detail for programs.
     pub(crate) fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
         self.details.push((key.to_owned(), value.to_string()));

@@ -10,6 +10,7 @@ mod exports;
 mod frontends;
 mod locks;
 mod lvols;
+mod orphans;
 mod peers;
 mod replicas;
 mod request;
@@ -31,6 +32,7 @@ pub(crate) use self::error::{Comparison, ControlError};
 pub(crate) use self::events::{EventSender, EventStream, Events, Happened, channel as event_channel};
 pub(crate) use self::frontends::{Frontends, Iscsi, Nvmf};
 pub(crate) use self::lvols::{Lvols, Parts};
+pub(crate) use self::orphans::{Counts as OrphanCounts, Orphans};
 pub(crate) use self::peers::Peers;
 pub(crate) use self::replicas::Replicas;
 pub(crate) use self::scrubs::{DAY, Schedule, Scrubs};
@@ -54,6 +56,7 @@ pub(crate) struct Control {
     last_run: LastRun,
     log: LogFilter,
     pub(crate) events: Arc<Events>,
+    data: DataPath,
     peers: Arc<Peers>,
     deletions: Arc<Deletions>,
     pub(crate) stores: Arc<Stores>,
@@ -62,6 +65,7 @@ pub(crate) struct Control {
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) engines: Arc<Engines>,
     pub(crate) volumes: Arc<Volumes>,
+    pub(crate) orphans: Arc<Orphans>,
 }
 
 impl Control {
@@ -79,7 +83,7 @@ impl Control {
         data.events().into_iter().for_each(|told| events.collect(told));
         events.note(Happened::of_node(&config.node, state.node_uuid(), "started", &last_run.sentence()));
         let node = config.node.clone();
-        let peers = Arc::new(Peers::new(&config.peers)?);
+        let peers = Arc::new(Peers::new(&config.peers));
         let records = ScrubRecords::load(state.records("scrubs")?, config.scrubs)?;
         let stores = Stores::start(data.clone(), state.records("stores")?, Arc::clone(&records), Arc::clone(&events))?;
         let scrubs = Scrubs::start(data.clone(), Arc::clone(&stores), records);
@@ -93,7 +97,7 @@ impl Control {
             nvmf_addresses: config.nvmf.clone(),
             discovery_addresses: config.discovery.clone(),
             portals: config.iscsi.clone(),
-            data,
+            data: data.clone(),
             stores: Arc::clone(&stores),
             replicas: Arc::clone(&replicas),
             peers: Arc::clone(&peers),
@@ -102,14 +106,26 @@ impl Control {
         };
         let engines = Engines::start(here, state.records("engines")?).await?;
         let here = volumes::Surroundings {
-            node,
+            node: node.clone(),
             peers: Arc::clone(&peers),
             replicas: Arc::clone(&replicas),
             engines: Arc::clone(&engines),
             deletions: Arc::clone(&deletions),
         };
         let volumes = Arc::new(Volumes::start(here, state.records("volumes")?)?);
-        volumes.resume_replacing();
+        volumes.resume();
+        let orphans = Orphans::start(orphans::Surroundings {
+            node,
+            node_uuid: state.node_uuid(),
+            data: data.clone(),
+            stores: Arc::clone(&stores),
+            replicas: Arc::clone(&replicas),
+            peers: Arc::clone(&peers),
+            engines: Arc::clone(&engines),
+            volumes: Arc::clone(&volumes),
+            deletions: Arc::clone(&deletions),
+            events: Arc::clone(&events),
+        });
         Ok(Arc::new(Self {
             config: config.clone(),
             state_directory: state.path().display().to_string(),
@@ -126,6 +142,8 @@ impl Control {
             replicas,
             engines,
             volumes,
+            orphans,
+            data,
         }))
     }
 
@@ -167,6 +185,17 @@ impl Control {
         Ok(self.log())
     }
 
+    /// What must be as it was once whatever was asked has ended (I40).
+    pub(crate) async fn load(&self) -> Result<Load, ControlError> {
+        Ok(Load {
+            peers: self.peers.describe(),
+            control_tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+            reactor_tasks: self.data.tasks().await?,
+            pending_deletions: self.deletions.describe().len(),
+            orphans: self.orphans.counts(),
+        })
+    }
+
     /// Who this node is.
     pub(crate) async fn node_info(&self) -> Result<v1::NodeInfo, ControlError> {
         let replicas = self.replicas.count().await?;
@@ -193,6 +222,16 @@ impl Control {
             last_run: Some(describe_last_run(&self.last_run)),
         })
     }
+}
+
+/// What runs, waits and is left over on the control side.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) peers: Vec<v1::Peer>,
+    pub(crate) control_tasks: usize,
+    pub(crate) reactor_tasks: usize,
+    pub(crate) pending_deletions: usize,
+    pub(crate) orphans: OrphanCounts,
 }
 
 fn describe_last_run(last: &LastRun) -> v1::LastRun {

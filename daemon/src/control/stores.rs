@@ -29,10 +29,11 @@ use super::locks::KeyedLocks;
 use super::request;
 use super::scrubs::{self, Schedule, ScrubRecords};
 use crate::data::{Backing, DataPath, StoreFacts, StoreSpec, WantedLimits};
-use crate::state::{Records, StateError};
+use crate::state::{Records, StateError, Unchanged};
 
 /// What a path starts with that is memory.
 const MEMORY: &str = "memory:";
+const CUT_OFF: &str = "its creation was cut off; send the same command again to finish it, or delete the store";
 const DEFAULT_CLUSTER_SIZE: u32 = 64 << 10;
 /// How long calls wait for a store that is being opened: after a start that takes a moment. For one that takes longer nobody waits.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
@@ -80,6 +81,13 @@ enum State {
     Failed(String),
 }
 
+/// Why a store was not made.
+struct Unmade {
+    error: ControlError,
+    /// It is on record: the same command again ends its creation.
+    leaves_record: bool,
+}
+
 /// A store that is open, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenStore {
@@ -117,8 +125,7 @@ impl Stores {
     fn take_in(self: &Arc<Self>, record: StoreRecord) {
         let spec = record.spec();
         let home = self.next_home(&self.entries());
-        let unfinished = "its creation was cut off; send the same command again to finish it, or delete the store";
-        let state = if record.formatted { State::Opening } else { State::Failed(unfinished.to_owned()) };
+        let state = if record.formatted { State::Opening } else { State::Failed(CUT_OFF.to_owned()) };
         self.entries().insert(spec.uuid, Entry::new(spec.clone(), home, state));
         if record.formatted {
             let stores = Arc::clone(self);
@@ -198,10 +205,15 @@ impl Stores {
             cluster_size: wanted.cluster_size,
         };
         let home = self.reserve(&spec)?;
-        if let Err(error) = self.make(&spec, wanted.limits, home).await {
-            self.entries().remove(&spec.uuid);
-            self.changed.send_replace(());
-            return Err(error);
+        if let Err(unmade) = self.make(&spec, wanted.limits, home).await {
+            if unmade.leaves_record {
+                // As the next start would find it.
+                self.set_state(spec.uuid, State::Failed(CUT_OFF.to_owned()));
+            } else {
+                self.entries().remove(&spec.uuid);
+                self.changed.send_replace(());
+            }
+            return Err(unmade.error);
         }
         self.open(&spec, home).await?;
         Ok(spec.uuid)
@@ -218,18 +230,21 @@ impl Stores {
 
     /// The record comes first, so that a crash in the middle leaves a store that a repeated call can finish, under the
     /// same UUID.
-    async fn make(&self, spec: &StoreSpec, limits: WantedLimits, home: usize) -> Result<(), ControlError> {
+    async fn make(&self, spec: &StoreSpec, limits: WantedLimits, home: usize) -> Result<(), Unmade> {
         let mut record = StoreRecord::of(spec);
         if let Some(record) = &record {
-            self.records.store(spec.uuid, record).await?;
+            let recorded = self.records.change(spec.uuid, None, record).await;
+            recorded
+                .map_err(|Unchanged { error, in_doubt }| Unmade { error: error.into(), leaves_record: in_doubt })?;
         }
         if let Err(error) = self.data.format_store(home, spec, limits, false).await {
-            self.records.remove(spec.uuid).await?;
-            return Err(error);
+            let leaves_record = self.records.remove(spec.uuid).await.is_err();
+            return Err(Unmade { error, leaves_record });
         }
         if let Some(record) = &mut record {
             record.formatted = true;
-            self.records.store(spec.uuid, record).await?;
+            let recorded = self.records.store(spec.uuid, record).await;
+            recorded.map_err(|error| Unmade { error: error.into(), leaves_record: true })?;
         }
         Ok(())
     }
@@ -251,11 +266,22 @@ impl Stores {
             State::Failed(_) => {}
             State::Ready => self.close_empty(&spec, entry.home).await?,
         }
-        self.records.remove(spec.uuid).await?;
+        if let Err(error) = self.forget(spec.uuid).await {
+            self.set_state(
+                spec.uuid,
+                State::Failed(format!("it is closed, and still on record: {error}; delete it again")),
+            );
+            return Err(error.into());
+        }
         self.entries().remove(&spec.uuid);
-        self.scrubs.remove(spec.uuid).await?;
         self.changed.send_replace(());
         Ok(())
+    }
+
+    /// The store's record goes last: what belongs to it is never without.
+    async fn forget(&self, store: Uuid) -> Result<(), StateError> {
+        self.scrubs.remove(store).await?;
+        self.records.remove(store).await
     }
 
     /// Makes a store larger. A file is made larger first, when a size is given.

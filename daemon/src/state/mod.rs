@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use records::{Records, StateError, read, write};
+pub(crate) use records::{Records, StateError, Unchanged, changed_at, read, write};
 
 const REGISTRY: &str = "registry";
 

@@ -6,6 +6,7 @@ mod hashing;
 mod local;
 mod notes;
 mod owner;
+mod unused;
 mod view;
 
 use std::cell::RefCell;
@@ -91,6 +92,12 @@ pub enum ReplicaError {
         replica: Uuid,
         /// Whose it is.
         volume: Uuid,
+    },
+    /// An engine has it open, or had since the caller looked; nothing was changed (I42).
+    #[error("an engine has replica {replica} open, or had it since it was looked at")]
+    InUse {
+        /// Which.
+        replica: Uuid,
     },
     /// There is no such replica.
     #[error("there is no replica {replica}")]
@@ -269,17 +276,22 @@ impl Inner {
     async fn delete(&self, replica: Uuid, volume: Option<Uuid>) -> Result<(), ReplicaError> {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
-        let lvols = self.store.lvols();
-        if let (Some(volume), Some((_, found))) = (volume, view::head(&lvols, replica))
+        let found = view::head(&self.store.lvols(), replica);
+        if let (Some(volume), Some((_, found))) = (volume, found)
             && found.volume != volume
         {
             return Err(ReplicaError::OtherVolume { replica, volume: found.volume });
         }
+        self.delete_locked(replica, &entry).await
+    }
+
+    async fn delete_locked(&self, replica: Uuid, entry: &Rc<Entry>) -> Result<(), ReplicaError> {
+        let lvols = self.store.lvols();
         self.directory.remove(replica);
         entry.end(&Error::with_detail(ErrorKind::Unavailable, "the replica was deleted")).await;
         entry.notes.take();
         self.delete_lvols(view::of_replica(&lvols, replica)).await?;
-        self.forget(replica, &entry);
+        self.forget(replica, entry);
         Ok(())
     }
 

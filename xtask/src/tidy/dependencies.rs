@@ -104,7 +104,7 @@ const RESTRICTED: &[(&str, &[&str], &str)] = &[
     ("object_store", &["backup"], BACKUPS),
     ("ring", &["backup"], BACKUPS),
     ("rustls", &["backup"], BACKUPS),
-    ("hyper-util", &["backup"], BACKUPS),
+    ("hyper-util", &["backup", "daemon"], "connections of the control side: to object storage and to peers"),
     (
         "tonic",
         &["proto", "daemon", "cli", "integration"],

@@ -10,10 +10,12 @@
 //!
 //! Each step can be repeated, and a call that failed half way goes on where it was when it is sent again.
 
+mod adopting;
 mod cloning;
 mod members;
+mod resuming;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +32,9 @@ use crate::control::locks::KeyedLocks;
 use crate::control::peers::{self, Peers};
 use crate::control::replicas::Replicas;
 use crate::control::request;
-use crate::state::{Records, StateError};
+use crate::state::{Records, StateError, Unchanged};
+
+pub(crate) use self::adopting::Adopted;
 
 /// How long a creation waits for its engine, so that the volume can be attached when the call returns.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -115,6 +119,8 @@ pub(crate) struct Volumes {
     here: Surroundings,
     records: Records<VolumeRecord>,
     entries: Mutex<BTreeMap<Uuid, Entry>>,
+    /// Those whose records could not be read at the start.
+    unreadable: BTreeSet<Uuid>,
     /// By name: it is what makes a creation the same as an earlier one.
     locks: KeyedLocks<String>,
 }
@@ -124,6 +130,8 @@ struct Entry {
     record: VolumeRecord,
     /// Why the last call did not get to its end.
     reason: String,
+    /// The state directory may have this record or the one before.
+    in_doubt: bool,
 }
 
 impl Volumes {
@@ -135,16 +143,18 @@ impl Volumes {
         }
         let cut_off = |record: &VolumeRecord| match record.phase {
             Phase::Created => String::new(),
-            Phase::Creating | Phase::Deleting => "the daemon ended in the middle; send the command again".to_owned(),
+            Phase::Creating => "the daemon ended in the middle; send the command again".to_owned(),
+            Phase::Deleting => "the daemon ended in the middle; it goes on".to_owned(),
         };
         let entries = loaded.records.into_iter();
         let entries = entries.map(|(uuid, mut record)| {
             // What the engine knows of a grow may be newer.
             record.size = here.engines.size_of(uuid).unwrap_or(record.size);
-            (uuid, Entry { reason: cut_off(&record), record })
+            (uuid, Entry { reason: cut_off(&record), record, in_doubt: false })
         });
         let entries = entries.collect();
-        Ok(Self { here, records, entries: Mutex::new(entries), locks: KeyedLocks::default() })
+        let (entries, unreadable) = (Mutex::new(entries), loaded.unreadable);
+        Ok(Self { here, records, entries, unreadable, locks: KeyedLocks::default() })
     }
 
     /// Makes a volume, or returns the one that is there, or goes on with one that is half made (I30).
@@ -167,7 +177,13 @@ impl Volumes {
         let uuid = record.uuid;
         match record.phase {
             Phase::Created => {}
-            Phase::Creating => self.noting_failure(uuid, self.build(record).await)?,
+            Phase::Creating => {
+                // Nothing is made of which the record may be lost.
+                if self.entries().get(&uuid).is_some_and(|entry| entry.in_doubt) {
+                    self.keep(&record).await?;
+                }
+                self.noting_failure(uuid, self.build(record).await)?;
+            }
             Phase::Deleting => {
                 let text = format!("volume `{}` is being deleted: send the delete again first", record.name);
                 return Err(ControlError::precondition("DELETING", text));
@@ -262,6 +278,7 @@ impl Volumes {
             members,
             rebuild: RebuildRecord::default(),
             frontends: Frontends::default(),
+            of_volume: true,
         };
         self.here.engines.create_record(engine, true).await?;
         record.phase = Phase::Created;
@@ -316,10 +333,18 @@ impl Volumes {
         }
         record.phase = Phase::Deleting;
         self.keep(&record).await?;
-        let uuid = record.uuid;
-        let pending = self.noting_failure(uuid, self.tear_down(&record).await)?;
-        self.records.remove(uuid).await?;
-        self.entries().remove(&uuid);
+        self.delete_noted(&record).await
+    }
+
+    /// Ends a volume whose record says that it is to end.
+    async fn delete_noted(&self, record: &VolumeRecord) -> Result<Vec<String>, ControlError> {
+        let ended = async {
+            let pending = self.tear_down(record).await?;
+            self.records.remove(record.uuid).await?;
+            Ok(pending)
+        };
+        let pending = self.noting_failure(record.uuid, ended.await)?;
+        self.entries().remove(&record.uuid);
         Ok(pending)
     }
 
@@ -426,11 +451,17 @@ impl Volumes {
         entries.values().find(matches).cloned().ok_or_else(|| ControlError::not_found("volume", volume))
     }
 
-    /// Writes the record, then shows it.
+    /// Writes the record, then shows it. After an error it is as before; where that is not certain the new one is shown, with the error.
     async fn keep(&self, record: &VolumeRecord) -> Result<(), StateError> {
-        self.records.store(record.uuid, record).await?;
-        self.entries().insert(record.uuid, Entry { record: record.clone(), reason: String::new() });
-        Ok(())
+        let old = self.entries().get(&record.uuid).map(|entry| entry.record.clone());
+        let kept = self.records.change(record.uuid, old.as_ref(), record).await;
+        let (reason, in_doubt, result) = match kept {
+            Ok(()) => (String::new(), false, Ok(())),
+            Err(Unchanged { error, in_doubt: false }) => return Err(error),
+            Err(Unchanged { error, in_doubt: true }) => (error.to_string(), true, Err(error)),
+        };
+        self.entries().insert(record.uuid, Entry { record: record.clone(), reason, in_doubt });
+        result
     }
 
     /// Leaves the reason of a failure with the volume.

@@ -1,0 +1,168 @@
+//! The other nodes: a pool with one connection to each, shared by all calls (L3).
+//!
+//! A task for each peer keeps its connection, from the start of the daemon to its end: [`peer`] has its states. A call that fails
+//! leaves nothing behind but its count.
+
+mod connection;
+mod peer;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1;
+use proto::v1::orphan_service_client::OrphanServiceClient;
+use proto::v1::replica_service_client::ReplicaServiceClient;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use self::peer::Peer;
+use super::error::ControlError;
+use crate::config::PeerConfig;
+use crate::failpoint;
+
+/// How long one call to a peer may take in all.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The peers of the configuration.
+pub(crate) struct Peers {
+    peers: BTreeMap<String, Kept>,
+    /// Counts connections that were made.
+    connected: watch::Sender<u64>,
+}
+
+/// A peer and the task that keeps its connection; it ends with this.
+struct Kept {
+    peer: Arc<Peer>,
+    keeper: JoinHandle<()>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Peers {
+    /// Begins to connect to each; nobody waits for that.
+    ///
+    /// Must be called inside a tokio runtime.
+    pub(crate) fn new(configs: &[PeerConfig]) -> Self {
+        let connected = watch::Sender::new(0);
+        let peers = configs.iter().map(|config| {
+            let peer = Peer::new(config.clone());
+            let keeper = tokio::spawn(Arc::clone(&peer).keep(connected.clone()));
+            (config.name.clone(), Kept { peer, keeper })
+        });
+        Self { peers: peers.collect(), connected }
+    }
+
+    /// Their names, in the order of the alphabet.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.peers.keys().map(String::as_str)
+    }
+
+    /// Whether this is one of them.
+    pub(crate) fn contains(&self, node: &str) -> bool {
+        self.peers.contains_key(node)
+    }
+
+    /// Where a peer serves its replicas.
+    pub(crate) fn replica_address(&self, node: &str) -> Option<SocketAddr> {
+        self.peers.get(node).map(|kept| kept.peer.replica_address())
+    }
+
+    /// Sent to when a connection was made.
+    pub(crate) fn connects(&self) -> watch::Receiver<u64> {
+        self.connected.subscribe()
+    }
+
+    /// Makes a replica on a peer.
+    pub(crate) async fn create_replica(
+        &self,
+        node: &str,
+        request: v1::CreateReplicaRequest,
+    ) -> Result<v1::Replica, ControlError> {
+        self.call(node, |channel| async move { ReplicaServiceClient::new(channel).create(request).await }).await
+    }
+
+    /// Deletes a replica on a peer.
+    pub(crate) async fn delete_replica(
+        &self,
+        node: &str,
+        request: v1::DeleteReplicaRequest,
+    ) -> Result<(), ControlError> {
+        let call = |channel| async move { ReplicaServiceClient::new(channel).delete(request).await };
+        self.call(node, call).await.map(drop)
+    }
+
+    /// What a peer says of replicas that may be those of its volumes.
+    pub(crate) async fn claims(
+        &self,
+        node: &str,
+        request: v1::ListClaimsRequest,
+    ) -> Result<Vec<v1::Claim>, ControlError> {
+        let call = |channel| async move { OrphanServiceClient::new(channel).list_claims(request).await };
+        self.call(node, call).await.map(|answer| answer.claims)
+    }
+
+    /// The peers as [`v1::NodeInfo`] shows them.
+    pub(crate) fn describe(&self) -> Vec<v1::Peer> {
+        self.peers.values().map(|kept| kept.peer.describe()).collect()
+    }
+
+    async fn call<T, F>(&self, node: &str, call: impl FnOnce(Channel) -> F) -> Result<T, ControlError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let peer = &self.peers.get(node).ok_or_else(|| unknown(node))?.peer;
+        let called = async {
+            // Never closed.
+            let _turn = peer.calls.acquire().await;
+            let channel = peer.channel().await?;
+            let answer = call(channel).await;
+            if answer.as_ref().map_or_else(is_refusal, |_| true) {
+                peer.answered();
+            }
+            answer.map(Response::into_inner).map_err(|status| failed_call(node, &status))
+        };
+        let limited = async {
+            match tokio::time::timeout(CALL_TIMEOUT, called).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let text = format!("{} did not answer within {} s", peer.config.grpc, CALL_TIMEOUT.as_secs());
+                    Err(ControlError::of_peer(node, &Status::deadline_exceeded(text)))
+                }
+            }
+        };
+        let answer = failpoint::step("a call to a peer", limited).await;
+        peer.note(answer.as_ref().err());
+        answer
+    }
+}
+
+/// Whether it is what the peer answered, and not what became of the connection.
+fn is_refusal(status: &Status) -> bool {
+    proto::error::info(status).is_some()
+}
+
+fn failed_call(node: &str, status: &Status) -> ControlError {
+    match status.source() {
+        // Broken in the middle: which of the library's words it is says little.
+        Some(cause) if !is_refusal(status) => {
+            ControlError::of_peer(node, &Status::unavailable(connection::innermost(cause)))
+        }
+        _ => ControlError::of_peer(node, status),
+    }
+}
+
+/// A node that is in no configuration here.
+pub(crate) fn unknown(node: &str) -> ControlError {
+    let text = format!("node `{node}` is not known here: add it under [[peers]] in this node's configuration");
+    ControlError::precondition("UNKNOWN_NODE", text).with("node", node)
+}
