@@ -24,6 +24,7 @@ use crate::control::ControlError;
 
 /// A failure that a test asked for.
 #[derive(Debug)]
+#[cfg_attr(not(debug_assertions), allow(dead_code, reason = "nothing fails on purpose in programs that are released"))]
 pub(crate) struct Injected(&'static str);
 
 impl fmt::Display for Injected {

@@ -38,8 +38,8 @@ pub(super) async fn run(client: &Client, command: &OrphanCommand, output: Output
                 expected_volume_uuid: volume.clone().unwrap_or_default(),
                 without_nodes: which.without_node.clone(),
             };
-            answer(client.orphans().delete(request).await)?;
-            Ok(())
+            let deleted = answer(client.orphans().delete(request).await)?;
+            if output == Output::Json { print_json(&deleted) } else { Ok(()) }
         }
     }
 }

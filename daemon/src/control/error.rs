@@ -91,6 +91,11 @@ impl ControlError {
         })
     }
 
+    /// Whether nothing was changed, for certain.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self.code, Code::InvalidArgument | Code::FailedPrecondition | Code::ResourceExhausted)
+    }
+
     /// Whether what was meant is not there, but another one is in its place.
     pub(crate) fn is_of_another_object(&self) -> bool {
         self.code == Code::Aborted

@@ -10,10 +10,10 @@
 //! ```
 //! Changes of one store wait for one another; one whose disk hangs holds up none of another.
 
+mod extend;
+
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::future::Future;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
 use uuid::Uuid;
 
+use self::extend::extend_file;
 use super::error::{Comparison, ControlError};
 use super::events::{Events, Happened};
 use super::locks::KeyedLocks;
@@ -190,7 +191,7 @@ impl Stores {
     async fn format_if_cut_off(&self, spec: &StoreSpec, limits: WantedLimits, home: usize) -> Result<(), ControlError> {
         let Some(mut record) = self.records.load()?.records.remove(&spec.uuid) else { return Ok(()) };
         if !record.formatted {
-            self.data.format_store(home, spec, limits, true).await?;
+            self.data.format_store(home, spec, limits).await?;
             record.formatted = true;
             self.records.store(spec.uuid, &record).await?;
         }
@@ -231,14 +232,19 @@ impl Stores {
     /// The record comes first, so that a crash in the middle leaves a store that a repeated call can finish, under the
     /// same UUID.
     async fn make(&self, spec: &StoreSpec, limits: WantedLimits, home: usize) -> Result<(), Unmade> {
+        // Once it is on record nobody looks at what is there any more: half a format looks like anything.
+        let unused = self.data.check_unused(home, spec, limits).await;
+        unused.map_err(|error| Unmade { error, leaves_record: false })?;
         let mut record = StoreRecord::of(spec);
         if let Some(record) = &record {
             let recorded = self.records.change(spec.uuid, None, record).await;
             recorded
                 .map_err(|Unchanged { error, in_doubt }| Unmade { error: error.into(), leaves_record: in_doubt })?;
         }
-        if let Err(error) = self.data.format_store(home, spec, limits, false).await {
-            let leaves_record = self.records.remove(spec.uuid).await.is_err();
+        if let Err(error) = self.data.format_store(home, spec, limits).await {
+            // What was not refused may have happened: the same command again finds out, under the same UUID.
+            let in_doubt = !error.is_refusal() && record.is_some();
+            let leaves_record = in_doubt || self.records.remove(spec.uuid).await.is_err();
             return Err(Unmade { error, leaves_record });
         }
         if let Some(record) = &mut record {
@@ -516,27 +522,6 @@ fn check_unused(entries: &BTreeMap<Uuid, Entry>, spec: &StoreSpec) -> Result<(),
             Err(ControlError::precondition("PATH_IN_USE", text).with("store", &other.spec.name))
         }
     }
-}
-
-/// Makes a file at least this large, durably. Devices and files that are large enough stay as they are.
-async fn extend_file(path: PathBuf, size: u64) -> Result<(), ControlError> {
-    let shown = path.display().to_string();
-    let extend = move || {
-        let file = OpenOptions::new().write(true).open(&path)?;
-        let found = file.metadata()?;
-        if found.is_file() && found.len() < size {
-            file.set_len(size)?;
-            file.sync_all()?;
-        }
-        Ok(())
-    };
-    let extended = tokio::task::spawn_blocking(extend).await.unwrap_or_else(|ended| Err(io::Error::other(ended)));
-    extended.map_err(|error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ControlError::exhausted(format!("{shown}: {error}"))
-        }
-        _ => ControlError::precondition("PATH_FAILED", format!("{shown} cannot be made {size} bytes long: {error}")),
-    })
 }
 
 fn still_opening(name: &str) -> ControlError {

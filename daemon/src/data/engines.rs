@@ -13,6 +13,7 @@ use engine::{
 };
 use proto::v1;
 use replica::RemoteOptions;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::errors::{engine_error, registry_error};
@@ -30,6 +31,8 @@ pub(super) struct Export {
     device: Rc<Standby>,
     meter: Arc<Meter>,
     engine: RefCell<Option<Rc<Engine>>>,
+    /// Held by a start until its engine is above, and by the end.
+    starting: Mutex<()>,
 }
 
 /// Shows the volume to hosts. Their commands wait for the engine.
@@ -41,7 +44,13 @@ pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<Arc<Me
     let device = Standby::new(geometry, spec.members.iter().find_map(local), Arc::clone(&meter));
     let shown = Shown::new(spec.volume, Rc::clone(&device));
     failpoint::step("a volume is shown", shown.set(&inner, &spec.frontends)).await?;
-    let export = Rc::new(Export { shown, device, meter: Arc::clone(&meter), engine: RefCell::default() });
+    let export = Rc::new(Export {
+        shown,
+        device,
+        meter: Arc::clone(&meter),
+        engine: RefCell::default(),
+        starting: Mutex::default(),
+    });
     room().exports.borrow_mut().insert(spec.volume, export);
     Ok(meter)
 }
@@ -55,6 +64,11 @@ pub(super) async fn set_frontends(inner: Arc<Inner>, volume: Uuid, wanted: Front
 /// Starts the engine and puts it behind the export as soon as it serves.
 pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
     let export = find(spec.volume).ok_or_else(|| ControlError::not_found("export", spec.volume))?;
+    let starting = Rc::clone(&export);
+    let _starting = starting.starting.lock().await;
+    if !find(spec.volume).is_some_and(|found| Rc::ptr_eq(&found, &export)) {
+        return Err(ControlError::not_found("export", spec.volume));
+    }
     let registry = room().registry(&inner);
     let config = EngineConfig { meter: Arc::clone(&export.meter), ..config(&inner, &spec) };
     failpoint::step("a lost membership is restored", restore_lost(&*registry, &config, &spec)).await?;
@@ -180,6 +194,8 @@ pub(super) async fn stop(volume: Uuid) {
     // What waits for the engine is answered, so that connections can drain.
     export.device.end_waiting();
     export.shown.stop().await;
+    // One that starts right now notes things of the volume: not after its end.
+    let _starting = export.starting.lock().await;
     let engine = export.engine.take();
     if let Some(engine) = engine {
         engine.stop().await;

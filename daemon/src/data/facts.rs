@@ -185,6 +185,8 @@ pub(crate) struct SuspectFacts {
     pub(crate) replica: Uuid,
     /// An engine has it open.
     pub(crate) is_open: bool,
+    /// The node whose volume it was made for.
+    pub(crate) owner: Option<String>,
     /// What its last engine left with it.
     pub(crate) copy: Option<CopyFacts>,
 }

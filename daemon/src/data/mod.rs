@@ -84,18 +84,28 @@ impl DataPath {
         self.inner.handles.len()
     }
 
-    /// Formats a store. What holds something already is left as it is, unless it is the same store. `again` finishes a
-    /// format that was cut off.
+    /// An error if what a store is to live in holds something else, which a format must leave as it is.
+    pub(crate) async fn check_unused(
+        &self,
+        home: usize,
+        spec: &StoreSpec,
+        limits: WantedLimits,
+    ) -> Result<(), ControlError> {
+        let spec = spec.clone();
+        paths::reach(&spec.backing).await;
+        self.on(home, move |_| stores::check(spec, limits)).await?
+    }
+
+    /// Formats a store, or finishes a format that was cut off. A store that is there already is left as it is.
     pub(crate) async fn format_store(
         &self,
         home: usize,
         spec: &StoreSpec,
         limits: WantedLimits,
-        again: bool,
     ) -> Result<(), ControlError> {
         let spec = spec.clone();
         paths::reach(&spec.backing).await;
-        self.on(home, move |_| stores::format(spec, limits, again)).await?
+        self.on(home, move |_| stores::format(spec, limits)).await?
     }
 
     /// Opens a store and serves its replicas. Its last scrub goes on if it had not ended.
@@ -184,6 +194,17 @@ impl DataPath {
         replicas: Vec<Uuid>,
     ) -> Result<Vec<SuspectFacts>, ControlError> {
         self.on(home, move |_| async move { orphans::suspects(store, &replicas) }).await
+    }
+
+    /// Notes whose volume a replica is of.
+    pub(crate) async fn set_owner_node(
+        &self,
+        home: usize,
+        store: Uuid,
+        replica: Uuid,
+        node: String,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| orphans::set_owner_node(store, replica, node)).await?
     }
 
     /// Deletes a replica, but not from under an engine.

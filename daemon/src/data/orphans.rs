@@ -22,7 +22,12 @@ pub(super) fn suspects(store: Uuid, replicas: &[Uuid]) -> Vec<SuspectFacts> {
     };
     let facts = replicas.iter().filter_map(|replica| {
         let volume = *there.get(replica)?;
-        Some(SuspectFacts { replica: *replica, is_open: server.is_open(*replica), copy: copy(*replica, volume) })
+        Some(SuspectFacts {
+            replica: *replica,
+            is_open: server.is_open(*replica),
+            owner: server.owner_node(*replica),
+            copy: copy(*replica, volume),
+        })
     });
     facts.collect()
 }
@@ -36,6 +41,13 @@ fn copy_facts(record: engine::VolumeRecord) -> CopyFacts {
     };
     let members = record.replicas.into_iter().map(member).collect();
     CopyFacts { size: record.size, block_size: record.block_size, members }
+}
+
+/// Notes whose volume a replica is of.
+pub(super) async fn set_owner_node(store: Uuid, replica: Uuid, node: String) -> Result<(), ControlError> {
+    let server = server(store)?;
+    let noted = async { server.set_owner_node(replica, &node).await.map_err(replica_error) };
+    failpoint::step("an owner is noted", noted).await
 }
 
 /// Deletes a replica that no engine has open, or has had since its epoch was this one.

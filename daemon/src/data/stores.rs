@@ -20,17 +20,18 @@ use crate::failpoint;
 /// How many bytes of what is to be formatted must be zero: where file systems and partition tables have their marks.
 const PROBED: u64 = 128 << 10;
 
-/// Formats what the store lives in. `again` finishes a format that was cut off.
-pub(super) async fn format(spec: StoreSpec, limits: WantedLimits, again: bool) -> Result<(), ControlError> {
+/// Looks whether what the store is to live in is unused.
+pub(super) async fn check(spec: StoreSpec, limits: WantedLimits) -> Result<(), ControlError> {
+    let Backing::Path { path, create } = &spec.backing else { return Ok(()) };
+    let checked = async { check_unused(&spec, limits, &open_disk(path, *create).await?, path).await };
+    failpoint::step("a disk is looked at", checked).await
+}
+
+/// Formats what the store lives in, or finishes that.
+pub(super) async fn format(spec: StoreSpec, limits: WantedLimits) -> Result<(), ControlError> {
     let disk = match &spec.backing {
         Backing::Memory { size } => memory(spec.uuid, *size)?,
-        Backing::Path { path, create } => {
-            let disk = open_disk(path, *create).await?;
-            if !again {
-                check_unused(&spec, limits, &disk, path).await?;
-            }
-            disk
-        }
+        Backing::Path { path, create } => open_disk(path, *create).await?,
     };
     let options = FormatOptions {
         cluster_size: spec.cluster_size,

@@ -19,7 +19,7 @@ use reactor::bug;
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
-use self::attribute::{ATTACHED, Attribute, MEMBERSHIP, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
+use self::attribute::{ATTACHED, Attribute, MEMBERSHIP, OWNER, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
 pub use self::local::LocalReplica;
 use self::notes::Notes;
 pub use self::owner::{Owner, owners};
@@ -248,9 +248,9 @@ impl Inner {
         let mut lvol = head_lvol(attribute, spec);
         match old {
             Some(old) => {
-                // What it knows of the membership does not depend on what it holds.
-                let known = old.attributes.get(MEMBERSHIP).map(|content| (MEMBERSHIP.to_owned(), content.clone()));
-                lvol.attributes.extend(known);
+                // What it knows of the membership, and whose it is, does not depend on what it holds.
+                let known = |key: &str| Some((key.to_owned(), old.attributes.get(key)?.clone()));
+                lvol.attributes.extend([MEMBERSHIP, OWNER].into_iter().filter_map(known));
                 self.store.create_in_place_of(old.uuid, &lvol).await
             }
             None => self.store.create(&lvol).await,

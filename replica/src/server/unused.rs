@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::attribute::MEMBERSHIP;
+use super::attribute::{MEMBERSHIP, OWNER};
 use super::{ReplicaError, ReplicaServer, view};
 
 impl ReplicaServer {
@@ -16,6 +16,25 @@ impl ReplicaServer {
     pub fn membership_copy(&self, replica: Uuid) -> Option<Vec<u8>> {
         let (head, _) = view::head(&self.inner.store.lvols(), replica)?;
         head.attributes.get(MEMBERSHIP).cloned()
+    }
+
+    /// The name of the node whose volume the replica is of, if it was told.
+    pub fn owner_node(&self, replica: Uuid) -> Option<String> {
+        let (head, _) = view::head(&self.inner.store.lvols(), replica)?;
+        String::from_utf8(head.attributes.get(OWNER)?.clone()).ok()
+    }
+
+    /// Notes whose volume the replica is of. Durable when this returns.
+    pub async fn set_owner_node(&self, replica: Uuid, node: &str) -> Result<(), ReplicaError> {
+        let entry = self.inner.entry(replica);
+        let _changing = entry.changing.lock().await;
+        let lvols = self.inner.store.lvols();
+        let (head, _) = view::head(&lvols, replica).ok_or(ReplicaError::NotFound { replica })?;
+        if head.attributes.get(OWNER).map(Vec::as_slice) != Some(node.as_bytes()) {
+            let change = (OWNER.to_owned(), Some(node.as_bytes().to_vec()));
+            self.inner.store.set_attributes(head.uuid, &[change]).await?;
+        }
+        Ok(())
     }
 
     /// Deletes a replica of this volume that no engine has open, and none has opened since its epoch was `epoch`: under the lock that an

@@ -277,6 +277,10 @@ fn what_nobody_owns_is_deleted_but_not_from_under_an_engine() {
         let replica = server.open_local(open(1, 1)).await.expect("granted");
         replica.snapshot(Uuid::from_bytes([0x51; 16]), replica.granted().geometry.size(), "s").await.expect("cut");
         replica.set_membership(b"who is in sync", &[]).await.expect("kept");
+        server.set_owner_node(REPLICA, "a").await.expect("noted");
+        replica.reset().await.expect("made anew");
+        assert_eq!(server.owner_node(REPLICA).as_deref(), Some("a"), "whatever it holds");
+        replica.snapshot(Uuid::from_bytes([0x52; 16]), replica.granted().geometry.size(), "s").await.expect("cut");
         assert!(server.is_open(REPLICA));
         assert_eq!(server.membership_copy(REPLICA).as_deref(), Some(&b"who is in sync"[..]));
         for epoch in [0, 1] {
@@ -292,7 +296,9 @@ fn what_nobody_owns_is_deleted_but_not_from_under_an_engine() {
         let refused = server.delete_unused(REPLICA, Uuid::from_bytes([9; 16]), 1).await;
         assert!(matches!(refused, Err(ReplicaError::OtherVolume { volume: VOLUME, .. })), "{refused:?}");
         // Heads go first: a kill after that leaves snapshots.
-        server.store().delete(REPLICA).await.expect("deleted");
+        let head =
+            server.store().lvols().into_iter().find(|lvol| lvol.kind == lvol::LvolKind::Head).expect("a head").uuid;
+        server.store().delete(head).await.expect("deleted");
         assert_eq!(server.store().lvols().len(), 1);
         server.delete_remains(REPLICA).await.expect("deleted");
         server.delete_unused(REPLICA, VOLUME, 1).await.expect("nothing to do");

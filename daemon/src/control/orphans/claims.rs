@@ -107,7 +107,7 @@ pub(super) struct Evidence<'a> {
     pub(super) own: Option<&'a Claim>,
     /// By peer.
     pub(super) answers: &'a BTreeMap<String, Answer>,
-    /// The nodes that its copy of the membership names.
+    /// The node that it was made for, and those that its copy of the membership names.
     pub(super) named: BTreeSet<String>,
     /// An engine has it open.
     pub(super) is_open: bool,
@@ -168,7 +168,7 @@ impl Evidence<'_> {
         let silent = self.answers.iter().filter_map(|(peer, answer)| Some((peer.clone(), answer.clone().err()?)));
         let strange = self.named.iter().filter(|name| *name != self.node && !self.answers.contains_key(*name));
         let strange =
-            strange.map(|name| (name.clone(), format!("node `{name}`, which has a replica of it, is no peer")));
+            strange.map(|name| (name.clone(), format!("node `{name}`, which it names, is no peer of this one")));
         silent.chain(strange).collect()
     }
 }

@@ -73,7 +73,8 @@ impl Orphans {
                 continue;
             }
             let copy = facts.and_then(|facts| facts.copy.clone());
-            let named = copy.iter().flat_map(|copy| copy.members.iter().map(|member| member.node.clone())).collect();
+            let members = copy.iter().flat_map(|copy| copy.members.iter().map(|member| member.node.clone()));
+            let named = members.chain(facts.and_then(|facts| facts.owner.clone())).collect();
             let evidence = Evidence {
                 asked: suspect.asked,
                 node: &self.here.node,

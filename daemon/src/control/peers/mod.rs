@@ -166,3 +166,69 @@ pub(crate) fn unknown(node: &str) -> ControlError {
     let text = format!("node `{node}` is not known here: add it under [[peers]] in this node's configuration");
     ControlError::precondition("UNKNOWN_NODE", text).with("node", node)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use proto::v1::PeerState;
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    fn peers(grpc: SocketAddr) -> Peers {
+        Peers::new(&[PeerConfig { name: "b".to_owned(), grpc, replica: grpc }])
+    }
+
+    async fn until(peers: &Peers, is_so: impl Fn(&v1::Peer) -> bool) -> v1::Peer {
+        loop {
+            let peer = peers.describe().remove(0);
+            if is_so(&peer) {
+                return peer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_to_a_peer_that_is_away_fail_with_the_reason_and_leave_nothing() {
+        let tasks = || Handle::current().metrics().num_alive_tasks();
+        let before = tasks();
+        // Nobody listens there any more.
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("an address");
+        let pool = peers(address);
+        for _ in 0..1000 {
+            let error = pool.delete_replica("b", v1::DeleteReplicaRequest::default()).await.expect_err("away");
+            assert!(error.to_string().starts_with("node `b`: "), "{error}");
+        }
+        let peer = until(&pool, |peer| peer.state() == PeerState::Waiting).await;
+        assert_eq!((peer.calls, peer.failed_calls, peer.calls_in_flight, peer.connects), (1000, 1000, 0, 0));
+        assert!(peer.attempts > 0 && peer.last_error.contains("refused") && peer.next_try_ms.is_some(), "{peer:?}");
+        assert!(peer.failed_connects < 500, "calls have a budget of attempts: {peer:?}");
+        let error = pool.delete_replica("c", v1::DeleteReplicaRequest::default()).await.expect_err("no peer");
+        assert!(error.to_string().contains("not known here"), "{error}");
+        drop(pool);
+        while tasks() > before {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_made_again_and_is_one_at_a_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let pool = peers(listener.local_addr().expect("an address"));
+        for round in 1..4 {
+            let (socket, _) = listener.accept().await.expect("it connects");
+            let peer = until(&pool, |peer| peer.state() == PeerState::Connected).await;
+            assert_eq!(peer.connects, round);
+            assert_eq!((peer.attempts, peer.last_error.as_str()), (0, ""));
+            // It hangs up.
+            drop(socket);
+            let peer = until(&pool, |peer| peer.state() != PeerState::Connected || peer.connects > round).await;
+            // It may be there again by now.
+            if peer.state() != PeerState::Connected {
+                assert!(peer.attempts > 0 && peer.last_error.contains("was lost"), "{peer:?}");
+            }
+        }
+    }
+}

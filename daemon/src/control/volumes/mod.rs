@@ -309,7 +309,9 @@ impl Volumes {
         record: &VolumeRecord,
         replica: &ReplicaRecord,
     ) -> impl Future<Output = Result<(), ControlError>> + Send + use<> {
-        let (request, node) = (record.replica_request(replica), replica.node.clone());
+        let request =
+            v1::CreateReplicaRequest { owner_node: self.here.node.clone(), ..record.replica_request(replica) };
+        let node = replica.node.clone();
         let here = (node == self.here.node).then(|| Arc::clone(&self.here.replicas));
         let peers = Arc::clone(&self.here.peers);
         async move {
@@ -519,6 +521,7 @@ impl VolumeRecord {
             block_size_bytes: self.block_size,
             source_replica_uuid: origin.map_or_else(String::new, |(replica, _)| replica.to_string()),
             source_snapshot_uuid: origin.map_or_else(String::new, |(_, snapshot)| snapshot.to_string()),
+            owner_node: String::new(),
         }
     }
 }
