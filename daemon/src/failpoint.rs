@@ -137,10 +137,7 @@ mod armed {
         #[test]
         fn a_plan_counts_from_its_beginning() {
             let mut passages = Passages::default();
-            let mut effects = |plan: &str| {
-                let found: Vec<_> = (0..4).map(|_| passages.pass(plan.to_owned())).collect();
-                found
-            };
+            let mut effects = |plan: &str| (0..4).map(|_| passages.pass(plan.to_owned())).collect::<Vec<_>>();
             let none = Effect::None;
             assert_eq!(effects("a count 0"), [none; 4]);
             assert_eq!(effects("b fail 2"), [none, Effect::Fail, none, none]);

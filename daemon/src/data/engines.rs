@@ -37,13 +37,23 @@ pub(super) struct Export {
 
 /// Shows the volume to hosts. Their commands wait for the engine.
 pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<Arc<Meter>, ControlError> {
+    if let Some(export) = find(spec.volume) {
+        // The answer to the call before was lost.
+        export.shown.set(&inner, &spec.frontends).await?;
+        return Ok(Arc::clone(&export.meter));
+    }
     let geometry =
         Geometry::new(spec.size, spec.block_size).map_err(|error| ControlError::invalid("size_bytes", error))?;
     let local = |member: &MemberSpec| Some(Local { replica: member.replica, store: member.store? });
     let meter = Arc::new(Meter::default());
     let device = Standby::new(geometry, spec.members.iter().find_map(local), Arc::clone(&meter));
     let shown = Shown::new(spec.volume, Rc::clone(&device));
-    failpoint::step("a volume is shown", shown.set(&inner, &spec.frontends)).await?;
+    if let Err(error) = failpoint::step("a volume is shown", shown.set(&inner, &spec.frontends)).await {
+        // Some frontend may be there: nobody would end it.
+        shown.disconnect();
+        shown.stop().await;
+        return Err(error);
+    }
     let export = Rc::new(Export {
         shown,
         device,
