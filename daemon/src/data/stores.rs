@@ -79,6 +79,10 @@ async fn is_empty(disk: &Disk) -> io::Result<bool> {
 
 /// Opens the store and serves its replicas.
 pub(super) async fn open(inner: Arc<Inner>, spec: StoreSpec, last_scrub: Option<ScrubRun>) -> Result<(), ControlError> {
+    if room().stores.borrow().contains_key(&spec.uuid) {
+        // The answer to the call before was lost.
+        return Ok(());
+    }
     let disk = match &spec.backing {
         Backing::Memory { size } => memory(spec.uuid, *size)?,
         Backing::Path { path, .. } => open_disk(path, None).await?,
