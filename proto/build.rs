@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "ashlar/v1/node.proto",
     "ashlar/v1/store.proto",
     "ashlar/v1/lvol.proto",
@@ -12,11 +12,12 @@ const FILES: [&str; 8] = [
     "ashlar/v1/engine.proto",
     "ashlar/v1/volume.proto",
     "ashlar/v1/operation.proto",
+    "ashlar/v1/orphan.proto",
     "ashlar/v1/errors.proto",
 ];
 
 /// Fields that hold a state, and how they are serialized.
-const STATES: [(&str, &str); 12] = [
+const STATES: [(&str, &str); 15] = [
     (".ashlar.v1.Event.subject", "event_subject"),
     (".ashlar.v1.LastRun.end", "run_end"),
     (".ashlar.v1.Store.state", "store_state"),
@@ -29,6 +30,9 @@ const STATES: [(&str, &str); 12] = [
     (".ashlar.v1.OperationChange.kind", "change_kind"),
     (".ashlar.v1.Operation.kind", "operation_kind"),
     (".ashlar.v1.Operation.state", "operation_state"),
+    (".ashlar.v1.Peer.state", "peer_state"),
+    (".ashlar.v1.Orphan.kind", "orphan_kind"),
+    (".ashlar.v1.Orphan.state", "orphan_state"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -2,6 +2,7 @@
 
 mod lvol;
 mod operation;
+mod orphan;
 mod store;
 mod tools;
 mod volume;
@@ -13,6 +14,7 @@ use tls::Files;
 
 pub(crate) use self::lvol::{CreateLvol, ImportLvol, LvolCommand};
 pub(crate) use self::operation::OperationCommand;
+pub(crate) use self::orphan::{KindName, OrphanCommand};
 pub(crate) use self::store::{CheckStore, CreateStore, DumpStore, SetLimits, StoreCommand};
 pub(crate) use self::tools::{BundleOptions, PreflightOptions, Shell};
 pub(crate) use self::volume::{CreateVolume, ExportVolume, FrontendName, RebuildCommand, VolumeCommand};
@@ -130,6 +132,9 @@ pub(crate) enum DaemonCommand {
     /// Long work that goes on by itself: merges, scrubs, rebuilds, replacements, late deletions
     #[command(subcommand)]
     Operation(OperationCommand),
+    /// What is on the node and belongs to nobody
+    #[command(subcommand)]
+    Orphan(OrphanCommand),
     /// What happened on the node since it was started
     Events {
         /// Go on with what comes, until interrupted

@@ -11,6 +11,7 @@ use proto::v1::engine_service_client::EngineServiceClient;
 use proto::v1::lvol_service_client::LvolServiceClient;
 use proto::v1::node_service_client::NodeServiceClient;
 use proto::v1::operation_service_client::OperationServiceClient;
+use proto::v1::orphan_service_client::OrphanServiceClient;
 use proto::v1::replica_service_client::ReplicaServiceClient;
 use proto::v1::store_service_client::StoreServiceClient;
 use proto::v1::volume_service_client::VolumeServiceClient;
@@ -96,6 +97,11 @@ impl Client {
     /// Its replicas.
     pub fn replicas(&self) -> ReplicaServiceClient<Channel> {
         ReplicaServiceClient::new(self.channel.clone())
+    }
+
+    /// What belongs to nobody there.
+    pub fn orphans(&self) -> OrphanServiceClient<Channel> {
+        OrphanServiceClient::new(self.channel.clone())
     }
 
     /// Its engines.

@@ -14,6 +14,7 @@ use proto::v1::engine_service_server::EngineServiceServer;
 use proto::v1::lvol_service_server::LvolServiceServer;
 use proto::v1::node_service_server::NodeServiceServer;
 use proto::v1::operation_service_server::OperationServiceServer;
+use proto::v1::orphan_service_server::OrphanServiceServer;
 use proto::v1::replica_service_server::ReplicaServiceServer;
 use proto::v1::store_service_server::StoreServiceServer;
 use proto::v1::volume_service_server::VolumeServiceServer;
@@ -175,6 +176,7 @@ fn router(services: Services) -> anyhow::Result<Router<Stack<Authorize, Stack<Ca
         .add_service(ReplicaServiceServer::new(services.clone()))
         .add_service(EngineServiceServer::new(services.clone()))
         .add_service(OperationServiceServer::new(services.clone()))
+        .add_service(OrphanServiceServer::new(services.clone()))
         .add_service(VolumeServiceServer::new(services)))
 }
 

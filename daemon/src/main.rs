@@ -7,6 +7,7 @@ mod calls;
 mod config;
 mod control;
 mod data;
+mod failpoint;
 mod health;
 mod lifecycle;
 mod listening;

@@ -9,7 +9,7 @@ use tonic_health::server::HealthReporter;
 use crate::health::Readiness;
 
 /// All services: the empty name stands for the daemon as a whole. Those that are asked of the data path serve as long as its threads answer.
-const SERVICES: [(&str, Needs); 8] = [
+const SERVICES: [(&str, Needs); 9] = [
     ("", Needs::Reactors),
     ("ashlar.v1.NodeService", Needs::Nothing),
     ("ashlar.v1.OperationService", Needs::Reactors),
@@ -17,6 +17,7 @@ const SERVICES: [(&str, Needs); 8] = [
     ("ashlar.v1.LvolService", Needs::Reactors),
     ("ashlar.v1.ReplicaService", Needs::Reactors),
     ("ashlar.v1.EngineService", Needs::Reactors),
+    ("ashlar.v1.OrphanService", Needs::Reactors),
     ("ashlar.v1.VolumeService", Needs::Reactors),
 ];
 

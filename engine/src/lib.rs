@@ -50,6 +50,6 @@ pub use crate::engine::Engine;
 pub use crate::rebuilds::{RebuildSettings, Rebuilds};
 pub use crate::registry::{
     FileRegistry, MAX_REPLICAS, MAX_RESERVATIONS, MemberState, NewReplica, PendingChange, Registry, RegistryError,
-    ReplicaRecord, VolumeRecord,
+    ReplicaRecord, VolumeRecord, membership_of_copy,
 };
 pub use crate::restoring::{Survey, restore, survey, survey_with};

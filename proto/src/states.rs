@@ -5,8 +5,8 @@ use std::fmt;
 use serde::Serializer;
 
 use crate::v1::{
-    ChangeKind, EngineState, EventSubject, LvolState, MemberState, OperationKind, OperationState, ReplicaState, RunEnd,
-    StoreState, VolumeState,
+    ChangeKind, EngineState, EventSubject, LvolState, MemberState, OperationKind, OperationState, OrphanKind,
+    OrphanState, PeerState, ReplicaState, RunEnd, StoreState, VolumeState,
 };
 
 /// Writes an enumeration's constant in lower case, with spaces, without the prefix the style of .proto files asks for.
@@ -42,6 +42,9 @@ words! {
     ChangeKind, "CHANGE_KIND_", change_kind;
     OperationKind, "OPERATION_KIND_", operation_kind;
     OperationState, "OPERATION_STATE_", operation_state;
+    PeerState, "PEER_STATE_", peer_state;
+    OrphanKind, "ORPHAN_KIND_", orphan_kind;
+    OrphanState, "ORPHAN_STATE_", orphan_state;
 }
 
 #[cfg(test)]

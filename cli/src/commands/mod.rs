@@ -5,6 +5,7 @@ mod export;
 mod lvol;
 mod node;
 mod operation;
+mod orphan;
 mod replica;
 mod scrub;
 mod snapshot;
@@ -34,6 +35,7 @@ pub(crate) async fn run(
         DaemonCommand::Volume(command) => volume::run(&client, command, output).await,
         DaemonCommand::Snapshot(command) => snapshot::run(&client, command, output).await,
         DaemonCommand::Operation(command) => operation::run(&client, command, output).await,
+        DaemonCommand::Orphan(command) => orphan::run(&client, command, output).await,
         DaemonCommand::Replica(command) => replica::run(&client, command, output).await,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use proto::v1::{GetLogRequest, LastRun, NodeCertificate, NodeInfo, NodeInfoRequest, SetLogRequest};
+use proto::v1::{GetLogRequest, LastRun, NodeCertificate, NodeInfo, NodeInfoRequest, Peer, SetLogRequest};
 
 use crate::arguments::NodeCommand;
 use crate::client::{Client, answer};
@@ -64,13 +64,19 @@ fn render(info: &NodeInfo, width: Width) -> String {
         text.push_str(&render_last_run(last));
     }
     if !info.peers.is_empty() {
-        let mut table = Table::new(&[Name("PEER"), Name("API"), Name("REPLICAS"), End("LAST ERROR")]);
+        let columns = [Name("PEER"), Fixed("STATE"), Name("API"), Name("REPLICAS"), Fixed("CALLS"), Fixed("FAILED")];
+        let mut table = Table::new(&columns);
         for peer in &info.peers {
-            let error = if peer.last_error.is_empty() { "-" } else { &peer.last_error };
-            let cells = [&peer.name, &peer.grpc_address, &peer.replica_address, error];
-            table.row(cells.map(str::to_owned).to_vec());
+            let (state, calls) = (peer.state().to_string(), peer.calls.to_string());
+            let cells = [&peer.name, &state, &peer.grpc_address, &peer.replica_address, &calls];
+            let mut cells: Vec<_> = cells.map(String::clone).to_vec();
+            cells.push(peer.failed_calls.to_string());
+            table.row(cells);
         }
         text = format!("{text}\n{}", table.render(width));
+        for peer in info.peers.iter().filter(|peer| !peer.last_error.is_empty()) {
+            text.push_str(&format!("{}: {}{}\n", peer.name, peer.last_error, render_tries(peer)));
+        }
     }
     if !info.pending_deletions.is_empty() {
         let mut table = Table::new(&[Fixed("TO DELETE"), Name("NODE"), Fixed("TRIES"), End("LAST ERROR")]);
@@ -98,6 +104,14 @@ fn render_certificate(certificate: &NodeCertificate, now: SystemTime) -> String 
         text.push_str(&format!("           the newer files are refused: {}\n", certificate.problem));
     }
     text
+}
+
+/// How often a peer was tried in vain, and when it is tried again.
+fn render_tries(peer: &Peer) -> String {
+    match peer.next_try_ms {
+        Some(next) => format!(" ({} attempts, the next one in {:.1} s)", peer.attempts, next as f64 / 1000.0),
+        None => String::new(),
+    }
 }
 
 /// How the last run ended; of a panic only what it said, for the backtrace is long and in `-o json`.

@@ -1,7 +1,7 @@
 //! Replicas of deleted volumes on nodes that did not answer: deleted when those are back (I42).
 //!
 //! Each has a record, so that a restart does not forget it, and shows its attempts and last error in `node show`. One task
-//! works through them all, with longer and longer pauses while nothing moves.
+//! works through them all: when a node connects, and with longer and longer pauses while nothing moves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -99,6 +99,23 @@ impl Deletions {
         described.collect()
     }
 
+    /// Whether a replica waits to be deleted, and for which node.
+    pub(crate) fn waits_for(&self, replica: Uuid) -> Option<String> {
+        self.waiting().get(&replica).map(|waiting| waiting.record.node.clone())
+    }
+
+    /// Those that wait for a node that is neither this one nor a peer.
+    pub(crate) fn of_unknown_nodes(&self) -> Vec<DeletionRecord> {
+        let waiting = self.waiting();
+        let records = waiting.values().map(|waiting| &waiting.record);
+        records.filter(|record| record.node != self.node && !self.peers.contains(&record.node)).cloned().collect()
+    }
+
+    /// Since when a deletion is on record, in milliseconds since the Unix epoch.
+    pub(crate) async fn since(&self, replica: Uuid) -> i64 {
+        self.records.changed_at(replica).await
+    }
+
     /// Gives one up: nobody tries any more, and the replica stays where it is. One that is not there is a success.
     pub(crate) async fn forget(&self, replica: Uuid) -> Result<(), StateError> {
         self.records.remove(replica).await?;
@@ -107,10 +124,15 @@ impl Deletions {
     }
 
     async fn work(self: Arc<Self>) {
+        let mut connects = self.peers.connects();
         loop {
             let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
             while !self.waiting().is_empty() {
-                backoff.wait().await;
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    // The peers live as long as this.
+                    _ = connects.changed() => {}
+                }
                 self.attempt_all().await;
             }
             self.added.notified().await;
@@ -134,8 +156,9 @@ impl Deletions {
 
     async fn attempt(&self, record: &DeletionRecord) -> Result<(), ControlError> {
         let result = match self.delete_now(record).await {
-            Ok(()) => self.records.remove(record.replica).await.map_err(ControlError::from),
-            Err(error) => Err(error),
+            // Another volume's is not this one: there is nothing to delete (I42).
+            Err(error) if !error.is_of_another_object() => Err(error),
+            Ok(()) | Err(_) => self.records.remove(record.replica).await.map_err(ControlError::from),
         };
         let mut waiting = self.waiting();
         match &result {

@@ -13,7 +13,7 @@
 
 mod keeping;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,7 +36,7 @@ use super::retry::Backoff;
 use super::stores::Stores;
 use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec};
 use crate::health::{Feed, News, Volume};
-use crate::state::Records;
+use crate::state::{Records, Unchanged};
 
 /// An engine as the state directory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,9 @@ pub(crate) struct EngineRecord {
     pub(crate) rebuild: RebuildRecord,
     #[serde(default)]
     pub(crate) frontends: Frontends,
+    /// A volume of this node has it. Without: an orchestrator made it over replicas of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) of_volume: bool,
 }
 
 /// How the rebuilds of a volume work.
@@ -100,6 +103,8 @@ pub(crate) struct Engines {
     here: Surroundings,
     records: Records<EngineRecord>,
     entries: Mutex<BTreeMap<Uuid, Entry>>,
+    /// Those whose records could not be read at the start.
+    unreadable: BTreeSet<Uuid>,
     locks: KeyedLocks<Uuid>,
 }
 
@@ -129,7 +134,8 @@ impl Engines {
         for error in loaded.failed {
             tracing::error!(%error, "an engine's record is left out");
         }
-        let engines = Arc::new(Self { here, records, entries: Mutex::default(), locks: KeyedLocks::default() });
+        let (entries, unreadable) = (Mutex::default(), loaded.unreadable);
+        let engines = Arc::new(Self { here, records, entries, unreadable, locks: KeyedLocks::default() });
         let mut all_exported = true;
         for mut record in loaded.records.into_values() {
             let name = record.name.clone();
@@ -167,15 +173,21 @@ impl Engines {
     ) -> Result<v1::Engine, ControlError> {
         let volume = record.volume;
         let _lock = self.locks.lock(volume).await;
-        let existing = self.entries().get(&volume).map(|entry| entry.record.clone());
+        let existing = self.entries().get(&volume).map(|entry| (entry.record.clone(), entry.keeper.is_some()));
         match existing {
-            Some(existing) => compare(&existing, &record)?,
+            Some((existing, is_kept)) => {
+                compare(&existing, &record)?;
+                // The call before failed to export it.
+                if !is_kept {
+                    self.bring_up(existing).await?;
+                }
+            }
             None => {
                 // First who is in sync, then that there is an engine: a start without the former would have to guess (I5).
                 if fresh {
                     self.here.data.record_membership(self.home(&record), self.spec(&record)).await?;
                 }
-                self.records.store(volume, &record).await?;
+                self.records.change(volume, None, &record).await.map_err(|unchanged| unchanged.error)?;
                 self.here.events.note(Happened::of(EventSubject::Volume, &record.name, volume, "created", ""));
                 self.bring_up(record).await?;
             }
@@ -200,6 +212,7 @@ impl Engines {
             members,
             rebuild: RebuildRecord::default(),
             frontends: Frontends::default(),
+            of_volume: false,
         })
     }
 
@@ -316,9 +329,10 @@ impl Engines {
     pub(crate) async fn delete(&self, volume: Uuid) -> Result<(), ControlError> {
         let _lock = self.locks.lock(volume).await;
         let name = self.entries().get(&volume).map(|entry| entry.record.name.clone());
+        self.stop_one(volume).await?;
+        // Also where there is no engine: a record of which it is not known that it was written may be there.
+        self.records.remove(volume).await?;
         if let Some(name) = name {
-            self.stop_one(volume).await?;
-            self.records.remove(volume).await?;
             self.entries().remove(&volume);
             self.here.data.touches().touch(volume);
             self.here.events.note(Happened::of(EventSubject::Volume, &name, volume, "deleted", ""));
@@ -378,6 +392,21 @@ impl Engines {
         let entries = self.entries();
         let uses = |entry: &&Entry| entry.record.members.iter().any(|member| member.replica == replica);
         entries.values().find(uses).map(|entry| entry.record.name.clone())
+    }
+
+    /// The records of all engines, and those that could not be read.
+    pub(crate) fn all_records(&self) -> (Vec<EngineRecord>, &BTreeSet<Uuid>) {
+        (self.entries().values().map(|entry| entry.record.clone()).collect(), &self.unreadable)
+    }
+
+    /// Whether a volume has an engine here.
+    pub(crate) fn contains(&self, volume: Uuid) -> bool {
+        self.entries().contains_key(&volume)
+    }
+
+    /// Since when an engine's record is as it is, in milliseconds since the Unix epoch.
+    pub(crate) async fn since(&self, volume: Uuid) -> i64 {
+        self.records.changed_at(volume).await
     }
 
     /// One engine.
@@ -476,14 +505,20 @@ impl Engines {
     }
 
     pub(super) async fn note(&self, volume: Uuid, change: impl FnOnce(&mut EngineRecord)) -> Result<(), ControlError> {
-        let Some((mut record, ..)) = self.entry(volume) else { return Ok(()) };
+        let Some((old, ..)) = self.entry(volume) else { return Ok(()) };
+        let mut record = old.clone();
         change(&mut record);
-        self.records.store(volume, &record).await?;
+        let result = match self.records.change(volume, Some(&old), &record).await {
+            Err(Unchanged { error, in_doubt: false }) => return Err(error.into()),
+            // The next start may find the new one.
+            Err(Unchanged { error, in_doubt: true }) => Err(error.into()),
+            Ok(()) => Ok(()),
+        };
         if let Some(entry) = self.entries().get_mut(&volume) {
             entry.record = record;
         }
         self.here.data.touches().touch(volume);
-        Ok(())
+        result
     }
 
     /// Keeps others from changing a volume meanwhile.

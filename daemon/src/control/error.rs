@@ -99,6 +99,16 @@ impl ControlError {
         })
     }
 
+    /// Whether nothing was changed, for certain.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self.code, Code::InvalidArgument | Code::FailedPrecondition | Code::ResourceExhausted)
+    }
+
+    /// Whether what was meant is not there, but another one is in its place.
+    pub(crate) fn is_of_another_object(&self) -> bool {
+        self.code == Code::Aborted
+    }
+
     /// Adds a detail for programs.
     pub(crate) fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
         self.details.push((key.to_owned(), value.to_string()));

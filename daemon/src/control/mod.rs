@@ -12,6 +12,7 @@ mod locks;
 mod lvols;
 mod observer;
 mod operations;
+mod orphans;
 mod pages;
 mod panics;
 mod peers;
@@ -41,6 +42,7 @@ pub(crate) use self::frontends::{Frontends, Iscsi, Nvmf};
 pub(crate) use self::lvols::{Lvols, Parts};
 pub(crate) use self::observer::Observer;
 pub(crate) use self::operations::Operations;
+pub(crate) use self::orphans::{Counts as OrphanCounts, Orphans};
 pub(crate) use self::peers::Peers;
 pub(crate) use self::replicas::Replicas;
 pub(crate) use self::scrubs::{DAY, Schedule, Scrubs};
@@ -68,6 +70,7 @@ pub(crate) struct Control {
     log: LogFilter,
     certificates: Option<Arc<Certificates>>,
     pub(crate) events: Arc<Events>,
+    data: DataPath,
     peers: Arc<Peers>,
     deletions: Arc<Deletions>,
     pub(crate) stores: Arc<Stores>,
@@ -77,6 +80,7 @@ pub(crate) struct Control {
     pub(crate) engines: Arc<Engines>,
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) operations: Arc<Operations>,
+    pub(crate) orphans: Arc<Orphans>,
 }
 
 impl Control {
@@ -97,7 +101,7 @@ impl Control {
         data.events().into_iter().for_each(|told| events.collect(told));
         events.note(Happened::of_node(&config.node, state.node_uuid(), "started", &last_run.sentence()));
         let node = config.node.clone();
-        let peers = Arc::new(Peers::new(&config.peers, certificates.as_ref())?);
+        let peers = Arc::new(Peers::new(&config.peers, certificates.as_ref()));
         let records = ScrubRecords::load(state.records("scrubs")?, config.scrubs)?;
         let stores = Stores::start(data.clone(), state.records("stores")?, Arc::clone(&records), Arc::clone(&events))?;
         let scrubs = Scrubs::start(data.clone(), Arc::clone(&stores), records);
@@ -112,7 +116,7 @@ impl Control {
             nvmf_addresses: config.nvmf.clone(),
             discovery_addresses: config.discovery.clone(),
             portals: config.iscsi.clone(),
-            data,
+            data: data.clone(),
             stores: Arc::clone(&stores),
             replicas: Arc::clone(&replicas),
             peers: Arc::clone(&peers),
@@ -121,14 +125,14 @@ impl Control {
         };
         let engines = Engines::start(here, state.records("engines")?).await?;
         let here = volumes::Surroundings {
-            node,
+            node: node.clone(),
             peers: Arc::clone(&peers),
             replicas: Arc::clone(&replicas),
             engines: Arc::clone(&engines),
             deletions: Arc::clone(&deletions),
         };
         let volumes = Arc::new(Volumes::start(here, state.records("volumes")?, run)?);
-        volumes.resume_replacing();
+        volumes.resume();
         let observer = Observer::start(Arc::clone(&engines), Arc::clone(&volumes), touches.touched());
         let here = operations::Surroundings {
             stores: Arc::clone(&stores),
@@ -139,6 +143,18 @@ impl Control {
             observer,
         };
         let operations = Operations::start(here, state.records("operations")?, run)?;
+        let orphans = Orphans::start(orphans::Surroundings {
+            node,
+            node_uuid: state.node_uuid(),
+            data: data.clone(),
+            stores: Arc::clone(&stores),
+            replicas: Arc::clone(&replicas),
+            peers: Arc::clone(&peers),
+            engines: Arc::clone(&engines),
+            volumes: Arc::clone(&volumes),
+            deletions: Arc::clone(&deletions),
+            events: Arc::clone(&events),
+        });
         Ok(Arc::new(Self {
             config: config.clone(),
             state_directory: state.path().display().to_string(),
@@ -157,6 +173,8 @@ impl Control {
             engines,
             volumes,
             operations,
+            orphans,
+            data,
         }))
     }
 
@@ -205,6 +223,17 @@ impl Control {
         Ok(self.log())
     }
 
+    /// What must be as it was once whatever was asked has ended (I40).
+    pub(crate) async fn load(&self) -> Result<Load, ControlError> {
+        Ok(Load {
+            peers: self.peers.describe(),
+            control_tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+            reactor_tasks: self.data.tasks().await?,
+            pending_deletions: self.deletions.describe().len(),
+            orphans: self.orphans.counts(),
+        })
+    }
+
     /// Who this node is.
     pub(crate) async fn node_info(&self) -> Result<v1::NodeInfo, ControlError> {
         let replicas = self.replicas.count().await?;
@@ -232,6 +261,16 @@ impl Control {
             certificate: self.certificates.as_deref().map(security::describe),
         })
     }
+}
+
+/// What runs, waits and is left over on the control side.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) peers: Vec<v1::Peer>,
+    pub(crate) control_tasks: usize,
+    pub(crate) reactor_tasks: usize,
+    pub(crate) pending_deletions: usize,
+    pub(crate) orphans: OrphanCounts,
 }
 
 fn describe_last_run(last: &LastRun) -> v1::LastRun {

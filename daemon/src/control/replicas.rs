@@ -40,6 +40,7 @@ impl Replicas {
         let _lock = self.locks.lock(spec.uuid).await;
         if let Some(facts) = self.find_everywhere(spec.uuid).await? {
             compare(&facts, &spec)?;
+            self.note_owner(&facts, &request.owner_node).await?;
             return Ok(self.describe(&facts));
         }
         let (home, store) = match origin {
@@ -50,7 +51,15 @@ impl Replicas {
             Some(origin) => self.store_of(origin.replica).await?,
         };
         let facts = self.data.create_replica(home, store, spec, origin).await?;
+        self.note_owner(&facts, &request.owner_node).await?;
         Ok(self.describe(&facts))
+    }
+
+    /// After a kill in between the creation is sent again: it was not answered.
+    async fn note_owner(&self, facts: &ReplicaFacts, node: &str) -> Result<(), ControlError> {
+        let Some(home) = self.stores.home(facts.store).filter(|_| !node.is_empty()) else { return Ok(()) };
+        let node = request::name("owner_node", node)?;
+        self.data.set_owner_node(home, facts.store, facts.spec.uuid, node).await
     }
 
     /// The reactor and the store of a replica that is there.

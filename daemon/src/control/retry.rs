@@ -20,7 +20,8 @@ impl Backoff {
         tokio::time::sleep(self.pause()).await;
     }
 
-    fn pause(&mut self) -> Duration {
+    /// How long the next pause is.
+    pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (self.next * 2).min(self.longest);
         let (random, _) = uuid::Uuid::new_v4().as_u64_pair();

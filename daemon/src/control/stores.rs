@@ -10,12 +10,11 @@
 //! ```
 //! Changes of one store wait for one another; one whose disk hangs holds up none of another.
 
+mod extend;
 mod states;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::future::Future;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,16 +24,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
 use uuid::Uuid;
 
+use self::extend::extend_file;
 use super::error::{Comparison, ControlError};
 use super::events::{Events, Happened};
 use super::locks::KeyedLocks;
 use super::request;
 use super::scrubs::{self, Schedule, ScrubRecords};
 use crate::data::{Backing, DataPath, StoreFacts, StoreSpec, WantedLimits};
-use crate::state::{Records, StateError};
+use crate::state::{Records, StateError, Unchanged};
 
 /// What a path starts with that is memory.
 const MEMORY: &str = "memory:";
+const CUT_OFF: &str = "its creation was cut off; send the same command again to finish it, or delete the store";
 const DEFAULT_CLUSTER_SIZE: u32 = 64 << 10;
 /// How long calls wait for a store that is being opened: after a start that takes a moment. For one that takes longer nobody waits.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
@@ -82,6 +83,13 @@ enum State {
     Failed(String),
 }
 
+/// Why a store was not made.
+struct Unmade {
+    error: ControlError,
+    /// It is on record: the same command again ends its creation.
+    leaves_record: bool,
+}
+
 /// A store that is open, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenStore {
@@ -119,8 +127,7 @@ impl Stores {
     fn take_in(self: &Arc<Self>, record: StoreRecord) {
         let spec = record.spec();
         let home = self.next_home(&self.entries());
-        let unfinished = "its creation was cut off; send the same command again to finish it, or delete the store";
-        let state = if record.formatted { State::Opening } else { State::Failed(unfinished.to_owned()) };
+        let state = if record.formatted { State::Opening } else { State::Failed(CUT_OFF.to_owned()) };
         self.entries().insert(spec.uuid, Entry::new(spec.clone(), home, state));
         if record.formatted {
             let stores = Arc::clone(self);
@@ -185,7 +192,7 @@ impl Stores {
     async fn format_if_cut_off(&self, spec: &StoreSpec, limits: WantedLimits, home: usize) -> Result<(), ControlError> {
         let Some(mut record) = self.records.load()?.records.remove(&spec.uuid) else { return Ok(()) };
         if !record.formatted {
-            self.data.format_store(home, spec, limits, true).await?;
+            self.data.format_store(home, spec, limits).await?;
             record.formatted = true;
             self.records.store(spec.uuid, &record).await?;
         }
@@ -200,10 +207,15 @@ impl Stores {
             cluster_size: wanted.cluster_size,
         };
         let home = self.reserve(&spec)?;
-        if let Err(error) = self.make(&spec, wanted.limits, home).await {
-            self.entries().remove(&spec.uuid);
-            self.changed.send_replace(());
-            return Err(error);
+        if let Err(unmade) = self.make(&spec, wanted.limits, home).await {
+            if unmade.leaves_record {
+                // As the next start would find it.
+                self.set_state(spec.uuid, State::Failed(CUT_OFF.to_owned()));
+            } else {
+                self.entries().remove(&spec.uuid);
+                self.changed.send_replace(());
+            }
+            return Err(unmade.error);
         }
         self.open(&spec, home).await?;
         Ok(spec.uuid)
@@ -220,18 +232,26 @@ impl Stores {
 
     /// The record comes first, so that a crash in the middle leaves a store that a repeated call can finish, under the
     /// same UUID.
-    async fn make(&self, spec: &StoreSpec, limits: WantedLimits, home: usize) -> Result<(), ControlError> {
+    async fn make(&self, spec: &StoreSpec, limits: WantedLimits, home: usize) -> Result<(), Unmade> {
+        // Once it is on record nobody looks at what is there any more: half a format looks like anything.
+        let unused = self.data.check_unused(home, spec, limits).await;
+        unused.map_err(|error| Unmade { error, leaves_record: false })?;
         let mut record = StoreRecord::of(spec);
         if let Some(record) = &record {
-            self.records.store(spec.uuid, record).await?;
+            let recorded = self.records.change(spec.uuid, None, record).await;
+            recorded
+                .map_err(|Unchanged { error, in_doubt }| Unmade { error: error.into(), leaves_record: in_doubt })?;
         }
-        if let Err(error) = self.data.format_store(home, spec, limits, false).await {
-            self.records.remove(spec.uuid).await?;
-            return Err(error);
+        if let Err(error) = self.data.format_store(home, spec, limits).await {
+            // What was not refused may have happened: the same command again finds out, under the same UUID.
+            let in_doubt = !error.is_refusal() && record.is_some();
+            let leaves_record = in_doubt || self.records.remove(spec.uuid).await.is_err();
+            return Err(Unmade { error, leaves_record });
         }
         if let Some(record) = &mut record {
             record.formatted = true;
-            self.records.store(spec.uuid, record).await?;
+            let recorded = self.records.store(spec.uuid, record).await;
+            recorded.map_err(|error| Unmade { error: error.into(), leaves_record: true })?;
         }
         Ok(())
     }
@@ -253,11 +273,22 @@ impl Stores {
             State::Failed(_) => {}
             State::Ready => self.close_empty(&spec, entry.home).await?,
         }
-        self.records.remove(spec.uuid).await?;
+        if let Err(error) = self.forget(spec.uuid).await {
+            self.set_state(
+                spec.uuid,
+                State::Failed(format!("it is closed, and still on record: {error}; delete it again")),
+            );
+            return Err(error.into());
+        }
         self.entries().remove(&spec.uuid);
-        self.scrubs.remove(spec.uuid).await?;
         self.changed.send_replace(());
         Ok(())
+    }
+
+    /// The store's record goes last: what belongs to it is never without.
+    async fn forget(&self, store: Uuid) -> Result<(), StateError> {
+        self.scrubs.remove(store).await?;
+        self.records.remove(store).await
     }
 
     /// Makes a store larger. A file is made larger first, when a size is given.
@@ -493,27 +524,6 @@ fn check_unused(entries: &BTreeMap<Uuid, Entry>, spec: &StoreSpec) -> Result<(),
             Err(ControlError::precondition("PATH_IN_USE", text).with("store", &other.spec.name))
         }
     }
-}
-
-/// Makes a file at least this large, durably. Devices and files that are large enough stay as they are.
-async fn extend_file(path: PathBuf, size: u64) -> Result<(), ControlError> {
-    let shown = path.display().to_string();
-    let extend = move || {
-        let file = OpenOptions::new().write(true).open(&path)?;
-        let found = file.metadata()?;
-        if found.is_file() && found.len() < size {
-            file.set_len(size)?;
-            file.sync_all()?;
-        }
-        Ok(())
-    };
-    let extended = tokio::task::spawn_blocking(extend).await.unwrap_or_else(|ended| Err(io::Error::other(ended)));
-    extended.map_err(|error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ControlError::exhausted(format!("{shown}: {error}"))
-        }
-        _ => ControlError::precondition("PATH_FAILED", format!("{shown} cannot be made {size} bytes long: {error}")),
-    })
 }
 
 fn still_opening(name: &str) -> ControlError {

@@ -13,6 +13,7 @@ use engine::{
 };
 use proto::v1;
 use replica::RemoteOptions;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::errors::{engine_error, registry_error};
@@ -22,6 +23,7 @@ use super::room::room;
 use super::standby::{Local, Standby};
 use super::{EngineFacts, EngineSpec, Inner, MemberFacts, MemberSpec, SnapshotFacts, VolumeChange};
 use crate::control::{ControlError, Frontends};
+use crate::failpoint;
 
 /// A volume on its reactor: what hosts see, and the engine behind it.
 pub(super) struct Export {
@@ -29,18 +31,36 @@ pub(super) struct Export {
     device: Rc<Standby>,
     meter: Arc<Meter>,
     engine: RefCell<Option<Rc<Engine>>>,
+    /// Held by a start until its engine is above, and by the end.
+    starting: Mutex<()>,
 }
 
 /// Shows the volume to hosts. Their commands wait for the engine.
 pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<Arc<Meter>, ControlError> {
+    if let Some(export) = find(spec.volume) {
+        // The answer to the call before was lost.
+        export.shown.set(&inner, &spec.frontends).await?;
+        return Ok(Arc::clone(&export.meter));
+    }
     let geometry =
         Geometry::new(spec.size, spec.block_size).map_err(|error| ControlError::invalid("size_bytes", error))?;
     let local = |member: &MemberSpec| Some(Local { replica: member.replica, store: member.store? });
     let meter = Arc::new(Meter::default());
     let device = Standby::new(geometry, spec.members.iter().find_map(local), Arc::clone(&meter));
     let shown = Shown::new(spec.volume, Rc::clone(&device));
-    shown.set(&inner, &spec.frontends).await?;
-    let export = Rc::new(Export { shown, device, meter: Arc::clone(&meter), engine: RefCell::default() });
+    if let Err(error) = failpoint::step("a volume is shown", shown.set(&inner, &spec.frontends)).await {
+        // Some frontend may be there: nobody would end it.
+        shown.disconnect();
+        shown.stop().await;
+        return Err(error);
+    }
+    let export = Rc::new(Export {
+        shown,
+        device,
+        meter: Arc::clone(&meter),
+        engine: RefCell::default(),
+        starting: Mutex::default(),
+    });
     room().exports.borrow_mut().insert(spec.volume, export);
     Ok(meter)
 }
@@ -48,16 +68,22 @@ pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<Arc<Me
 /// Changes how hosts reach the volume.
 pub(super) async fn set_frontends(inner: Arc<Inner>, volume: Uuid, wanted: Frontends) -> Result<(), ControlError> {
     let export = find(volume).ok_or_else(|| ControlError::not_found("export", volume))?;
-    export.shown.set(&inner, &wanted).await
+    failpoint::step("frontends are changed", export.shown.set(&inner, &wanted)).await
 }
 
 /// Starts the engine and puts it behind the export as soon as it serves.
 pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
     let export = find(spec.volume).ok_or_else(|| ControlError::not_found("export", spec.volume))?;
+    let starting = Rc::clone(&export);
+    let _starting = starting.starting.lock().await;
+    if !find(spec.volume).is_some_and(|found| Rc::ptr_eq(&found, &export)) {
+        return Err(ControlError::not_found("export", spec.volume));
+    }
     let registry = room().registry(&inner);
     let config = EngineConfig { meter: Arc::clone(&export.meter), ..config(&inner, &spec) };
-    restore_lost(&*registry, &config, &spec).await?;
-    update_addresses(&*registry, &spec).await?;
+    failpoint::step("a lost membership is restored", restore_lost(&*registry, &config, &spec)).await?;
+    failpoint::step("addresses are updated", update_addresses(&*registry, &spec)).await?;
+    failpoint::pass("an engine starts", false)?;
     let engine = Engine::start(config, registry).await.map_err(|error| engine_error(&spec.name, error))?;
     *export.engine.borrow_mut() = Some(Rc::clone(&engine));
     reactor::spawn(happened::tell(inner.events.clone(), inner.touches.clone(), spec.name, Rc::clone(&engine)));
@@ -182,6 +208,8 @@ pub(super) async fn stop(volume: Uuid) {
     // What waits for the engine is answered, so that connections can drain.
     export.device.end_waiting();
     export.shown.stop().await;
+    // One that starts right now notes things of the volume: not after its end.
+    let _starting = export.starting.lock().await;
     let engine = export.engine.take();
     if let Some(engine) = engine {
         engine.stop().await;
@@ -192,10 +220,14 @@ pub(super) async fn stop(volume: Uuid) {
 /// Notes that the replicas of a volume are all in sync, since they were just made. One that is noted already stays as it is.
 pub(super) async fn record_membership(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), ControlError> {
     let record = VolumeRecord::new(spec.volume, spec.size, spec.block_size, new_replicas(&spec));
-    match room().registry(&inner).store(None, &record).await {
-        Ok(_) | Err(RegistryError::Conflict { .. }) => Ok(()),
-        Err(error) => Err(registry_error(error)),
-    }
+    let registry = room().registry(&inner);
+    let recorded = async {
+        match registry.store(None, &record).await {
+            Ok(_) | Err(RegistryError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(registry_error(error)),
+        }
+    };
+    failpoint::step("a membership is recorded", recorded).await
 }
 
 /// Takes addresses that the configuration has changed over into the record.
@@ -216,29 +248,35 @@ async fn update_addresses(registry: &dyn Registry, spec: &EngineSpec) -> Result<
 
 /// Forgets which replicas of a volume are in sync, and what hosts have reserved of it.
 pub(super) async fn forget_membership(inner: Arc<Inner>, volume: Uuid) -> Result<(), ControlError> {
-    room().registry(&inner).remove(volume).await.map_err(registry_error)
+    let registry = room().registry(&inner);
+    let removed = async { registry.remove(volume).await.map_err(registry_error) };
+    failpoint::step("a membership is forgotten", removed).await
 }
 
 /// Cuts all in-sync replicas of a volume at one point.
 pub(super) async fn snapshot(volume: Uuid, snapshot: Uuid, name: String) -> Result<(), ControlError> {
     let (_, engine) = running(volume)?;
-    engine.snapshot(snapshot, &name).await.map_err(|error| engine_error(&name, error))
+    let cut = async { engine.snapshot(snapshot, &name).await.map_err(|error| engine_error(&name, error)) };
+    failpoint::step("a volume is cut", cut).await
 }
 
 /// Changes a volume on all its replicas, and tells the hosts when its size is another one then.
 pub(super) async fn change(volume: Uuid, name: String, change: VolumeChange) -> Result<(), ControlError> {
     let (export, engine) = running(volume)?;
-    let done = match change {
-        VolumeChange::DeleteSnapshot(snapshot) => engine.delete_snapshot(snapshot).await,
-        VolumeChange::Revert { snapshot, discard_newer } => engine.revert(snapshot, discard_newer).await,
-        VolumeChange::Grow(size) => engine.grow(size).await,
-        VolumeChange::AddReplica(member) => {
-            let MemberSpec { replica, node, address, .. } = member;
-            engine.add_replica(NewReplica { replica, node, address }).await
-        }
-        VolumeChange::RemoveReplica(replica) => engine.remove_replica(replica).await,
+    let changed = async {
+        let done = match change {
+            VolumeChange::DeleteSnapshot(snapshot) => engine.delete_snapshot(snapshot).await,
+            VolumeChange::Revert { snapshot, discard_newer } => engine.revert(snapshot, discard_newer).await,
+            VolumeChange::Grow(size) => engine.grow(size).await,
+            VolumeChange::AddReplica(member) => {
+                let MemberSpec { replica, node, address, .. } = member;
+                engine.add_replica(NewReplica { replica, node, address }).await
+            }
+            VolumeChange::RemoveReplica(replica) => engine.remove_replica(replica).await,
+        };
+        done.map_err(|error| engine_error(&name, error))
     };
-    done.map_err(|error| engine_error(&name, error))?;
+    failpoint::step("a volume is changed", changed).await?;
     // I39: it is durable on every replica in sync.
     export.shown.refresh();
     Ok(())
@@ -247,7 +285,8 @@ pub(super) async fn change(volume: Uuid, name: String, change: VolumeChange) -> 
 /// Makes a replica that is out of sync the one that counts.
 pub(super) async fn force(volume: Uuid, name: String, replica: Uuid) -> Result<(), ControlError> {
     let (_, engine) = running(volume)?;
-    engine.recover(replica).await.map_err(|error| engine_error(&name, error))
+    let forced = async { engine.recover(replica).await.map_err(|error| engine_error(&name, error)) };
+    failpoint::step("a volume is recovered", forced).await
 }
 
 /// How the rebuilds of a volume work from now on.

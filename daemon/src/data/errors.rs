@@ -75,6 +75,7 @@ pub(super) fn replica_error(error: ReplicaError) -> ControlError {
         ReplicaError::Store(error) => other(error),
         ReplicaError::NotFound { replica } => ControlError::not_found("replica", replica),
         error @ ReplicaError::Conflict { .. } => ControlError::precondition("CONFLICT", error),
+        error @ ReplicaError::InUse { .. } => ControlError::precondition("IN_USE", error),
         error @ ReplicaError::NoOrigin(_) => ControlError::precondition("NO_SOURCE", error),
         ReplicaError::OtherVolume { replica, volume } => {
             ControlError::other_uuid("the volume of replica", replica, volume)

@@ -179,6 +179,28 @@ pub(crate) struct ReplicaFacts {
     pub(crate) bad_regions: u64,
 }
 
+/// What a replica that may belong to nobody says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct SuspectFacts {
+    pub(crate) replica: Uuid,
+    /// An engine has it open.
+    pub(crate) is_open: bool,
+    /// The node whose volume it was made for.
+    pub(crate) owner: Option<String>,
+    /// What its last engine left with it.
+    pub(crate) copy: Option<CopyFacts>,
+}
+
+/// Who has a volume, by a record of its membership.
+#[derive(Clone, Debug)]
+pub(crate) struct CopyFacts {
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Bytes.
+    pub(crate) block_size: u32,
+    pub(crate) members: Vec<MemberSpec>,
+}
+
 /// An lvol in an open store.
 #[derive(Clone, Debug)]
 pub(crate) struct LvolFacts {

@@ -11,6 +11,7 @@ use super::room::room;
 use super::stores::server;
 use super::{LvolChange, LvolFacts, LvolPiece};
 use crate::control::ControlError;
+use crate::failpoint;
 
 /// Bytes that are copied and written at once: others have their turn in between.
 const STEP: usize = 256 << 10;
@@ -76,6 +77,7 @@ async fn measure(open: &Store, id: Uuid) -> Result<(Usage, Vec<Range>), StoreErr
 /// Changes an lvol, or makes one.
 pub(super) async fn change(store: Uuid, change: LvolChange) -> Result<(), ControlError> {
     let open = server(store)?.store().clone();
+    failpoint::pass("an lvol is changed", false)?;
     let changed = match change {
         LvolChange::Create(spec) => open.create(&spec).await.map(drop),
         LvolChange::BeginImport(spec) => open.import(&spec).await.map(drop),
@@ -90,7 +92,8 @@ pub(super) async fn change(store: Uuid, change: LvolChange) -> Result<(), Contro
         LvolChange::Grow { id, size } => open.grow(id, size).await.map(drop),
         LvolChange::Rename { id, name } => open.rename(id, &name).await.map(drop),
     };
-    changed.map_err(lvol_error)
+    changed.map_err(lvol_error)?;
+    Ok(failpoint::pass("an lvol is changed", true)?)
 }
 
 /// Sends an lvol's data, in order, until nobody takes it any more.

@@ -10,6 +10,7 @@ mod facts;
 mod frontends;
 mod happened;
 mod lvols;
+mod orphans;
 mod paths;
 mod reactors;
 mod room;
@@ -31,14 +32,16 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 pub(crate) use self::facts::{
-    Backing, EngineFacts, EngineSpec, ExportIdentity, LvolChange, LvolFacts, LvolPiece, MemberFacts, MemberSpec,
-    ReplicaFacts, ReplicaOrigin, ReplicaSpec, ScrubFacts, ScrubRun, SnapshotFacts, StoreFacts, StoreSpec, VolumeChange,
-    WantedLimits,
+    Backing, CopyFacts, EngineFacts, EngineSpec, ExportIdentity, LvolChange, LvolFacts, LvolPiece, MemberFacts,
+    MemberSpec, ReplicaFacts, ReplicaOrigin, ReplicaSpec, ScrubFacts, ScrubRun, SnapshotFacts, StoreFacts, StoreSpec,
+    SuspectFacts, VolumeChange, WantedLimits,
 };
 pub(crate) use self::reactors::Reactors;
 
 use crate::config::Config;
 use crate::control::{ControlError, EventSender, Frontends, Happened, Touches};
+use crate::failpoint;
+use crate::state::changed_at;
 
 /// The reactor that listens, and keeps the membership records. Connections move on to the reactor of their volume.
 const FIRST: usize = 0;
@@ -90,18 +93,28 @@ impl DataPath {
         self.inner.handles.len()
     }
 
-    /// Formats a store. What holds something already is left as it is, unless it is the same store. `again` finishes a
-    /// format that was cut off.
+    /// An error if what a store is to live in holds something else, which a format must leave as it is.
+    pub(crate) async fn check_unused(
+        &self,
+        home: usize,
+        spec: &StoreSpec,
+        limits: WantedLimits,
+    ) -> Result<(), ControlError> {
+        let spec = spec.clone();
+        paths::reach(&spec.backing).await;
+        self.on(home, move |_| stores::check(spec, limits)).await?
+    }
+
+    /// Formats a store, or finishes a format that was cut off. A store that is there already is left as it is.
     pub(crate) async fn format_store(
         &self,
         home: usize,
         spec: &StoreSpec,
         limits: WantedLimits,
-        again: bool,
     ) -> Result<(), ControlError> {
         let spec = spec.clone();
         paths::reach(&spec.backing).await;
-        self.on(home, move |_| stores::format(spec, limits, again)).await?
+        self.on(home, move |_| stores::format(spec, limits)).await?
     }
 
     /// Opens a store and serves its replicas. Its last scrub goes on if it had not ended.
@@ -180,6 +193,74 @@ impl DataPath {
     /// The replicas in the open stores of a reactor.
     pub(crate) async fn replicas(&self, home: usize) -> Result<Vec<ReplicaFacts>, ControlError> {
         self.on(home, |_| async { stores::replicas() }).await
+    }
+
+    /// What replicas that may belong to nobody say of themselves; nothing of those that are gone.
+    pub(crate) async fn suspects(
+        &self,
+        home: usize,
+        store: Uuid,
+        replicas: Vec<Uuid>,
+    ) -> Result<Vec<SuspectFacts>, ControlError> {
+        self.on(home, move |_| async move { orphans::suspects(store, &replicas) }).await
+    }
+
+    /// Notes whose volume a replica is of.
+    pub(crate) async fn set_owner_node(
+        &self,
+        home: usize,
+        store: Uuid,
+        replica: Uuid,
+        node: String,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| orphans::set_owner_node(store, replica, node)).await?
+    }
+
+    /// Deletes a replica, but not from under an engine.
+    pub(crate) async fn delete_unused(
+        &self,
+        home: usize,
+        store: Uuid,
+        replica: Uuid,
+        volume: Uuid,
+        epoch: u64,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| orphans::delete_unused(store, replica, volume, epoch)).await?
+    }
+
+    /// Deletes the lvols of a replica that has no head any more.
+    pub(crate) async fn delete_remains(&self, home: usize, store: Uuid, replica: Uuid) -> Result<(), ControlError> {
+        self.on(home, move |_| orphans::delete_remains(store, replica)).await?
+    }
+
+    /// The volumes of which it is on record who is in sync.
+    pub(crate) async fn memberships(&self) -> Result<Vec<Uuid>, ControlError> {
+        self.on(FIRST, orphans::memberships).await?
+    }
+
+    /// Who has the volume, by that record; none without one.
+    pub(crate) async fn membership(&self, volume: Uuid) -> Result<Option<CopyFacts>, ControlError> {
+        self.on(FIRST, move |inner| orphans::membership(inner, volume)).await?
+    }
+
+    /// When that record was written last.
+    pub(crate) async fn membership_changed_at(&self, volume: Uuid) -> i64 {
+        changed_at(self.inner.registry.join(format!("{volume}.json"))).await
+    }
+
+    /// The volumes that hosts see at a reactor.
+    pub(crate) async fn exports(&self, home: usize) -> Result<Vec<Uuid>, ControlError> {
+        self.on(home, |_| async { orphans::exports() }).await
+    }
+
+    /// How many tasks the reactors have.
+    pub(crate) async fn tasks(&self) -> Result<usize, ControlError> {
+        let mut tasks = 0;
+        for home in 0..self.reactors() {
+            // Without the one that asks.
+            tasks += self.on(home, |_| async { reactor::task_count().saturating_sub(1) }).await?;
+        }
+        Ok(tasks)
     }
 
     /// The lvols in the open stores of a reactor.
@@ -397,7 +478,8 @@ impl DataPath {
         F::Output: Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
-        Ok(self.inner.handles[home].call(move || work(inner)).await?)
+        let called = async { self.inner.handles[home].call(move || work(inner)).await.map_err(ControlError::from) };
+        failpoint::step(std::any::type_name::<F>(), called).await
     }
 
     /// The same while the daemon ends: a reactor that does not answer any more has ended before.

@@ -15,28 +15,31 @@ use super::room::{room, while_released};
 use super::scrubs;
 use super::{Backing, Inner, ReplicaFacts, ReplicaOrigin, ReplicaSpec, ScrubRun, StoreFacts, StoreSpec, WantedLimits};
 use crate::control::ControlError;
+use crate::failpoint;
 
 /// How many bytes of what is to be formatted must be zero: where file systems and partition tables have their marks.
 const PROBED: u64 = 128 << 10;
 
-/// Formats what the store lives in. `again` finishes a format that was cut off.
-pub(super) async fn format(spec: StoreSpec, limits: WantedLimits, again: bool) -> Result<(), ControlError> {
+/// Looks whether what the store is to live in is unused.
+pub(super) async fn check(spec: StoreSpec, limits: WantedLimits) -> Result<(), ControlError> {
+    let Backing::Path { path, create } = &spec.backing else { return Ok(()) };
+    let checked = async { check_unused(&spec, limits, &open_disk(path, *create).await?, path).await };
+    failpoint::step("a disk is looked at", checked).await
+}
+
+/// Formats what the store lives in, or finishes that.
+pub(super) async fn format(spec: StoreSpec, limits: WantedLimits) -> Result<(), ControlError> {
     let disk = match &spec.backing {
         Backing::Memory { size } => memory(spec.uuid, *size)?,
-        Backing::Path { path, create } => {
-            let disk = open_disk(path, *create).await?;
-            if !again {
-                check_unused(&spec, limits, &disk, path).await?;
-            }
-            disk
-        }
+        Backing::Path { path, create } => open_disk(path, *create).await?,
     };
     let options = FormatOptions {
         cluster_size: spec.cluster_size,
         limits: limits.over(StoreLimits::default()),
         ..FormatOptions::new(spec.uuid, spec.name.clone())
     };
-    Store::format(&disk, &options).await.map_err(|error| store_error(&spec, error))
+    let formatted = async { Store::format(&disk, &options).await.map_err(|error| store_error(&spec, error)) };
+    failpoint::step("a store is formatted", formatted).await
 }
 
 /// Refuses what holds something else: a mistyped device must not cost somebody's file system. A store is left to the
@@ -76,10 +79,15 @@ async fn is_empty(disk: &Disk) -> io::Result<bool> {
 
 /// Opens the store and serves its replicas.
 pub(super) async fn open(inner: Arc<Inner>, spec: StoreSpec, last_scrub: Option<ScrubRun>) -> Result<(), ControlError> {
+    if room().stores.borrow().contains_key(&spec.uuid) {
+        // The answer to the call before was lost.
+        return Ok(());
+    }
     let disk = match &spec.backing {
         Backing::Memory { size } => memory(spec.uuid, *size)?,
         Backing::Path { path, .. } => open_disk(path, None).await?,
     };
+    failpoint::pass("a store is opened", false)?;
     let store = Store::open(disk).await.map_err(|error| store_error(&spec, error))?;
     let found = store.info();
     if found.uuid != spec.uuid {
@@ -106,7 +114,8 @@ pub(super) async fn close(store: Uuid) -> Result<(), ControlError> {
             let store = server.store().clone();
             // Ends what its connections still do.
             drop(server);
-            store.close().await.map_err(|error| ControlError::failed("STORE", error))
+            let closed = async { store.close().await.map_err(|error| ControlError::failed("STORE", error)) };
+            failpoint::step("a store is closed", closed).await
         }
     };
     room.memory.borrow_mut().remove(&store);
@@ -117,14 +126,16 @@ pub(super) async fn close(store: Uuid) -> Result<(), ControlError> {
 /// Makes a store as large as its file or device has become, or a part of it.
 pub(super) async fn grow(store: Uuid, size: Option<u64>) -> Result<(), ControlError> {
     let store = server(store)?.store().clone();
-    store.grow_store(size).await.map(drop).map_err(change_error)
+    let grown = async { store.grow_store(size).await.map(drop).map_err(change_error) };
+    failpoint::step("a store is grown", grown).await
 }
 
 /// Sets the limits of a store that are given.
 pub(super) async fn set_limits(store: Uuid, limits: WantedLimits) -> Result<(), ControlError> {
     let store = server(store)?.store().clone();
     let now = store.info().limits;
-    store.set_limits(limits.over(now)).await.map(drop).map_err(change_error)
+    let set = async { store.set_limits(limits.over(now)).await.map(drop).map_err(change_error) };
+    failpoint::step("the limits of a store are set", set).await
 }
 
 /// Closes all stores of this reactor. Those that fail to are logged; the next start recovers them.
@@ -176,16 +187,21 @@ pub(super) async fn create_replica(
         size: spec.size,
         block_size: spec.block_size,
     };
-    let created = match origin {
-        None => server.create(&spec).await,
-        Some(ReplicaOrigin { replica, snapshot }) => server.create_clone(&spec, Origin { replica, snapshot }).await,
+    let created = async {
+        let created = match origin {
+            None => server.create(&spec).await,
+            Some(ReplicaOrigin { replica, snapshot }) => server.create_clone(&spec, Origin { replica, snapshot }).await,
+        };
+        created.map(describe).map_err(replica_error)
     };
-    created.map(describe).map_err(replica_error)
+    failpoint::step("a replica is made", created).await
 }
 
 /// Deletes a replica with its snapshots.
 pub(super) async fn delete_replica(store: Uuid, replica: Uuid) -> Result<(), ControlError> {
-    server(store)?.delete(replica, None).await.map_err(replica_error)
+    let server = server(store)?;
+    let deleted = async { server.delete(replica, None).await.map_err(replica_error) };
+    failpoint::step("a replica is deleted", deleted).await
 }
 
 /// The replicas in the open stores of this reactor.

@@ -9,6 +9,8 @@ use block_device::Meter;
 use proto::v1;
 use uuid::Uuid;
 
+use crate::control::Load;
+
 /// A volume that this node serves.
 #[derive(Debug)]
 pub(crate) struct Volume {
@@ -22,6 +24,7 @@ pub(crate) struct Volume {
 pub(crate) struct Facts {
     pub(crate) stores: Vec<v1::Store>,
     pub(crate) engines: Vec<v1::Engine>,
+    pub(crate) load: Load,
     pub(crate) taken: reactor::Instant,
 }
 

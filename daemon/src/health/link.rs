@@ -114,12 +114,14 @@ impl Link {
 /// Asks the reactors. What cannot be had in time stays as it was told before.
 async fn collect(control: &Control, feed: &Feed) {
     let taken = reactor::monotonic_now();
-    let asked =
-        async { Ok::<_, crate::control::ControlError>((control.stores.list().await?, control.engines.all().await?)) };
+    let asked = async {
+        let (stores, engines) = (control.stores.list().await?, control.engines.all().await?);
+        Ok::<_, crate::control::ControlError>((stores, engines, control.load().await?))
+    };
     match tokio::time::timeout(FACTS_LIMIT, asked).await {
-        Ok(Ok((stores, engines))) => {
+        Ok(Ok((stores, engines, load))) => {
             let engines = engines.into_values().collect();
-            feed.tell(News::Facts(Arc::new(Facts { stores, engines, taken })));
+            feed.tell(News::Facts(Arc::new(Facts { stores, engines, load, taken })));
         }
         Ok(Err(error)) => tracing::warn!(%error, "no facts for metrics"),
         Err(_) => tracing::warn!(limit = ?FACTS_LIMIT, "no facts for metrics: a reactor does not answer"),

@@ -19,7 +19,7 @@ mod file;
 mod modes;
 mod records;
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,9 +27,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use records::{Records, StateError, read, write};
+pub(crate) use records::{Records, StateError, Unchanged, changed_at, read, write};
 
 const REGISTRY: &str = "registry";
+/// What reactors add to the name of a file that they replace, until it is whole.
+const UNFINISHED: &str = "unfinished";
 
 /// How long a lock is waited for: a daemon that was just killed holds it until the kernel has taken its memory apart.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -82,6 +84,7 @@ impl StateDirectory {
         let lock = lock(&path)?;
         let node_uuid = claim(&path, node)?;
         file::make_folder(&path.join(REGISTRY)).map_err(failed)?;
+        remove_unfinished(&path.join(REGISTRY)).map_err(failed)?;
         Ok(Self { path, node_uuid, _lock: lock })
     }
 
@@ -139,6 +142,17 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// Removes what a kill has left of files that a reactor was replacing. What has replaced nothing counts for nothing.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+            file::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes the node's name into a new directory; compares it in one that exists.
 fn claim(folder: &Path, node: &str) -> Result<Uuid, OpenError> {
     let path = folder.join("node.json");
@@ -170,6 +184,21 @@ mod tests {
         drop(first);
         let again = StateDirectory::open(folder.path(), "a").expect("free again");
         assert_eq!(again.node_uuid(), uuid);
+    }
+
+    #[test]
+    fn what_a_kill_left_of_a_record_of_the_registry_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let registry = folder.path().join(REGISTRY);
+        fs::create_dir_all(&registry).expect("made");
+        for name in ["a.json", "a.json.unfinished", "a.damaged"] {
+            fs::write(registry.join(name), "{").expect("written");
+        }
+        drop(StateDirectory::open(folder.path(), "a").expect("free"));
+        let names = fs::read_dir(registry).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, ["a.damaged", "a.json"]);
     }
 
     #[test]

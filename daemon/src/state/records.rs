@@ -1,16 +1,18 @@
 //! Records: one JSON file for each object of a kind, with the version of its format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::file;
+use crate::failpoint;
 
 /// The version this daemon writes and the only one it reads. A change that older daemons would misread raises it.
 const FORMAT: u32 = 1;
@@ -50,12 +52,22 @@ pub(crate) enum StateError {
     Unknown { path: PathBuf, found: u32 },
 }
 
+/// Why a record was not changed.
+#[derive(Debug)]
+pub(crate) struct Unchanged {
+    pub(crate) error: StateError,
+    /// What was before could not be put back either: nobody knows which of the two is there.
+    pub(crate) in_doubt: bool,
+}
+
 /// The records of a kind as found at start.
 pub(crate) struct Loaded<T> {
     /// Those that could be read.
     pub(crate) records: BTreeMap<Uuid, T>,
     /// Those that could not. They are left as they are.
     pub(crate) failed: Vec<StateError>,
+    /// Whose those are.
+    pub(crate) unreadable: BTreeSet<Uuid>,
 }
 
 impl<T> Records<T> {
@@ -73,7 +85,7 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
     /// Reads all records. One that cannot be read fails alone (compare I28).
     pub(crate) fn load(&self) -> Result<Loaded<T>, StateError> {
         let unreadable = |source| StateError::Read { path: self.folder.clone(), source };
-        let mut loaded = Loaded { records: BTreeMap::new(), failed: Vec::new() };
+        let mut loaded = Loaded { records: BTreeMap::new(), failed: Vec::new(), unreadable: BTreeSet::new() };
         for entry in fs::read_dir(&self.folder).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
@@ -86,7 +98,10 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
             match read(&path) {
                 Ok(Some(record)) => drop(loaded.records.insert(id, record)),
                 Ok(None) => {}
-                Err(error) => loaded.failed.push(error),
+                Err(error) => {
+                    loaded.failed.push(error);
+                    loaded.unreadable.insert(id);
+                }
             }
         }
         Ok(loaded)
@@ -96,23 +111,50 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
     pub(crate) async fn store(&self, id: Uuid, record: &T) -> Result<(), StateError> {
         let path = self.path(id);
         let content = encode(&path, record)?;
-        off_the_runtime(path, move |path| file::replace(path, &content)).await
+        off_the_runtime(std::any::type_name::<T>(), path, move |path| file::replace(path, &content)).await
+    }
+
+    /// Replaces `old` by `new`, or makes it where there was none. A write that failed may have happened all the same, which the next start
+    /// would find: so what was before is put back.
+    pub(crate) async fn change(&self, id: Uuid, old: Option<&T>, new: &T) -> Result<(), Unchanged> {
+        let Err(error) = self.store(id, new).await else { return Ok(()) };
+        let put_back = match old {
+            Some(old) => self.store(id, old).await,
+            None => self.remove(id).await,
+        };
+        Err(Unchanged { error, in_doubt: put_back.is_err() })
     }
 
     /// Removes a record; durable when this returns. An absent one is a success.
     pub(crate) async fn remove(&self, id: Uuid) -> Result<(), StateError> {
-        off_the_runtime(self.path(id), file::remove).await
+        off_the_runtime(std::any::type_name::<T>(), self.path(id), file::remove).await
+    }
+
+    /// When a record was written last, in milliseconds since the Unix epoch; 0 if there is none.
+    pub(crate) async fn changed_at(&self, id: Uuid) -> i64 {
+        changed_at(self.path(id)).await
     }
 }
 
 /// Changes a file on a thread where waiting for the disk holds nobody up.
 async fn off_the_runtime(
+    what: &'static str,
     path: PathBuf,
     change: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
 ) -> Result<(), StateError> {
     let there = path.clone();
-    let result = tokio::task::spawn_blocking(move || change(&there)).await;
-    result.unwrap_or_else(|ended| Err(io::Error::other(ended))).map_err(|source| StateError::Write { path, source })
+    let changed = async {
+        let changed = tokio::task::spawn_blocking(move || change(&there)).await;
+        changed.unwrap_or_else(|ended| Err(io::Error::other(ended)))
+    };
+    failpoint::step(what, changed).await.map_err(|source| StateError::Write { path, source })
+}
+
+/// When a file was written last, in milliseconds since the Unix epoch; 0 if that cannot be said.
+pub(crate) async fn changed_at(path: PathBuf) -> i64 {
+    let modified = tokio::task::spawn_blocking(move || fs::metadata(path).and_then(|found| found.modified()).ok());
+    let since = modified.await.ok().flatten().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// Reads one versioned file; nothing if there is none.

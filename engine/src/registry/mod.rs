@@ -14,6 +14,11 @@ pub use self::record::{
     MAX_REPLICAS, MAX_RESERVATIONS, MemberState, NewReplica, PendingChange, ReplicaRecord, VolumeRecord,
 };
 
+/// The record that a replica keeps a copy of, from the copy's bytes; none if they are of another version, or no record.
+pub fn membership_of_copy(bytes: &[u8]) -> Option<VolumeRecord> {
+    compact::decode(bytes)
+}
+
 /// Durable records, each changed by compare-and-swap on its version.
 pub trait Registry {
     /// The record of a volume; none if there is no such volume.

@@ -13,6 +13,9 @@ pub(crate) const MEMBERSHIP: &str = "membership";
 /// The attribute of a head: what is kept with that copy, or where it is.
 pub(crate) const ATTACHED: &str = "attached";
 
+/// The attribute of a head: the name of the node whose volume it is of, for whoever looks for its owner.
+pub(crate) const OWNER: &str = "owner";
+
 /// The attribute of a snapshot: the uuid of the replica whose it is.
 pub(crate) const SNAPSHOT_OF: &str = "snapshot-of";
 

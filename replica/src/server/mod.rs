@@ -6,6 +6,7 @@ mod hashing;
 mod local;
 mod notes;
 mod owner;
+mod unused;
 mod view;
 
 use std::cell::RefCell;
@@ -18,7 +19,7 @@ use reactor::bug;
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
-use self::attribute::{ATTACHED, Attribute, MEMBERSHIP, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
+use self::attribute::{ATTACHED, Attribute, MEMBERSHIP, OWNER, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
 pub use self::local::LocalReplica;
 use self::notes::Notes;
 pub use self::owner::{Owner, owners};
@@ -91,6 +92,12 @@ pub enum ReplicaError {
         replica: Uuid,
         /// Whose it is.
         volume: Uuid,
+    },
+    /// An engine has it open, or had since the caller looked; nothing was changed (I42).
+    #[error("an engine has replica {replica} open, or had it since it was looked at")]
+    InUse {
+        /// Which.
+        replica: Uuid,
     },
     /// There is no such replica.
     #[error("there is no replica {replica}")]
@@ -241,9 +248,9 @@ impl Inner {
         let mut lvol = head_lvol(attribute, spec);
         match old {
             Some(old) => {
-                // What it knows of the membership does not depend on what it holds.
-                let known = old.attributes.get(MEMBERSHIP).map(|content| (MEMBERSHIP.to_owned(), content.clone()));
-                lvol.attributes.extend(known);
+                // What it knows of the membership, and whose it is, does not depend on what it holds.
+                let known = |key: &str| Some((key.to_owned(), old.attributes.get(key)?.clone()));
+                lvol.attributes.extend([MEMBERSHIP, OWNER].into_iter().filter_map(known));
                 self.store.create_in_place_of(old.uuid, &lvol).await
             }
             None => self.store.create(&lvol).await,
@@ -269,17 +276,22 @@ impl Inner {
     async fn delete(&self, replica: Uuid, volume: Option<Uuid>) -> Result<(), ReplicaError> {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
-        let lvols = self.store.lvols();
-        if let (Some(volume), Some((_, found))) = (volume, view::head(&lvols, replica))
+        let found = view::head(&self.store.lvols(), replica);
+        if let (Some(volume), Some((_, found))) = (volume, found)
             && found.volume != volume
         {
             return Err(ReplicaError::OtherVolume { replica, volume: found.volume });
         }
+        self.delete_locked(replica, &entry).await
+    }
+
+    async fn delete_locked(&self, replica: Uuid, entry: &Rc<Entry>) -> Result<(), ReplicaError> {
+        let lvols = self.store.lvols();
         self.directory.remove(replica);
         entry.end(&Error::with_detail(ErrorKind::Unavailable, "the replica was deleted")).await;
         entry.notes.take();
         self.delete_lvols(view::of_replica(&lvols, replica)).await?;
-        self.forget(replica, &entry);
+        self.forget(replica, entry);
         Ok(())
     }
 

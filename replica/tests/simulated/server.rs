@@ -266,6 +266,49 @@ fn a_delete_takes_everything_of_the_replica_and_finds_success_when_nothing_is_le
     });
 }
 
+#[test]
+fn what_nobody_owns_is_deleted_but_not_from_under_an_engine() {
+    // I42
+    let (world, node, _) = world(10);
+    let server = server(&boot(&world, node));
+    world.block_on(node, async move {
+        server.create(&spec()).await.expect("created");
+        assert!(!server.is_open(REPLICA) && server.membership_copy(REPLICA).is_none());
+        let replica = server.open_local(open(1, 1)).await.expect("granted");
+        replica.snapshot(Uuid::from_bytes([0x51; 16]), replica.granted().geometry.size(), "s").await.expect("cut");
+        replica.set_membership(b"who is in sync", &[]).await.expect("kept");
+        server.set_owner_node(REPLICA, "a").await.expect("noted");
+        replica.reset().await.expect("made anew");
+        assert_eq!(server.owner_node(REPLICA).as_deref(), Some("a"), "whatever it holds");
+        replica.snapshot(Uuid::from_bytes([0x52; 16]), replica.granted().geometry.size(), "s").await.expect("cut");
+        assert!(server.is_open(REPLICA));
+        assert_eq!(server.membership_copy(REPLICA).as_deref(), Some(&b"who is in sync"[..]));
+        for epoch in [0, 1] {
+            let refused = server.delete_unused(REPLICA, VOLUME, epoch).await;
+            assert!(matches!(refused, Err(ReplicaError::InUse { .. })), "{refused:?}");
+        }
+        let refused = server.delete_remains(REPLICA).await;
+        assert!(matches!(refused, Err(ReplicaError::InUse { .. })), "it has a head: {refused:?}");
+        drop(replica);
+        assert!(!server.is_open(REPLICA));
+        let refused = server.delete_unused(REPLICA, VOLUME, 0).await;
+        assert!(matches!(refused, Err(ReplicaError::InUse { .. })), "an engine came since: {refused:?}");
+        let refused = server.delete_unused(REPLICA, Uuid::from_bytes([9; 16]), 1).await;
+        assert!(matches!(refused, Err(ReplicaError::OtherVolume { volume: VOLUME, .. })), "{refused:?}");
+        // Heads go first: a kill after that leaves snapshots.
+        let head =
+            server.store().lvols().into_iter().find(|lvol| lvol.kind == lvol::LvolKind::Head).expect("a head").uuid;
+        server.store().delete(head).await.expect("deleted");
+        assert_eq!(server.store().lvols().len(), 1);
+        server.delete_remains(REPLICA).await.expect("deleted");
+        server.delete_unused(REPLICA, VOLUME, 1).await.expect("nothing to do");
+        assert_eq!(server.store().lvols().len(), 0);
+        server.create(&spec()).await.expect("created again");
+        server.delete_unused(REPLICA, VOLUME, 0).await.expect("deleted");
+        assert_eq!(server.store().lvols().len(), 0);
+    });
+}
+
 /// What a snapshot that is to be deleted holds counts as its child's, before its blocks have moved and after.
 #[test]
 fn a_snapshot_that_is_to_be_deleted_is_not_in_the_chain() {

@@ -123,7 +123,7 @@ const RESTRICTED: &[(&str, &[&str], &str)] = &[
     ("rustls", &["backup", "tls"], CRYPTOGRAPHY),
     ("rustls-webpki", &["tls"], CRYPTOGRAPHY),
     ("tokio-rustls", &["tls"], CRYPTOGRAPHY),
-    ("hyper-util", &["backup", "tls"], CRYPTOGRAPHY),
+    ("hyper-util", &["backup", "tls", "daemon"], "connections of the control side: to object storage and to peers"),
     (
         "tonic",
         &["proto", "daemon", "cli", "integration"],

@@ -215,6 +215,11 @@ impl Volumes {
         self.here.engines.remove_member(record.uuid, replica).await?;
         record.set_change(replica, ReplicaChange::Leaves);
         self.keep(&record).await?;
+        self.delete_left(record, replica).await
+    }
+
+    /// Deletes a replica that the engine has let go.
+    pub(super) async fn delete_left(&self, mut record: VolumeRecord, replica: Uuid) -> Result<(), ControlError> {
         let Some(place) = record.replicas.iter().position(|known| known.uuid == replica) else { return Ok(()) };
         let node = record.replicas[place].node.clone();
         let deletion = DeletionRecord { replica, volume: record.uuid, node };
@@ -266,7 +271,7 @@ impl Volumes {
     }
 
     /// A volume that exists, and keeps others from changing it meanwhile.
-    async fn lock_created(
+    pub(super) async fn lock_created(
         &self,
         volume: &str,
     ) -> Result<(tokio::sync::OwnedMutexGuard<()>, VolumeRecord), ControlError> {

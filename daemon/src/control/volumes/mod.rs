@@ -10,11 +10,13 @@
 //!
 //! Each step can be repeated, and a call that failed half way goes on where it was when it is sent again.
 
+mod adopting;
 mod cloning;
 mod members;
+mod resuming;
 mod watching;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +36,9 @@ use crate::control::peers::{self, Peers};
 use crate::control::replicas::Replicas;
 use crate::control::request;
 use crate::control::versions::Versions;
-use crate::state::{Records, StateError};
+use crate::state::{Records, StateError, Unchanged};
+
+pub(crate) use self::adopting::Adopted;
 
 /// How long a creation waits for its engine, so that the volume can be attached when the call returns.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -130,6 +134,8 @@ pub(crate) struct Volumes {
     here: Surroundings,
     records: Records<VolumeRecord>,
     entries: Mutex<BTreeMap<Uuid, Entry>>,
+    /// Those whose records could not be read at the start.
+    unreadable: BTreeSet<Uuid>,
     /// By name: it is what makes a creation the same as an earlier one.
     locks: KeyedLocks<String>,
     /// As they were seen last.
@@ -141,6 +147,8 @@ struct Entry {
     record: VolumeRecord,
     /// Why the last call did not get to its end.
     reason: String,
+    /// The state directory may have this record or the one before.
+    in_doubt: bool,
 }
 
 impl Volumes {
@@ -152,17 +160,19 @@ impl Volumes {
         }
         let cut_off = |record: &VolumeRecord| match record.phase {
             Phase::Created => String::new(),
-            Phase::Creating | Phase::Deleting => "the daemon ended in the middle; send the command again".to_owned(),
+            Phase::Creating => "the daemon ended in the middle; send the command again".to_owned(),
+            Phase::Deleting => "the daemon ended in the middle; it goes on".to_owned(),
         };
         let entries = loaded.records.into_iter();
         let entries = entries.map(|(uuid, mut record)| {
             // What the engine knows of a grow may be newer.
             record.size = here.engines.size_of(uuid).unwrap_or(record.size);
-            (uuid, Entry { reason: cut_off(&record), record })
+            (uuid, Entry { reason: cut_off(&record), record, in_doubt: false })
         });
         let entries = entries.collect();
         let versions = Versions::new(run);
-        Ok(Self { here, records, entries: Mutex::new(entries), locks: KeyedLocks::default(), versions })
+        let (entries, unreadable) = (Mutex::new(entries), loaded.unreadable);
+        Ok(Self { here, records, entries, unreadable, locks: KeyedLocks::default(), versions })
     }
 
     /// Makes a volume, or returns the one that is there, or goes on with one that is half made (I30).
@@ -186,7 +196,13 @@ impl Volumes {
         let uuid = record.uuid;
         match record.phase {
             Phase::Created => {}
-            Phase::Creating => self.noting_failure(uuid, self.build(record).await)?,
+            Phase::Creating => {
+                // Nothing is made of which the record may be lost.
+                if self.entries().get(&uuid).is_some_and(|entry| entry.in_doubt) {
+                    self.keep(&record).await?;
+                }
+                self.noting_failure(uuid, self.build(record).await)?;
+            }
             Phase::Deleting => {
                 let text = format!("volume `{}` is being deleted: send the delete again first", record.name);
                 return Err(ControlError::precondition("DELETING", text));
@@ -281,6 +297,7 @@ impl Volumes {
             members,
             rebuild: RebuildRecord::default(),
             frontends: Frontends::default(),
+            of_volume: true,
         };
         self.here.engines.create_record(engine, true).await?;
         record.phase = Phase::Created;
@@ -311,7 +328,9 @@ impl Volumes {
         record: &VolumeRecord,
         replica: &ReplicaRecord,
     ) -> impl Future<Output = Result<(), ControlError>> + Send + use<> {
-        let (request, node) = (record.replica_request(replica), replica.node.clone());
+        let request =
+            v1::CreateReplicaRequest { owner_node: self.here.node.clone(), ..record.replica_request(replica) };
+        let node = replica.node.clone();
         let here = (node == self.here.node).then(|| Arc::clone(&self.here.replicas));
         let peers = Arc::clone(&self.here.peers);
         async move {
@@ -335,11 +354,19 @@ impl Volumes {
         }
         record.phase = Phase::Deleting;
         self.keep(&record).await?;
-        let uuid = record.uuid;
-        let pending = self.noting_failure(uuid, self.tear_down(&record).await)?;
-        self.records.remove(uuid).await?;
-        self.entries().remove(&uuid);
-        self.touch(uuid);
+        self.delete_noted(&record).await
+    }
+
+    /// Ends a volume whose record says that it is to end.
+    async fn delete_noted(&self, record: &VolumeRecord) -> Result<Vec<String>, ControlError> {
+        let ended = async {
+            let pending = self.tear_down(record).await?;
+            self.records.remove(record.uuid).await?;
+            Ok(pending)
+        };
+        let pending = self.noting_failure(record.uuid, ended.await)?;
+        self.entries().remove(&record.uuid);
+        self.touch(record.uuid);
         Ok(pending)
     }
 
@@ -461,16 +488,22 @@ impl Volumes {
         Ok(entry)
     }
 
-    /// Writes the record, then shows it.
+    /// Writes the record, then shows it. After an error it is as before; where that is not certain the new one is shown, with the error.
     async fn keep(&self, record: &VolumeRecord) -> Result<(), StateError> {
-        if let Some(known) = self.entries().get(&record.uuid) {
-            let (from, to) = (known.record.phase, record.phase);
+        let old = self.entries().get(&record.uuid).map(|entry| entry.record.clone());
+        if let Some(known) = &old {
+            let (from, to) = (known.phase, record.phase);
             debug_assert!(from.may_become(to), "volume {} cannot get from {from:?} to {to:?}", record.name);
         }
-        self.records.store(record.uuid, record).await?;
-        self.entries().insert(record.uuid, Entry { record: record.clone(), reason: String::new() });
+        let kept = self.records.change(record.uuid, old.as_ref(), record).await;
+        let (reason, in_doubt, result) = match kept {
+            Ok(()) => (String::new(), false, Ok(())),
+            Err(Unchanged { error, in_doubt: false }) => return Err(error),
+            Err(Unchanged { error, in_doubt: true }) => (error.to_string(), true, Err(error)),
+        };
+        self.entries().insert(record.uuid, Entry { record: record.clone(), reason, in_doubt });
         self.touch(record.uuid);
-        Ok(())
+        result
     }
 
     /// Leaves the reason of a failure with the volume.
@@ -534,6 +567,7 @@ impl VolumeRecord {
             block_size_bytes: self.block_size,
             source_replica_uuid: origin.map_or_else(String::new, |(replica, _)| replica.to_string()),
             source_snapshot_uuid: origin.map_or_else(String::new, |(_, snapshot)| snapshot.to_string()),
+            owner_node: String::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `/metrics`: docs/metrics.md.
 
+mod control;
 mod facts;
 mod process;
 mod text;
@@ -55,6 +56,7 @@ impl Pages {
             step += 1;
         }
         facts::write_stores(&mut text, &facts.stores);
+        control::write(&mut text, &facts.load);
         answer.send(&text.take()).await
     }
 }

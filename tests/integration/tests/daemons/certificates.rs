@@ -89,7 +89,7 @@ async fn everybody_may_what_the_certificate_says_and_nothing_without_one() -> an
     secured.house.cluster.start().await?;
     secured.house.create_store(0, "main", 256 * MIB).await?;
     secured.house.create_volume("v", SIZE, &[]).await?;
-    let list = |client: Client| async move { client.volumes().list(ListVolumesRequest {}).await };
+    let list = |client: Client| async move { client.volumes().list(ListVolumesRequest::default()).await };
     let delete = |client: Client| async move {
         client.volumes().delete(DeleteVolumeRequest { volume: "v".to_owned(), ..DeleteVolumeRequest::default() }).await
     };

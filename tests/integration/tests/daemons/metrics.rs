@@ -119,13 +119,13 @@ async fn what_happened_before_a_restart_is_told_after_it() -> anyhow::Result<()>
 /// Whatever the dashboard and the alert rules look at is told, and the document has it.
 fn check_what_others_look_at(page: &str) -> anyhow::Result<()> {
     let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let rules = include_str!("../../../contrib/prometheus/ashlar-rules.yml");
-    let dashboard = include_str!("../../../contrib/grafana/ashlar.json");
+    let rules = include_str!("../../../../contrib/prometheus/ashlar-rules.yml");
+    let dashboard = include_str!("../../../../contrib/grafana/ashlar.json");
     for name in names(rules).chain(names(dashboard)) {
         let family = ["_bucket", "_sum", "_count"].into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         ensure!(told.contains(&family), "nothing is told as {name}");
     }
-    let document = include_str!("../../../docs/metrics.md");
+    let document = include_str!("../../../../docs/metrics.md");
     for name in told.iter().filter_map(|name| name.strip_prefix("ashlar_")) {
         // The table gives the ends of those that begin alike.
         let end = name.split_once('_').map_or(name, |(_, end)| end);

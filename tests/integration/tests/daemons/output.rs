@@ -28,7 +28,10 @@ async fn every_command_has_json() -> anyhow::Result<()> {
     assert_eq!(json(&house, &["volume", "list"])?[0]["name"], "v");
     assert_eq!(json(&house, &["store", "list"])?[0]["state"], "ready");
     assert_eq!(json(&house, &["replica", "list"])?[0]["volume_uuid"], volume.uuid);
-    assert_eq!(json(&house, &["node", "info"])?["peers"][0]["name"], "b");
+    let peer = json(&house, &["node", "info"])?["peers"][0].clone();
+    assert_eq!((&peer["name"], &peer["state"]), (&Value::from("b"), &Value::from("connected")));
+    assert_eq!(json(&house, &["orphan", "list"])?, Value::Array(Vec::new()));
+    json(&house, &["orphan", "delete", "00000000-0000-4000-8000-000000000002"])?;
     let uuid = "00000000-0000-4000-8000-000000000001";
     let cut = json(&house, &["volume", "snapshot", "v", "--name", "s", "--uuid", uuid])?;
     assert_eq!((&cut["uuid"], &cut["name"]), (&Value::from(uuid), &Value::from("s")));

@@ -7,7 +7,8 @@ use anyhow::{Context, ensure};
 use cli::client::{Client, answer};
 use integration::{House, PATIENCE, export_of};
 use proto::v1::{
-    EngineState, ListReplicasRequest, ListSnapshotsRequest, ListStoresRequest, ListVolumesRequest, Store, Volume,
+    EngineState, ListOrphansRequest, ListReplicasRequest, ListSnapshotsRequest, ListStoresRequest, ListVolumesRequest,
+    Store, Volume,
 };
 
 use crate::model::{Daemon, Model, Step, bytes_of};
@@ -97,6 +98,8 @@ impl Model {
                 found.iter().map(|snapshot| snapshot.uuid.as_str()).eq(known.snapshots.iter().map(|cut| cut.uuid()));
             ensure!(is_right, "{name} has {found:#?}, not {:#?}", known.snapshots);
         }
+        let orphans = answer(client.orphans().list(ListOrphansRequest {}).await)?.orphans;
+        ensure!(orphans.is_empty(), "{orphans:#?}");
         let store = only_store(client).await?;
         let expected = self.tree.count();
         ensure!(store.lvols as usize == expected, "not {expected} lvols: {store:#?}\n{replicas:#?}\n{:#?}", self.tree);

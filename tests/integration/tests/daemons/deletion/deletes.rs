@@ -5,19 +5,10 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use cli::client::{Client, answer};
 use integration::{House, MIB, PATIENCE};
-use proto::v1::{
-    DeleteStoreRequest, DeleteVolumeRequest, GetOperationRequest, ListReplicasRequest, NodeInfoRequest, OperationState,
-};
+use proto::v1::{DeleteStoreRequest, DeleteVolumeRequest, GetOperationRequest, NodeInfoRequest, OperationState};
 use tonic::Code;
 
-fn delete(volume: &str) -> DeleteVolumeRequest {
-    DeleteVolumeRequest { volume: volume.to_owned(), ..DeleteVolumeRequest::default() }
-}
-
-async fn replicas(house: &House, index: usize) -> anyhow::Result<usize> {
-    let request = ListReplicasRequest::default();
-    Ok(answer(house.client(index).await?.replicas().list(request).await)?.replicas.len())
-}
+use super::left::{delete, replicas};
 
 #[tokio::test]
 async fn a_delete_can_be_repeated_and_leaves_nothing() -> anyhow::Result<()> {

@@ -1,0 +1,103 @@
+//! A daemon that is killed in the middle of a deletion, at each of its steps: the next start ends it (L5, I42).
+
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use cli::client::answer;
+use integration::{House, MIB, PATIENCE};
+use proto::v1::{GetVolumeRequest, SnapshotVolumeRequest, VolumeState};
+
+use super::failpoints::{Failpoints, tried};
+use super::left::{delete, nothing_is_left};
+
+/// Two daemons, the first with steps that can fail.
+async fn open() -> anyhow::Result<(House, Failpoints)> {
+    let mut house = House::prepare(&["a", "b"])?;
+    let failpoints = Failpoints::of(&mut house, 0);
+    house.cluster.start().await?;
+    for index in 0..2 {
+        house.create_store(index, "main", 256 * MIB).await?;
+    }
+    Ok((house, failpoints))
+}
+
+async fn create(house: &House) -> anyhow::Result<()> {
+    house.create_volume("v", 16 * MIB, &["a", "b"]).await?;
+    let request = SnapshotVolumeRequest { volume: "v".to_owned(), name: "s".to_owned(), uuid: String::new() };
+    answer(house.client(0).await?.volumes().snapshot(request).await).map(drop)
+}
+
+/// Waits until a daemon that kills itself is dead.
+async fn dies(house: &mut House) -> anyhow::Result<()> {
+    let pid = house.cluster.nodes()[0].pid().context("it runs")?;
+    let limit = Instant::now() + PATIENCE;
+    // Dead, and not waited for yet.
+    while !std::fs::read_to_string(format!("/proc/{pid}/stat"))?.contains(") Z ") {
+        ensure!(Instant::now() < limit, "it lives\n{}", house.logs());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    house.cluster.node(0).kill()
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_killed_at_any_step_ends_by_itself() -> anyhow::Result<()> {
+    let (mut house, failpoints) = open().await?;
+    create(&house).await?;
+    failpoints.arm("count", 0)?;
+    answer(house.client(0).await?.volumes().delete(delete("v")).await)?;
+    let steps = failpoints.disarm()?;
+    nothing_is_left(&house, 2).await?;
+    ensure!(steps.len() >= 20, "a deletion has more steps: {steps:#?}");
+    let tried = tried(steps.len(), 4);
+    for step in &tried {
+        create(&house).await?;
+        let client = house.client(0).await?;
+        failpoints.arm("kill", *step)?;
+        // After the last step the answer may come first.
+        let answered = client.volumes().delete(delete("v")).await;
+        ensure!(answered.is_err() || *step == steps.len(), "{step}: it was to die");
+        dies(&mut house).await.with_context(|| format!("step {step}: {}", steps[step - 1]))?;
+        failpoints.disarm()?;
+        house.cluster.node(0).start().await?;
+        // Only what nobody knows to be deleted has to be asked for again.
+        let found = house.client(0).await?.volumes().get(GetVolumeRequest { volume: "v".to_owned() }).await;
+        if found.is_ok_and(|found| found.into_inner().state() == VolumeState::Created) {
+            ensure!(*step == 1, "{}: the deletion is on record", steps[step - 1]);
+            answer(house.client(0).await?.volumes().delete(delete("v")).await)?;
+        }
+        nothing_is_left(&house, 2).await.with_context(|| format!("step {step}: {}", steps[step - 1]))?;
+    }
+    println!("killed at {} of {} steps of a deletion", tried.len(), steps.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_replica_that_was_being_removed_goes_after_a_kill() -> anyhow::Result<()> {
+    let (mut house, failpoints) = open().await?;
+    create(&house).await?;
+    let request =
+        || proto::v1::RemoveReplicaRequest { volume: "v".to_owned(), node: "b".to_owned(), ..Default::default() };
+    failpoints.arm("count", 0)?;
+    answer(house.client(0).await?.volumes().remove_replica(request()).await)?;
+    let steps = failpoints.disarm()?;
+    answer(house.client(0).await?.volumes().delete(delete("v")).await)?;
+    // From when the replica is noted to leave until it has left.
+    let call = steps.iter().position(|step| step.contains("a call to a peer")).context("b is told")? + 1;
+    for step in [call, call + 1] {
+        create(&house).await?;
+        failpoints.arm("kill", step)?;
+        let answered = house.client(0).await?.volumes().remove_replica(request()).await;
+        ensure!(answered.is_err(), "{step}: it was to die");
+        dies(&mut house).await?;
+        failpoints.disarm()?;
+        house.cluster.node(0).start().await?;
+        super::left::eventually("it is gone", async || Ok(super::left::replicas(&house, 1).await? == 0)).await?;
+        super::left::eventually("nobody has it", async || {
+            Ok(house.volume("v").await?.replicas.len() == 1 && super::left::orphans(&house, 1).await?.is_empty())
+        })
+        .await?;
+        answer(house.client(0).await?.volumes().delete(delete("v")).await)?;
+        nothing_is_left(&house, 2).await?;
+    }
+    Ok(())
+}
