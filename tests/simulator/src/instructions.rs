@@ -52,7 +52,7 @@ impl FromStr for Work {
     }
 }
 
-/// Does so many commands of one kind. What counts happens within [`counted`].
+/// Does so many commands of one kind. What counts happens within `counted`.
 pub fn run(work: Work, commands: u64) {
     let world = World::new(1);
     let (target, host) = (world.add_node(ADDRESS.0.into()), world.add_node([10, 0, 0, 2].into()));
