@@ -458,8 +458,9 @@ mod tests {
     fn what_is_shown_is_the_same_configuration_again() {
         let text = "node = \"a\"\nscrub_days = 7\nhash_rate = 5\nbusy_poll_us = 9\nreactors = 2\nrebuilds = 3\n\
                     rebuild_guard = false\nrebuild_bytes_per_second = 11\nshutdown_timeout_ms = 17\nlog = \"debug\"\n\
+                    [tls]\ncertificate = \"/k/a.crt\"\nkey = \"/k/a.key\"\nca = \"/k/ca.crt\"\n\
                     [[peers]]\nname = \"b\"\ngrpc = \"10.0.0.2:9500\"\nreplica = \"10.0.0.2:9600\"\n";
-        for text in [text, "node = \"a\"\nscrub_days = 0"] {
+        for text in [text, "node = \"a\"\nscrub_days = 0\ninsecure = true"] {
             let config = load(text).expect("a good configuration");
             let file: File = serde_json::from_value(config.describe()).expect("the words of the file");
             assert_eq!(Config::merge(file, &Arguments::default()), config);

@@ -89,7 +89,7 @@ impl Count {
                 let more = if ignored > 0 { format!(", {ignored} ignored") } else { String::new() };
                 return Some(format!("{}: {passed} passed, {failed} failed{more}", self.program));
             }
-        } else if line == "failures:" {
+        } else if line == "failures:" || line.eq_ignore_ascii_case("stack backtrace:") {
             self.of_failure = 0;
         } else if self.of_failure > 0 && !line.is_empty() {
             self.of_failure -= 1;

@@ -2,6 +2,8 @@
 
 use clap::Subcommand;
 
+use crate::output::Watch;
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum OperationCommand {
     /// List the long work that is under way, and how what has ended did
@@ -12,11 +14,15 @@ pub(crate) enum OperationCommand {
         /// Only that of this volume, by UUID
         #[arg(long, value_name = "UUID")]
         volume: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// One operation in full
     Show {
         /// Its id
         operation: String,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Tell what becomes of an operation until it ends, or of all of them until interrupted
     ///

@@ -10,20 +10,21 @@ use proto::v1::{
 
 use crate::arguments::OperationCommand;
 use crate::client::{CallError, Client, answer};
-use crate::output::{Fixed, Name, Output, Table, Width};
+use crate::output::{Fixed, Name, Output, Table, Width, look};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &OperationCommand, output: Output) -> anyhow::Result<()> {
     match command {
-        OperationCommand::List { active, volume } => {
+        OperationCommand::List { active, volume, watch } => {
             let volume_uuid = volume.clone().unwrap_or_default();
             let request = ListOperationsRequest { volume_uuid, only_active: *active, ..Default::default() };
-            let operations = client.list_operations(request).await?;
-            output.print(&operations, |operations, width| render_list(operations, width))
+            let fetch = async || Ok(client.list_operations(request.clone()).await?.into());
+            look(*watch, output, fetch, |operations: &Vec<_>, width| render_list(operations, width)).await
         }
-        OperationCommand::Show { operation } => {
+        OperationCommand::Show { operation, watch } => {
             let request = GetOperationRequest { id: operation.clone() };
-            show(&answer(client.operations().get(request).await)?, output)
+            let fetch = async || Ok(answer(client.operations().get(request.clone()).await)?.into());
+            look(*watch, output, fetch, |operation, _| render(operation)).await
         }
         OperationCommand::Watch { operation } => watch(client, operation.as_deref().unwrap_or_default(), output).await,
         OperationCommand::Cancel { operation } => {

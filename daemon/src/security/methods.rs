@@ -165,8 +165,9 @@ mod tests {
     fn what_reads_is_called_so() {
         for (service, method) in contract() {
             let class = listed(&format!("ashlar.v1.{service}"), &method);
-            let named_so =
-                method.starts_with("List") || method.starts_with("Get") || ["Info", "Events"].contains(&&*method);
+            let named_so = method.starts_with("List")
+                || method.starts_with("Get")
+                || ["Info", "Events", "Watch"].contains(&&*method);
             assert_eq!(class == Some(Class::Read), named_so, "{service}.{method}");
         }
     }

@@ -187,6 +187,11 @@ impl Drop for House {
     }
 }
 
+/// A volume without the version of the list that it was read with, which goes up with whatever changes.
+pub fn unversioned(volume: Volume) -> Volume {
+    Volume { resource_version: String::new(), ..volume }
+}
+
 /// How initiators reach a volume.
 pub fn target_of(volume: &Volume) -> anyhow::Result<&IscsiExport> {
     volume.engine.as_ref().and_then(|engine| engine.iscsi.as_ref()).context("the volume is no target")

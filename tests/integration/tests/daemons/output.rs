@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use integration::{House, MIB, export_of, program, said};
+use integration::{House, MIB, export_of, program, said, write_secret};
 use serde_json::Value;
 
 fn json(house: &House, arguments: &[&str]) -> anyhow::Result<Value> {
@@ -132,7 +132,7 @@ async fn a_support_bundle_has_what_there_is_and_no_secret() -> anyhow::Result<()
     house.ashlar(0, &["snapshot", "create", "v", "--name", "cut"])?;
     let folder = house.folder();
     let secret = folder.join("secret").display().to_string();
-    fs::write(&secret, format!("{SECRET}\n"))?;
+    write_secret(secret.as_ref(), &format!("{SECRET}\n"))?;
     let with_chap = ["--chap-user", "host", "--chap-secret-file", &secret];
     let output = house.ashlar(0, &[&["volume", "export", "v", "--frontend", "iscsi"], &with_chap[..]].concat())?;
     ensure!(output.status.success(), "{}", said(&output));
