@@ -95,8 +95,12 @@ async fn a_replica_that_was_being_removed_goes_after_a_kill() -> anyhow::Result<
         let answered = house.client(0).await?.volumes().remove_replica(request()).await;
         ensure!(answered.is_err(), "{step}: it was to die");
         dies(&mut house).await?;
-        failpoints.disarm()?;
+        let told = failpoints.disarm()?.iter().any(|step| step.contains("a call to a peer"));
         house.cluster.node(0).start().await?;
+        if !told {
+            // A look for orphans was among the steps: it died before the removal was on record.
+            answer(house.client(0).await?.volumes().remove_replica(request()).await)?;
+        }
         super::left::eventually("it is gone", async || Ok(super::left::replicas(&house, 1).await? == 0)).await?;
         super::left::eventually("nobody has it", async || {
             Ok(house.volume("v").await?.replicas.len() == 1 && super::left::orphans(&house, 1).await?.is_empty())
