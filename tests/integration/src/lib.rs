@@ -187,8 +187,12 @@ impl Drop for House {
     }
 }
 
-/// A volume without the version of the list that it was read with, which goes up with whatever changes.
-pub fn unversioned(volume: Volume) -> Volume {
+/// A volume without what is of the moment: the version of the list that it was read with, which goes up with whatever changes, and the age of
+/// the request that a replica happens to be at, a ping often enough.
+pub fn unversioned(mut volume: Volume) -> Volume {
+    for member in volume.engine.iter_mut().flat_map(|engine| &mut engine.members) {
+        member.oldest_request_ms = None;
+    }
     Volume { resource_version: String::new(), ..volume }
 }
 

@@ -10,7 +10,7 @@ use io_uring::{Submitter, squeue, types};
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::sockets;
+use super::{disks, sockets};
 use crate::driver::{OperationId, ResourceId};
 
 /// How many descriptors have a place in the table at most. Those beyond, and sockets, work all the same, with a reference count
@@ -143,6 +143,9 @@ impl Descriptors {
     pub(super) fn remove(&mut self, submitter: &Submitter<'_>, id: ResourceId) -> OwnedFd {
         assert_eq!(self.open[id].users, 0, "a descriptor in use stays open");
         let resource = self.open.remove(id);
+        if matches!(resource.kind, Kind::File { .. } | Kind::BlockDevice) {
+            disks::unlock(&resource.file);
+        }
         if has_place(self.registered, id, resource.kind)
             && let Err(error) = submitter.register_files_update(id as u32, &[-1])
         {

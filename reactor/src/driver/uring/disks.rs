@@ -114,6 +114,15 @@ fn lock(file: &File, path: &Path) -> io::Result<()> {
     Err(explain(path, io::Error::last_os_error()))
 }
 
+/// Gives the lock back. The ring lets go of a file some time after its last operation and after its place in the table is empty; until then
+/// the lock would stay with it, and whoever opens the disk next would be refused.
+pub(super) fn unlock(file: &OwnedFd) {
+    // SAFETY: no memory is passed.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) } != 0 {
+        tracing::error!(error = %io::Error::last_os_error(), "a disk's lock cannot be given back before it is closed");
+    }
+}
+
 /// A file that was just made, or made but not sized before a crash, gets its size; one with content keeps it.
 fn grow_new(file: &File, path: &Path, size: u64) -> io::Result<()> {
     if file.metadata()?.len() > 0 {
