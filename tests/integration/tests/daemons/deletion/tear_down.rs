@@ -99,6 +99,7 @@ async fn a_replica_that_was_being_removed_goes_after_a_kill() -> anyhow::Result<
         house.cluster.node(0).start().await?;
         if !told {
             // A look for orphans was among the steps: it died before the removal was on record.
+            house.wait_until_healthy("v").await?;
             answer(house.client(0).await?.volumes().remove_replica(request()).await)?;
         }
         super::left::eventually("it is gone", async || Ok(super::left::replicas(&house, 1).await? == 0)).await?;
