@@ -96,6 +96,8 @@ pub(crate) struct ScrubFacts {
     pub(crate) damaged: u64,
     /// The scrub under way, or else the last one.
     pub(crate) run: Option<ScrubRun>,
+    /// About how many bytes the one under way has not looked at yet.
+    pub(crate) left: u64,
     /// When the store was made, in seconds since the Unix epoch.
     pub(crate) store_made: u64,
 }
