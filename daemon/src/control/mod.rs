@@ -123,7 +123,8 @@ impl Control {
             feed,
             events: Arc::clone(&events),
         };
-        let engines = Engines::start(here, state.records("engines")?).await?;
+        let recorded = volumes::Recorded::load(state.records("volumes")?)?;
+        let engines = Engines::start(here, state.records("engines")?, &recorded.ending()).await?;
         let here = volumes::Surroundings {
             node: node.clone(),
             peers: Arc::clone(&peers),
@@ -131,7 +132,7 @@ impl Control {
             engines: Arc::clone(&engines),
             deletions: Arc::clone(&deletions),
         };
-        let volumes = Arc::new(Volumes::start(here, state.records("volumes")?, run)?);
+        let volumes = Arc::new(Volumes::start(here, recorded, run));
         volumes.resume();
         let observer = Observer::start(Arc::clone(&engines), Arc::clone(&volumes), touches.touched());
         let here = operations::Surroundings {
