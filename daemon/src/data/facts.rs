@@ -273,6 +273,22 @@ pub(crate) struct EngineSpec {
     pub(crate) frontends: Frontends,
 }
 
+#[cfg(debug_assertions)]
+impl EngineSpec {
+    /// A volume that nobody made.
+    pub(crate) fn stranger(volume: Uuid) -> Self {
+        Self {
+            volume,
+            name: String::new(),
+            size: 1 << 20,
+            block_size: 4096,
+            members: Vec::new(),
+            rebuild: engine::RebuildSettings::default(),
+            frontends: Frontends::default(),
+        }
+    }
+}
+
 /// A replica for an engine.
 #[derive(Clone, Debug)]
 pub(crate) struct MemberSpec {
