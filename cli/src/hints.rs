@@ -20,7 +20,7 @@ const HINTS: &[(&str, &str)] = &[
     ("EXISTS", "Nothing was changed. Choose another name, or delete the existing one first."),
     (
         "OTHER_UUID",
-        "Look at it with `show`: it is another object of that name. Leave out --uuid only if you mean this one.",
+        "Look at it with `show`: it is another object of that name. Leave out --expected-uuid only if you mean this one.",
     ),
     ("AMBIGUOUS", "Give the UUID instead of the name: `ashlar lvol list -o wide` has them."),
     ("REPLICA_LVOL", "Commands that change it are `ashlar volume …` and `ashlar snapshot …`, on the volume's node."),
