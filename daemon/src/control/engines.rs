@@ -128,8 +128,13 @@ enum Phase {
 
 impl Engines {
     /// Reads the records, exports every volume, and starts to bring the engines up, all at once. Returns when the
-    /// exports are there: hosts that were attached before find their volume, and their commands wait for its engine.
-    pub(crate) async fn start(here: Surroundings, records: Records<EngineRecord>) -> Result<Arc<Self>, ControlError> {
+    /// exports are there: hosts that were attached before find their volume, and their commands wait for its engine. The volumes
+    /// that are `ending` are being deleted: no host sees them again.
+    pub(crate) async fn start(
+        here: Surroundings,
+        records: Records<EngineRecord>,
+        ending: &BTreeSet<Uuid>,
+    ) -> Result<Arc<Self>, ControlError> {
         let loaded = records.load()?;
         for error in loaded.failed {
             tracing::error!(%error, "an engine's record is left out");
@@ -139,6 +144,10 @@ impl Engines {
         let mut all_exported = true;
         for mut record in loaded.records.into_values() {
             let name = record.name.clone();
+            if ending.contains(&record.volume) {
+                engines.insert(record, Phase::Stopping);
+                continue;
+            }
             // A grow may have been recorded, and the daemon ended before it was noted here.
             match engines.here.data.recorded_size(record.volume).await {
                 Ok(recorded) => record.size = recorded.unwrap_or(record.size),
@@ -240,10 +249,7 @@ impl Engines {
     /// Exports the volume and sets a task on starting its engine.
     async fn bring_up(self: &Arc<Self>, record: EngineRecord) -> Result<(), ControlError> {
         let volume = record.volume;
-        let home = self.home(&record);
-        let phase = watch::Sender::new(Phase::Starting("it was just asked for".to_owned()));
-        let entry = Entry { record: record.clone(), home, phase, keeper: None };
-        self.entries().insert(volume, entry);
+        let home = self.insert(record.clone(), Phase::Starting("it was just asked for".to_owned()));
         match self.here.data.export(home, self.spec(&record)).await {
             Ok(meter) => {
                 let shown = Volume { uuid: volume, name: record.name.clone(), meter };
@@ -259,6 +265,14 @@ impl Engines {
             entry.keeper = Some(keeper);
         }
         Ok(())
+    }
+
+    /// Notes an engine that nothing is done for yet. Returns its reactor.
+    fn insert(&self, record: EngineRecord, phase: Phase) -> usize {
+        let (volume, home) = (record.volume, self.home(&record));
+        let entry = Entry { record, home, phase: watch::Sender::new(phase), keeper: None };
+        self.entries().insert(volume, entry);
+        home
     }
 
     /// The reactor that owns the store of the local replica; without one, any, but always the same.
