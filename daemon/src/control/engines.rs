@@ -38,6 +38,9 @@ use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberFacts
 use crate::health::{Feed, News, Volume};
 use crate::state::{Records, Unchanged};
 
+/// Volumes that are shown to hosts at once during a start: enough for nobody to wait for another thread's answer.
+const SHOWN_AT_ONCE: usize = 64;
+
 /// An engine as the state directory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EngineRecord {
@@ -141,27 +144,40 @@ impl Engines {
         }
         let (entries, unreadable) = (Mutex::default(), loaded.unreadable);
         let engines = Arc::new(Self { here, records, entries, unreadable, locks: KeyedLocks::default() });
-        let mut all_exported = true;
-        for mut record in loaded.records.into_values() {
-            let name = record.name.clone();
+        let (mut coming, mut all_exported) = (JoinSet::new(), true);
+        for record in loaded.records.into_values() {
             if ending.contains(&record.volume) {
                 engines.insert(record, Phase::Stopping);
                 continue;
             }
-            // A grow may have been recorded, and the daemon ended before it was noted here.
-            match engines.here.data.recorded_size(record.volume).await {
-                Ok(recorded) => record.size = recorded.unwrap_or(record.size),
-                Err(error) => tracing::warn!(volume = %name, %error, "its size on record cannot be read"),
+            if coming.len() == SHOWN_AT_ONCE {
+                all_exported &= matches!(coming.join_next().await, Some(Ok(true)));
             }
-            if let Err(error) = engines.bring_up(record).await {
-                all_exported = false;
-                tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
-            }
+            coming.spawn(Arc::clone(&engines).bring_back(record));
+        }
+        while let Some(exported) = coming.join_next().await {
+            // A panic is logged.
+            all_exported &= exported.unwrap_or(false);
         }
         if all_exported {
             engines.here.data.all_exported();
         }
         Ok(engines)
+    }
+
+    /// Brings up what was there before the daemon ended. Returns whether hosts see it.
+    async fn bring_back(self: Arc<Self>, mut record: EngineRecord) -> bool {
+        let name = record.name.clone();
+        // A grow may have been recorded, and the daemon ended before it was noted here.
+        match self.here.data.recorded_size(record.volume).await {
+            Ok(recorded) => record.size = recorded.unwrap_or(record.size),
+            Err(error) => tracing::warn!(volume = %name, %error, "its size on record cannot be read"),
+        }
+        let exported = self.bring_up(record).await;
+        if let Err(error) = &exported {
+            tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
+        }
+        exported.is_ok()
     }
 
     /// Records, exports and starts an engine, or returns the one that is there (I30).
