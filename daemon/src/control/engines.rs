@@ -12,6 +12,7 @@
 //! [`Phase::may_become`] has the arrows. What is not among them does not happen: a task that comes too late changes nothing.
 
 mod keeping;
+mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
+pub(crate) use self::limits::LimitsRecord;
 use super::error::{Comparison, ControlError};
 use super::events::{Events, Happened};
 use super::frontends::{Frontends, Iscsi, Nvmf};
@@ -53,6 +55,8 @@ pub(crate) struct EngineRecord {
     pub(crate) members: Vec<MemberRecord>,
     #[serde(default)]
     pub(crate) rebuild: RebuildRecord,
+    #[serde(default, skip_serializing_if = "LimitsRecord::is_empty")]
+    pub(crate) limits: LimitsRecord,
     #[serde(default)]
     pub(crate) frontends: Frontends,
     /// A volume of this node has it. Without: an orchestrator made it over replicas of its own.
@@ -236,6 +240,7 @@ impl Engines {
             block_size,
             members,
             rebuild: RebuildRecord::default(),
+            limits: LimitsRecord::default(),
             frontends: Frontends::default(),
             of_volume: false,
         })
@@ -339,6 +344,7 @@ impl Engines {
             block_size: record.block_size,
             members: members.collect(),
             rebuild: record.rebuild.into(),
+            limits: record.limits.into(),
             frontends: record.frontends.clone(),
         }
     }
@@ -614,6 +620,7 @@ impl Engines {
             nvmf: record.frontends.nvmf.as_ref().map(|nvmf| self.describe_nvmf(record.volume, nvmf)),
             rebuild: Some(v1::RebuildSettings { paused: record.rebuild.paused, bytes_per_second: record.rebuild.rate }),
             iscsi: record.frontends.iscsi.as_ref().map(|iscsi| self.describe_iscsi(record.volume, iscsi)),
+            limits: Some(record.limits.describe()),
         }
     }
 

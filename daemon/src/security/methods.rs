@@ -73,6 +73,7 @@ const METHODS: &[(&str, Class, &[&str])] = &[
             "RemoveReplica",
             "ReplaceReplica",
             "SetRebuild",
+            "SetLimits",
             "Export",
             "Unexport",
             "Recover",
