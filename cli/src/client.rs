@@ -55,7 +55,7 @@ impl Destination {
         if let Some(host) = host.filter(|host| !self.insecure && !is_this_machine(host)) {
             // As the daemon refuses to listen there.
             bail!(
-                "{host} is not this machine, and http:// is plaintext: whoever is on the way reads and changes what is asked\n\
+                "{host} is not on loopback, and http:// is plaintext: whoever is on the way reads and changes what is asked\n\
                  Name it with https:// and a certificate (docs/security.md), or allow plaintext with --insecure."
             );
         }
