@@ -95,7 +95,14 @@ impl Descriptors {
             // Below TABLE.
             submitter.register_files_update(id as u32, &[file.as_raw_fd()])?;
         }
-        entry.insert(Resource { file, kind, users: 0, cancellable: SmallVec::new(), parked: VecDeque::new(), closing: false });
+        entry.insert(Resource {
+            file,
+            kind,
+            users: 0,
+            cancellable: SmallVec::new(),
+            parked: VecDeque::new(),
+            closing: false,
+        });
         Ok(id)
     }
 
