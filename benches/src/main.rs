@@ -7,8 +7,10 @@ mod device;
 mod echo;
 mod iscsi;
 mod limit;
+mod node;
 mod replication;
 mod report;
+mod soak;
 mod store;
 mod table;
 mod thread;
@@ -42,6 +44,10 @@ enum Bench {
     Iscsi(iscsi::IscsiArguments),
     /// Volumes of real daemons on loopback: crashes, outages, rebuilds, stalls, and what replicas cost
     Replication(replication::ReplicationArguments),
+    /// One daemon with 1,200 volumes: starts, what it uses while idle, lists, attaches, memory
+    Node(node::NodeArguments),
+    /// A daemon with very many volumes that is short of everything: is it called dead, and does I/O go on?
+    Soak(soak::SoakArguments),
     /// Opens a store and tells what that took, for `store`
     #[command(hide = true)]
     StoreOpen(store::OpenArguments),
@@ -54,6 +60,8 @@ fn main() -> ExitCode {
         Bench::Store(arguments) => store::run(&arguments),
         Bench::Iscsi(arguments) => iscsi::run(&arguments),
         Bench::Replication(arguments) => replication::run(&arguments),
+        Bench::Node(arguments) => node::run(&arguments),
+        Bench::Soak(arguments) => soak::run(&arguments),
         Bench::StoreOpen(arguments) => store::open_in_this_process(&arguments),
     };
     match result {
