@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::output::Watch;
@@ -89,6 +89,9 @@ pub(crate) enum VolumeCommand {
         /// The node
         #[arg(long)]
         node: String,
+        /// The replica's UUID; the same one again is the same replica
+        #[arg(long)]
+        uuid: Option<String>,
         /// Wait until it is in sync
         #[arg(long)]
         wait: bool,
@@ -100,6 +103,9 @@ pub(crate) enum VolumeCommand {
         /// The node
         #[arg(long)]
         node: String,
+        /// Remove it only if it has this UUID
+        #[arg(long, value_name = "UUID")]
+        expected_uuid: Option<String>,
     },
     /// Add a replica on one node, and remove that on another once the new one is in sync
     ReplaceReplica {
@@ -111,6 +117,12 @@ pub(crate) enum VolumeCommand {
         /// The node that gets one
         #[arg(long)]
         by: String,
+        /// Replace it only if it has this UUID
+        #[arg(long, value_name = "UUID")]
+        expected_uuid: Option<String>,
+        /// The new replica's UUID; the same one again is the same replica
+        #[arg(long)]
+        uuid: Option<String>,
         /// Wait until the new one is in sync and the old one gone
         #[arg(long)]
         wait: bool,
@@ -118,6 +130,8 @@ pub(crate) enum VolumeCommand {
     /// Pause the copying to replicas on their way back, let it go on, or limit its rate
     #[command(subcommand)]
     Rebuild(RebuildCommand),
+    /// Hold hosts to so many commands and bytes a second, reads and writes together; what is not given stays as it was
+    Limit(LimitVolume),
     /// Show the volume to hosts over a frontend, or change who may attach there; what is not given stays as it was
     ///
     /// Hosts of both frontends can attach it, but what a host reserves over iSCSI keeps hosts of NVMe/TCP out meanwhile.
@@ -156,8 +170,8 @@ pub(crate) enum VolumeCommand {
         /// Its name or UUID
         volume: String,
         /// Delete it only if it has this UUID
-        #[arg(long)]
-        uuid: Option<String>,
+        #[arg(long, alias = "uuid", value_name = "UUID")]
+        expected_uuid: Option<String>,
     },
 }
 
@@ -202,6 +216,25 @@ pub(crate) struct ExportVolume {
     /// iSCSI: initiators prove nothing
     #[arg(long)]
     pub(crate) no_chap: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("limits").required(true).multiple(true))]
+pub(crate) struct LimitVolume {
+    /// Its name or UUID
+    pub(crate) volume: String,
+    /// Commands a second, 10 or more; 0 for no limit
+    #[arg(long, value_name = "N", group = "limits")]
+    pub(crate) iops: Option<u64>,
+    /// Bytes a second, 1MiB or more; 0 for no limit
+    #[arg(long, value_name = "SIZE", group = "limits")]
+    pub(crate) bytes_per_second: Option<Size>,
+    /// How much may be saved up while less is used: what accrues in so many milliseconds
+    #[arg(long, value_name = "N", group = "limits")]
+    pub(crate) burst_ms: Option<u64>,
+    /// No limits any more
+    #[arg(long, group = "limits", conflicts_with_all = ["iops", "bytes_per_second", "burst_ms"])]
+    pub(crate) unlimited: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -273,5 +306,15 @@ mod tests {
         assert!(parse(&["--mutual-user", "t", "--mutual-secret-file", "f"]).is_err());
         assert!(parse(&["--no-chap", "--chap-user", "h", "--chap-secret-file", "f"]).is_err());
         assert!(parse(&["--allow-any", "--allow", "iqn.2026-01.org:h"]).is_err());
+    }
+
+    #[test]
+    fn a_limit_says_what_it_limits() {
+        let parse = |rest: &[&str]| Arguments::try_parse_from(["ashlar", "volume", "limit", "v"].iter().chain(rest));
+        assert!(parse(&["--iops", "1000", "--bytes-per-second", "50MiB", "--burst-ms", "2000"]).is_ok());
+        assert!(parse(&["--unlimited"]).is_ok());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--unlimited", "--iops", "1000"]).is_err());
+        assert!(parse(&["--iops", "many"]).is_err());
     }
 }

@@ -7,14 +7,14 @@ use anyhow::bail;
 use proto::v1::{
     AddReplicaRequest, CloneVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState,
     GetVolumeRequest, GrowVolumeRequest, Member, MemberState, RebuildProgress, RebuildSettings, RecoverVolumeRequest,
-    RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetRebuildRequest, StartVolumeRequest, Volume,
-    VolumeState,
+    RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetLimitsRequest, SetRebuildRequest,
+    StartVolumeRequest, Volume, VolumeLimits, VolumeState,
 };
 
 use super::{export, snapshot};
-use crate::arguments::{CreateVolume, RebuildCommand, VolumeCommand};
+use crate::arguments::{CreateVolume, LimitVolume, RebuildCommand, VolumeCommand};
 use crate::client::{Client, answer};
-use crate::output::{End, Fixed, Name, Output, Progress, Table, Wide, Width, duration, look};
+use crate::output::{End, Fixed, Name, Output, Progress, Table, Wide, Width, duration, look_on};
 use crate::size::Size;
 
 /// Between two looks at a rebuild.
@@ -25,10 +25,12 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
         VolumeCommand::Create(options) => create(client, options, output).await,
         VolumeCommand::List { watch } => {
             let fetch = async || Ok(client.list_volumes().await?.into());
-            look(*watch, output, fetch, |volumes: &Vec<_>, width| render_list(volumes, width)).await
+            let follow = async |_: &Vec<_>| client.follow_volumes("").await.map(Some);
+            look_on(*watch, output, fetch, follow, |volumes: &Vec<_>, width| render_list(volumes, width)).await
         }
         VolumeCommand::Show { volume, watch } => {
-            look(*watch, output, async || Ok(get(client, volume).await?.into()), render).await
+            let follow = async |volume: &Volume| client.follow_volumes(&volume.uuid).await.map(Some);
+            look_on(*watch, output, async || Ok(get(client, volume).await?.into()), follow, render).await
         }
         VolumeCommand::Start { volume } => {
             let request = StartVolumeRequest { volume: volume.clone() };
@@ -58,20 +60,28 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             let request = RevertVolumeRequest { volume, snapshot, discard_newer: *discard_newer };
             show(&answer(client.volumes().revert(request).await)?, output)
         }
-        VolumeCommand::AddReplica { volume, node, wait: to_the_end } => {
-            let request = AddReplicaRequest { volume: volume.clone(), node: node.clone() };
+        VolumeCommand::AddReplica { volume, node, uuid, wait: to_the_end } => {
+            let uuid = uuid.clone().unwrap_or_default();
+            let request = AddReplicaRequest { volume: volume.clone(), node: node.clone(), uuid };
             let mut changed = answer(client.volumes().add_replica(request).await)?;
             if *to_the_end {
                 changed = wait(client, volume, Some(node)).await?;
             }
             show(&changed, output)
         }
-        VolumeCommand::RemoveReplica { volume, node } => {
-            let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone(), ..Default::default() };
+        VolumeCommand::RemoveReplica { volume, node, expected_uuid } => {
+            let expected_uuid = expected_uuid.clone().unwrap_or_default();
+            let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone(), expected_uuid };
             show(&answer(client.volumes().remove_replica(request).await)?, output)
         }
-        VolumeCommand::ReplaceReplica { volume, node, by, wait: to_the_end } => {
-            let request = ReplaceReplicaRequest { volume: volume.clone(), node: node.clone(), by_node: by.clone() };
+        VolumeCommand::ReplaceReplica { volume, node, by, expected_uuid, uuid, wait: to_the_end } => {
+            let request = ReplaceReplicaRequest {
+                volume: volume.clone(),
+                node: node.clone(),
+                by_node: by.clone(),
+                expected_uuid: expected_uuid.clone().unwrap_or_default(),
+                uuid: uuid.clone().unwrap_or_default(),
+            };
             let mut changed = answer(client.volumes().replace_replica(request).await)?;
             if *to_the_end {
                 wait(client, volume, Some(by)).await?;
@@ -82,6 +92,9 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
         VolumeCommand::Rebuild(command) => {
             show(&answer(client.volumes().set_rebuild(rebuild_request(command)).await)?, output)
         }
+        VolumeCommand::Limit(options) => {
+            show(&answer(client.volumes().set_limits(limits_request(options)).await)?, output)
+        }
         VolumeCommand::Export(options) => show(&export::export(client, options).await?, output),
         VolumeCommand::Unexport { volume, frontend } => {
             show(&export::unexport(client, volume, *frontend).await?, output)
@@ -90,7 +103,9 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             export::attach_command(client, volume, *frontend, output).await
         }
         VolumeCommand::Recover { volume, node, force } => recover(client, volume, node, *force, output).await,
-        VolumeCommand::Delete { volume, uuid } => delete(client, volume, uuid.as_deref(), output).await,
+        VolumeCommand::Delete { volume, expected_uuid } => {
+            delete(client, volume, expected_uuid.as_deref(), output).await
+        }
     }
 }
 
@@ -172,6 +187,16 @@ fn rebuild_request(command: &RebuildCommand) -> SetRebuildRequest {
         RebuildCommand::Limit { volume, rate } => (volume, None, Some(rate.0)),
     };
     SetRebuildRequest { volume: volume.clone(), paused, bytes_per_second: rate }
+}
+
+fn limits_request(options: &LimitVolume) -> SetLimitsRequest {
+    let none = options.unlimited.then_some(0);
+    SetLimitsRequest {
+        volume: options.volume.clone(),
+        iops: options.iops.or(none),
+        bytes_per_second: options.bytes_per_second.map(|size| size.0).or(none),
+        burst_ms: options.burst_ms.or(none),
+    }
 }
 
 async fn delete(client: &Client, volume: &str, uuid: Option<&str>, output: Output) -> anyhow::Result<()> {
@@ -288,6 +313,9 @@ fn push_engine(text: &mut String, engine: &Engine, width: Width) {
     if let Some(settings) = engine.rebuild.filter(|settings| *settings != RebuildSettings::default()) {
         push(text, format_args!("rebuild  {}\n", rebuild_settings(settings)));
     }
+    if let Some(limits) = engine.limits.filter(|limits| *limits != VolumeLimits::default()) {
+        push(text, format_args!("limits   {}\n", limits_of(limits)));
+    }
     let mut table = Table::new(&[Name("REPLICA ON"), Fixed("STATE"), Name("ADDRESS"), End("NOTE")]);
     for member in &engine.members {
         let state = member.state().to_string();
@@ -296,6 +324,13 @@ fn push_engine(text: &mut String, engine: &Engine, width: Width) {
     push(text, format_args!("\n{}", table.render(width)));
     engine.members.iter().filter_map(details).for_each(|line| text.push_str(&line));
     export::push_frontends(text, engine);
+}
+
+fn limits_of(limits: VolumeLimits) -> String {
+    let iops = (limits.iops > 0).then(|| format!("{} IOPS", limits.iops));
+    let bytes = (limits.bytes_per_second > 0).then(|| format!("{}/s", Size(limits.bytes_per_second)));
+    let burst = (limits.burst_ms > 0).then(|| format!("burst of {} ms", limits.burst_ms));
+    iops.into_iter().chain(bytes).chain(burst).collect::<Vec<_>>().join(", ")
 }
 
 fn note(member: &Member) -> String {
@@ -471,6 +506,16 @@ Attach it to a Linux host:
         assert!(text.contains("  25 %, waits\n"), "{text}");
         assert!(text.contains("replica on b: its copy is paused\n"), "{text}");
         assert!(text.contains("replica on c: connection refused; its copy is paused\n"), "{text}");
+    }
+
+    #[test]
+    fn limits_are_shown_where_there_are_some() {
+        let mut volume = volume();
+        assert!(!render(&volume, Width::Narrow).contains("limits"));
+        let engine = volume.engine.as_mut().expect("it has one");
+        engine.limits = Some(VolumeLimits { iops: 1000, bytes_per_second: 50 << 20, burst_ms: 2000 });
+        let text = render(&volume, Width::Narrow);
+        assert!(text.contains("limits   1000 IOPS, 50 MiB/s, burst of 2000 ms\n"), "{text}");
     }
 
     #[test]

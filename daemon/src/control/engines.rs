@@ -11,19 +11,23 @@
 //! ```
 //! [`Phase::may_become`] has the arrows. What is not among them does not happen: a task that comes too late changes nothing.
 
+mod describing;
 mod keeping;
+mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::v1::{self, EngineState, EventSubject, MemberState};
+use proto::v1::{self, EngineState, EventSubject};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
+use self::describing::describe_member;
+pub(crate) use self::limits::LimitsRecord;
 use super::error::{Comparison, ControlError};
 use super::events::{Events, Happened};
 use super::frontends::{Frontends, Iscsi, Nvmf};
@@ -34,9 +38,12 @@ use super::replicas::Replicas;
 use super::request;
 use super::retry::Backoff;
 use super::stores::Stores;
-use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec};
+use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberSpec};
 use crate::health::{Feed, News, Volume};
 use crate::state::{Records, Unchanged};
+
+/// Volumes that are shown to hosts at once during a start: enough for nobody to wait for another thread's answer.
+const SHOWN_AT_ONCE: usize = 64;
 
 /// An engine as the state directory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +57,8 @@ pub(crate) struct EngineRecord {
     pub(crate) members: Vec<MemberRecord>,
     #[serde(default)]
     pub(crate) rebuild: RebuildRecord,
+    #[serde(default, skip_serializing_if = "LimitsRecord::is_empty")]
+    pub(crate) limits: LimitsRecord,
     #[serde(default)]
     pub(crate) frontends: Frontends,
     /// A volume of this node has it. Without: an orchestrator made it over replicas of its own.
@@ -128,31 +137,53 @@ enum Phase {
 
 impl Engines {
     /// Reads the records, exports every volume, and starts to bring the engines up, all at once. Returns when the
-    /// exports are there: hosts that were attached before find their volume, and their commands wait for its engine.
-    pub(crate) async fn start(here: Surroundings, records: Records<EngineRecord>) -> Result<Arc<Self>, ControlError> {
+    /// exports are there: hosts that were attached before find their volume, and their commands wait for its engine. The volumes
+    /// that are `ending` are being deleted: no host sees them again.
+    pub(crate) async fn start(
+        here: Surroundings,
+        records: Records<EngineRecord>,
+        ending: &BTreeSet<Uuid>,
+    ) -> Result<Arc<Self>, ControlError> {
         let loaded = records.load()?;
         for error in loaded.failed {
             tracing::error!(%error, "an engine's record is left out");
         }
         let (entries, unreadable) = (Mutex::default(), loaded.unreadable);
         let engines = Arc::new(Self { here, records, entries, unreadable, locks: KeyedLocks::default() });
-        let mut all_exported = true;
-        for mut record in loaded.records.into_values() {
-            let name = record.name.clone();
-            // A grow may have been recorded, and the daemon ended before it was noted here.
-            match engines.here.data.recorded_size(record.volume).await {
-                Ok(recorded) => record.size = recorded.unwrap_or(record.size),
-                Err(error) => tracing::warn!(volume = %name, %error, "its size on record cannot be read"),
+        let (mut coming, mut all_exported) = (JoinSet::new(), true);
+        for record in loaded.records.into_values() {
+            if ending.contains(&record.volume) {
+                engines.insert(record, Phase::Stopping);
+                continue;
             }
-            if let Err(error) = engines.bring_up(record).await {
-                all_exported = false;
-                tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
+            if coming.len() == SHOWN_AT_ONCE {
+                all_exported &= matches!(coming.join_next().await, Some(Ok(true)));
             }
+            coming.spawn(Arc::clone(&engines).bring_back(record));
+        }
+        while let Some(exported) = coming.join_next().await {
+            // A panic is logged.
+            all_exported &= exported.unwrap_or(false);
         }
         if all_exported {
             engines.here.data.all_exported();
         }
         Ok(engines)
+    }
+
+    /// Brings up what was there before the daemon ended. Returns whether hosts see it.
+    async fn bring_back(self: Arc<Self>, mut record: EngineRecord) -> bool {
+        let name = record.name.clone();
+        // A grow may have been recorded, and the daemon ended before it was noted here.
+        match self.here.data.recorded_size(record.volume).await {
+            Ok(recorded) => record.size = recorded.unwrap_or(record.size),
+            Err(error) => tracing::warn!(volume = %name, %error, "its size on record cannot be read"),
+        }
+        let exported = self.bring_up(record).await;
+        if let Err(error) = &exported {
+            tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
+        }
+        exported.is_ok()
     }
 
     /// Records, exports and starts an engine, or returns the one that is there (I30).
@@ -211,6 +242,7 @@ impl Engines {
             block_size,
             members,
             rebuild: RebuildRecord::default(),
+            limits: LimitsRecord::default(),
             frontends: Frontends::default(),
             of_volume: false,
         })
@@ -240,10 +272,7 @@ impl Engines {
     /// Exports the volume and sets a task on starting its engine.
     async fn bring_up(self: &Arc<Self>, record: EngineRecord) -> Result<(), ControlError> {
         let volume = record.volume;
-        let home = self.home(&record);
-        let phase = watch::Sender::new(Phase::Starting("it was just asked for".to_owned()));
-        let entry = Entry { record: record.clone(), home, phase, keeper: None };
-        self.entries().insert(volume, entry);
+        let home = self.insert(record.clone(), Phase::Starting("it was just asked for".to_owned()));
         match self.here.data.export(home, self.spec(&record)).await {
             Ok(meter) => {
                 let shown = Volume { uuid: volume, name: record.name.clone(), meter };
@@ -259,6 +288,14 @@ impl Engines {
             entry.keeper = Some(keeper);
         }
         Ok(())
+    }
+
+    /// Notes an engine that nothing is done for yet. Returns its reactor.
+    fn insert(&self, record: EngineRecord, phase: Phase) -> usize {
+        let (volume, home) = (record.volume, self.home(&record));
+        let entry = Entry { record, home, phase: watch::Sender::new(phase), keeper: None };
+        self.entries().insert(volume, entry);
+        home
     }
 
     /// The reactor that owns the store of the local replica; without one, any, but always the same.
@@ -309,6 +346,7 @@ impl Engines {
             block_size: record.block_size,
             members: members.collect(),
             rebuild: record.rebuild.into(),
+            limits: record.limits.into(),
             frontends: record.frontends.clone(),
         }
     }
@@ -591,6 +629,7 @@ impl Engines {
             nvmf: record.frontends.nvmf.as_ref().map(|nvmf| self.describe_nvmf(record.volume, nvmf)),
             rebuild: Some(v1::RebuildSettings { paused: record.rebuild.paused, bytes_per_second: record.rebuild.rate }),
             iscsi: record.frontends.iscsi.as_ref().map(|iscsi| self.describe_iscsi(record.volume, iscsi)),
+            limits: Some(record.limits.describe()),
         }
     }
 
@@ -639,42 +678,6 @@ impl Engines {
 
 fn texts(addresses: &[SocketAddr]) -> Vec<String> {
     addresses.iter().map(ToString::to_string).collect()
-}
-
-fn describe_member(member: &MemberSpec, facts: Option<&MemberFacts>) -> v1::Member {
-    let copy = facts.and_then(|facts| facts.copy.as_ref());
-    v1::Member {
-        replica_uuid: member.replica.to_string(),
-        node: member.node.clone(),
-        address: member.address.to_string(),
-        state: facts.map_or(MemberState::Unspecified, |facts| facts.state).into(),
-        reason: facts.map_or_else(String::new, |facts| facts.reason.clone()),
-        rebuilt_bytes: copy.map_or(0, |copy| copy.done),
-        rebuild_total_bytes: copy.map_or(0, |copy| copy.total),
-        connected: facts.is_some_and(|facts| facts.connected),
-        repaired: facts.map_or(0, |facts| facts.repaired),
-        unrepaired: facts.map_or(0, |facts| facts.unrepaired),
-        rebuild: copy.map(describe_rebuild),
-        next_try_ms: facts.and_then(|facts| Some(milliseconds(facts.next_try?))),
-        departures: facts.map_or(0, |facts| facts.departures),
-        lag_bytes: facts.map_or(0, |facts| facts.lag),
-        oldest_request_ms: facts.and_then(|facts| Some(milliseconds(facts.oldest_request?))),
-    }
-}
-
-fn describe_rebuild(copy: &engine::CopyProgress) -> v1::RebuildProgress {
-    v1::RebuildProgress {
-        step: copy.step.clone(),
-        waiting: copy.waiting.clone().unwrap_or_default(),
-        compared_bytes: copy.compared,
-        sent_bytes: copy.written,
-        bytes_per_second: copy.rate,
-        remaining_ms: copy.remaining.map(milliseconds),
-    }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn compare(existing: &EngineRecord, wanted: &EngineRecord) -> Result<(), ControlError> {

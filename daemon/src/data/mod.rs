@@ -196,6 +196,11 @@ impl DataPath {
         self.on(home, |_| async { stores::replicas() }).await
     }
 
+    /// A replica in an open store of a reactor; none if there is none.
+    pub(crate) async fn replica(&self, home: usize, replica: Uuid) -> Result<Option<ReplicaFacts>, ControlError> {
+        self.on(home, move |_| async move { stores::replica(replica) }).await
+    }
+
     /// What replicas that may belong to nobody say of themselves; nothing of those that are gone.
     pub(crate) async fn suspects(
         &self,
@@ -419,6 +424,16 @@ impl DataPath {
         settings: RebuildSettings,
     ) -> Result<(), ControlError> {
         self.on(home, move |_| async move { engines::set_rebuild(volume, settings) }).await
+    }
+
+    /// What hosts may do with a volume in a second from now on.
+    pub(crate) async fn set_limits(
+        &self,
+        home: usize,
+        volume: Uuid,
+        limits: block_device::Limits,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| async move { engines::set_limits(volume, limits) }).await
     }
 
     /// What it means, where the registry has no record of a volume that counts, to make one replica the one that does; with `force` it
