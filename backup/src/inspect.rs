@@ -74,6 +74,16 @@ pub async fn backups(target: &dyn OpenStore, volume: &str) -> Result<Vec<Listed>
     Ok(backups)
 }
 
+/// One backup of a volume.
+///
+/// # Errors
+/// `NotFound` when the store does not have it.
+pub async fn backup(target: &dyn OpenStore, volume: &str, name: &str) -> Result<Listed> {
+    let client = Client::new(target.open().await?);
+    let (config, blocks) = client.backup(&VolumeFolder::new(volume)?, name, None).await?;
+    Ok(Listed { name: name.to_owned(), config: Ok(config), blocks: blocks.count })
+}
+
 /// The newest complete backup of a volume: the one that its file names, or, if that is gone, the newest that is listed.
 pub(crate) async fn newest(client: &Client, folder: &VolumeFolder) -> Result<String> {
     let volume = client.volume(folder).await?;

@@ -10,12 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use proto::v1::backup_schedule_service_server::BackupScheduleServiceServer;
+use proto::v1::backup_service_server::BackupServiceServer;
+use proto::v1::backup_target_service_server::BackupTargetServiceServer;
 use proto::v1::engine_service_server::EngineServiceServer;
 use proto::v1::lvol_service_server::LvolServiceServer;
 use proto::v1::node_service_server::NodeServiceServer;
 use proto::v1::operation_service_server::OperationServiceServer;
 use proto::v1::orphan_service_server::OrphanServiceServer;
 use proto::v1::replica_service_server::ReplicaServiceServer;
+use proto::v1::standby_service_server::StandbyServiceServer;
 use proto::v1::store_service_server::StoreServiceServer;
 use proto::v1::volume_service_server::VolumeServiceServer;
 use tls::Certificates;
@@ -189,6 +193,10 @@ fn router(services: Services) -> anyhow::Result<Router<Stack<Authorize, Stack<Ca
         .add_service(EngineServiceServer::new(services.clone()))
         .add_service(OperationServiceServer::new(services.clone()))
         .add_service(OrphanServiceServer::new(services.clone()))
+        .add_service(BackupTargetServiceServer::new(services.clone()))
+        .add_service(BackupServiceServer::new(services.clone()))
+        .add_service(StandbyServiceServer::new(services.clone()))
+        .add_service(BackupScheduleServiceServer::new(services.clone()))
         .add_service(VolumeServiceServer::new(services)))
 }
 

@@ -3,6 +3,7 @@
 //! Calls that change something run as tasks of their own: a client that goes away in the middle does not cut them off,
 //! and a panic in one ends that call only.
 
+mod backups;
 mod orphans;
 
 use std::future::Future;

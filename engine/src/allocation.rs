@@ -42,7 +42,7 @@ async fn runs(replica: &dyn Replica, mut whole: Range) -> Result<Vec<Allocation>
 }
 
 /// What the layers, oldest first, come to: at each place the newest one that has something there counts.
-fn overlaid(layers: &[Vec<Extent>], whole: Range) -> Vec<Allocation> {
+pub(crate) fn overlaid(layers: &[Vec<Extent>], whole: Range) -> Vec<Allocation> {
     let inside = |edge: &u64| (whole.offset..whole.end()).contains(edge);
     let edges = layers.iter().flatten().flat_map(|extent| [extent.range.offset, extent.range.end()]).filter(inside);
     let mut edges: Vec<_> = edges.chain([whole.offset, whole.end()]).collect();

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use block_device::{Allocations, BlockDevice, Error, ErrorKind, Geometry, Reply, Request};
+use block_device::{Allocations, BlockDevice, Error, ErrorKind, Geometry, Range, Reply, Request, Segments};
 use reactor::{bug, now};
 use replica::ChainEntry;
 use uuid::Uuid;
@@ -135,6 +135,26 @@ impl Engine {
     /// The volume's snapshots, oldest first.
     pub async fn snapshots(&self) -> Result<Vec<ChainEntry>, EngineError> {
         self.core.snapshots().await
+    }
+
+    /// Runs that a snapshot has data in, or in which it differs from the snapshot `since`: at most `max` that end after byte `from`, in order; none
+    /// at the end. Maps tell; nothing is read. The outer None: there is no such snapshot.
+    ///
+    /// # Errors
+    /// When no replica in sync can say so now, or there is no snapshot `since`.
+    pub async fn snapshot_extents(
+        &self,
+        snapshot: Uuid,
+        since: Option<Uuid>,
+        from: u64,
+        max: usize,
+    ) -> Result<Option<Vec<Range>>, EngineError> {
+        self.core.snapshot_extents(snapshot, since, from, max).await
+    }
+
+    /// Reads a range of a snapshot, in steps between which hosts go first. None: there is no such snapshot.
+    pub async fn read_snapshot(&self, snapshot: Uuid, range: Range) -> Result<Option<Segments>, EngineError> {
+        self.core.read_snapshot(snapshot, range).await
     }
 
     /// Deletes a snapshot from all replicas. One that is not there is no error (I42). The space comes back in the

@@ -17,6 +17,7 @@ mod config;
 mod connector;
 mod copy;
 mod core;
+mod cuts;
 mod engine;
 mod flight;
 mod guard;

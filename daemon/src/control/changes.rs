@@ -12,7 +12,7 @@ use crate::data::{SnapshotFacts, VolumeChange};
 
 impl Engines {
     /// Changes a volume on all its replicas.
-    async fn change(&self, volume: Uuid, change: VolumeChange) -> Result<(), ControlError> {
+    pub(super) async fn change(&self, volume: Uuid, change: VolumeChange) -> Result<(), ControlError> {
         let (_lock, record, home) = self.lock_running(volume).await?;
         self.data().change(home, volume, record.name.clone(), change.clone()).await?;
         match change {
@@ -47,7 +47,7 @@ impl Engines {
         self.data().force(home, volume, record.name, replica).await
     }
 
-    async fn snapshots(&self, volume: Uuid) -> Result<Vec<SnapshotFacts>, ControlError> {
+    pub(super) async fn snapshots(&self, volume: Uuid) -> Result<Vec<SnapshotFacts>, ControlError> {
         let (_lock, record, home) = self.lock_running(volume).await?;
         self.data().snapshots(home, volume, record.name).await
     }
@@ -80,7 +80,7 @@ impl Volumes {
 
     /// Deletes a snapshot; an absent one is a success (I42).
     pub(crate) async fn delete_snapshot(&self, request: v1::DeleteSnapshotRequest) -> Result<(), ControlError> {
-        let volume = self.uuid_of(&request.volume)?;
+        let volume = self.free_uuid_of(&request.volume)?;
         let snapshots = self.engines().snapshots(volume).await?;
         let expected = request::optional_uuid("expected_uuid", &request.expected_uuid)?;
         match find(&snapshots, &request.snapshot)? {
@@ -94,7 +94,7 @@ impl Volumes {
 
     /// Takes a volume back to a snapshot.
     pub(crate) async fn revert(&self, request: v1::RevertVolumeRequest) -> Result<v1::Volume, ControlError> {
-        let volume = self.uuid_of(&request.volume)?;
+        let volume = self.free_uuid_of(&request.volume)?;
         let snapshots = self.engines().snapshots(volume).await?;
         let found = find(&snapshots, &request.snapshot)?;
         let snapshot = found.ok_or_else(|| ControlError::not_found("snapshot", &request.snapshot))?;
@@ -115,7 +115,7 @@ impl Volumes {
 
     /// Makes a volume larger.
     pub(crate) async fn grow(&self, request: v1::GrowVolumeRequest) -> Result<v1::Volume, ControlError> {
-        let volume = self.uuid_of(&request.volume)?;
+        let volume = self.free_uuid_of(&request.volume)?;
         self.check_size(volume, request.size_bytes)?;
         self.engines().change(volume, VolumeChange::Grow(request.size_bytes)).await?;
         self.note_size(volume, request.size_bytes).await?;

@@ -569,6 +569,13 @@ impl Engines {
         self.entry(volume).map(|(record, home, _)| (record, home))
     }
 
+    /// Whether hosts can attach a volume over some frontend.
+    pub(super) fn is_exported(&self, volume: Uuid) -> bool {
+        let entries = self.entries();
+        let frontends = entries.get(&volume).map(|entry| &entry.record.frontends);
+        frontends.is_some_and(|frontends| frontends.nvmf.is_some() || frontends.iscsi.is_some())
+    }
+
     /// Whether there is a door for initiators.
     pub(super) fn has_portals(&self) -> bool {
         !self.here.portals.is_empty()

@@ -33,6 +33,16 @@ impl ControlError {
         Self::new(Code::NotFound, "NOT_FOUND", text).with("kind", kind).with("name", name)
     }
 
+    /// There is no such thing elsewhere; the text says where it was looked for.
+    pub(crate) fn missing(kind: &str, text: impl fmt::Display) -> Self {
+        Self::new(Code::NotFound, "NOT_FOUND", text).with("kind", kind)
+    }
+
+    /// A backup in a target is not what it should be.
+    pub(crate) fn damaged_backup(text: impl fmt::Display) -> Self {
+        Self::new(Code::DataLoss, "BACKUP_DAMAGED", text)
+    }
+
     /// An object of this name or UUID exists and differs (I30); each difference is (field, there, asked for).
     pub(crate) fn conflict(kind: &str, name: impl fmt::Display, differences: &[Difference]) -> Self {
         let list: Vec<_> = differences.iter().map(ToString::to_string).collect();
@@ -102,6 +112,11 @@ impl ControlError {
     /// Whether nothing was changed, for certain.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.code, Code::InvalidArgument | Code::FailedPrecondition | Code::ResourceExhausted)
+    }
+
+    /// Whether there is no such object.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.code == Code::NotFound
     }
 
     /// Whether what was meant is not there, but another one is in its place.

@@ -25,10 +25,21 @@ impl Engines {
     }
 }
 
+impl Engines {
+    /// Shows a volume to hosts as a new one is. One that is shown already stays as it is.
+    pub(super) async fn export_by_default(&self, volume: Uuid) -> Result<(), ControlError> {
+        let shown = |frontends: &Frontends| match frontends.nvmf.is_some() || frontends.iscsi.is_some() {
+            true => Ok(frontends.clone()),
+            false => Ok(Frontends::default()),
+        };
+        self.change_frontends(volume, shown).await
+    }
+}
+
 impl Volumes {
     /// Shows a volume to hosts over a frontend, or changes who may attach there.
     pub(crate) async fn export(&self, request: v1::ExportVolumeRequest) -> Result<v1::Volume, ControlError> {
-        let volume = self.uuid_of(&request.volume)?;
+        let volume = self.free_uuid_of(&request.volume)?;
         if request.frontend() == v1::Frontend::Iscsi && !self.engines().has_portals() {
             let text = "this node has no iSCSI portals: give it one (`iscsi` in its configuration) and restart it";
             return Err(ControlError::precondition("NO_PORTALS", text));

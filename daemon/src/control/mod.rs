@@ -1,6 +1,7 @@
 //! The control side: what the node runs, on a tokio runtime of its own. It reaches the data path by messages only
 //! ([`crate::data`]), so that nothing here can hold up an I/O.
 
+mod backups;
 mod changes;
 mod deletions;
 mod engines;
@@ -34,6 +35,7 @@ use proto::v1;
 use tls::Certificates;
 use uuid::Uuid;
 
+pub(crate) use self::backups::{Backups, Facts as BackupFacts};
 pub(crate) use self::deletions::Deletions;
 pub(crate) use self::engines::Engines;
 pub(crate) use self::error::{Comparison, ControlError};
@@ -81,6 +83,7 @@ pub(crate) struct Control {
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) operations: Arc<Operations>,
     pub(crate) orphans: Arc<Orphans>,
+    pub(crate) backups: Arc<Backups>,
 }
 
 impl Control {
@@ -135,7 +138,18 @@ impl Control {
         let volumes = Arc::new(Volumes::start(here, recorded, run));
         volumes.resume();
         let observer = Observer::start(Arc::clone(&engines), Arc::clone(&volumes), touches.touched());
+        let backups = Backups::start(
+            backups::Surroundings {
+                volumes: Arc::clone(&volumes),
+                engines: Arc::clone(&engines),
+                events: Arc::clone(&events),
+                rate: Some(config.backup_rate).filter(|rate| *rate > 0),
+                told: Arc::clone(&observer.seen),
+            },
+            state,
+        )?;
         let here = operations::Surroundings {
+            backups: Arc::clone(&backups),
             stores: Arc::clone(&stores),
             lvols: Arc::clone(&lvols),
             scrubs: Arc::clone(&scrubs),
@@ -175,6 +189,7 @@ impl Control {
             volumes,
             operations,
             orphans,
+            backups,
             data,
         }))
     }
@@ -232,6 +247,7 @@ impl Control {
             reactor_tasks: self.data.tasks().await?,
             pending_deletions: self.deletions.describe().len(),
             orphans: self.orphans.counts(),
+            backups: self.backups.facts(),
         })
     }
 
@@ -272,6 +288,7 @@ pub(crate) struct Load {
     pub(crate) reactor_tasks: usize,
     pub(crate) pending_deletions: usize,
     pub(crate) orphans: OrphanCounts,
+    pub(crate) backups: BackupFacts,
 }
 
 fn describe_last_run(last: &LastRun) -> v1::LastRun {

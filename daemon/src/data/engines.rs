@@ -320,7 +320,7 @@ pub(super) async fn snapshots(volume: Uuid, name: String) -> Result<Vec<Snapshot
     Ok(snapshots.into_iter().map(facts).collect())
 }
 
-fn running(volume: Uuid) -> Result<(Rc<Export>, Rc<Engine>), ControlError> {
+pub(super) fn running(volume: Uuid) -> Result<(Rc<Export>, Rc<Engine>), ControlError> {
     let export = find(volume);
     let engine = export.as_ref().and_then(|export| export.engine.borrow().clone());
     export.zip(engine).ok_or_else(|| ControlError::not_found("engine", volume))

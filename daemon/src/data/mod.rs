@@ -4,6 +4,7 @@
 //! the reactor that owns the thing, and the answer is plain values ([`facts`]). What runs on the other side of the
 //! message is in [`room`], [`stores`], [`engines`] and [`standby`].
 
+mod backups;
 mod engines;
 mod errors;
 mod facts;
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use block_device::Meter;
+use block_device::{Meter, Range};
 use engine::RebuildSettings;
 use tokio::sync::Notify;
 use tokio::sync::{mpsc, oneshot};
@@ -445,6 +446,50 @@ impl DataPath {
         force: bool,
     ) -> Result<Option<String>, ControlError> {
         self.on(home, move |inner| engines::recover_lost(inner, spec, replica, force)).await?
+    }
+
+    /// Runs that a snapshot of a volume has data in, or in which it differs from the snapshot `since`: at most `most` that end after `from`; none at the
+    /// end. The outer None: there is no such snapshot.
+    pub(crate) async fn snapshot_extents(
+        &self,
+        home: usize,
+        (volume, snapshot): (Uuid, Uuid),
+        since: Option<Uuid>,
+        from: u64,
+        most: usize,
+    ) -> Result<Option<Vec<Range>>, ControlError> {
+        self.on(home, move |_| backups::extents(volume, snapshot, since, from, most)).await?
+    }
+
+    /// A range of a snapshot of a volume. None: there is no such snapshot.
+    pub(crate) async fn read_snapshot(
+        &self,
+        home: usize,
+        (volume, snapshot): (Uuid, Uuid),
+        range: Range,
+    ) -> Result<Option<Vec<u8>>, ControlError> {
+        self.on(home, move |_| backups::read(volume, snapshot, range)).await?
+    }
+
+    /// Writes to a volume that no host has.
+    pub(crate) async fn write_volume(
+        &self,
+        home: usize,
+        volume: Uuid,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| backups::write(volume, offset, data)).await?
+    }
+
+    /// Makes a range of such a volume read as zeroes.
+    pub(crate) async fn zero_volume(&self, home: usize, volume: Uuid, range: Range) -> Result<(), ControlError> {
+        self.on(home, move |_| backups::zero(volume, range)).await?
+    }
+
+    /// Makes durable what was written to it.
+    pub(crate) async fn flush_volume(&self, home: usize, volume: Uuid) -> Result<(), ControlError> {
+        self.on(home, move |_| backups::flush(volume)).await?
     }
 
     /// The snapshots of a volume, oldest first.

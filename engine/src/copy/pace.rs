@@ -22,12 +22,12 @@ const LANES: usize = 4;
 const SMALLEST_STEP: u64 = 64 << 10;
 const STEPS_A_SECOND: u64 = 16;
 
-/// One step of a copy, while it lives.
-pub(super) struct Step<'a> {
+/// One step of a copy, or of whoever else reads beside hosts, while it lives.
+pub(crate) struct Step<'a> {
     core: &'a Core,
     begun: Instant,
     /// Bytes that it may look at.
-    pub(super) size: u64,
+    pub(crate) size: u64,
 }
 
 impl Drop for Step<'_> {
@@ -58,9 +58,9 @@ impl Job<'_> {
             }
         }
         self.progress(|copy| copy.waiting = None);
-        let size = self.core.guard.borrow_mut().begin_step(now(), self.core.has_requests());
-        let size = size.min(self.core.affordable());
-        Step { core: self.core, begun: now(), size }
+        let mut step = self.core.begin_step();
+        step.size = step.size.min(self.core.affordable());
+        step
     }
 
     async fn take_place(&self) -> OwnedSemaphorePermit {
@@ -127,6 +127,17 @@ impl Core {
         let rates = [self.bucket.rate(), self.config.rebuilds.rate()];
         let rate = rates.into_iter().filter(|rate| *rate > 0).min().unwrap_or(u64::MAX);
         (rate / STEPS_A_SECOND).next_multiple_of(SMALLEST_STEP).max(SMALLEST_STEP)
+    }
+
+    /// Waits until hosts leave room for a step, and begins it.
+    pub(crate) async fn step_beside_hosts(&self) -> Step<'_> {
+        while !self.may_step().await {}
+        self.begin_step()
+    }
+
+    fn begin_step(&self) -> Step<'_> {
+        let size = self.guard.borrow_mut().begin_step(now(), self.has_requests());
+        Step { core: self, begun: now(), size }
     }
 
     /// Whether hosts leave room for a step now. If not, it has waited for a moment when they might.

@@ -48,7 +48,18 @@ const HOUSE: &[Room] = &[
     },
     Room {
         name: "daemon",
-        uses: &["tls", "nvmf-target", "iscsi-target", "engine", "replica", "lvol", "block-device", "reactor", "proto"],
+        uses: &[
+            "backup",
+            "tls",
+            "nvmf-target",
+            "iscsi-target",
+            "engine",
+            "replica",
+            "lvol",
+            "block-device",
+            "reactor",
+            "proto",
+        ],
         tests_use: &["certificates"],
     },
     // `store check` and `store dump` must work when the daemon does not: docs/decisions/0004-offline-tools-read-the-disk.md.

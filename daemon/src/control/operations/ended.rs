@@ -31,6 +31,19 @@ pub(crate) struct EndedRecord {
     store: String,
     store_uuid: String,
     lvol_uuid: String,
+    /// Of what moves backups.
+    #[serde(default)]
+    backup: Backup,
+}
+
+/// The backup that an operation was about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Backup {
+    target: String,
+    volume: String,
+    name: String,
+    snapshot_uuid: String,
+    failure: String,
 }
 
 /// All of them.
@@ -111,11 +124,18 @@ impl EndedRecord {
             store,
             store_uuid,
             lvol_uuid,
+            backup: Backup {
+                target: operation.target.clone(),
+                volume: operation.backup_volume.clone(),
+                name: operation.backup.clone(),
+                snapshot_uuid: operation.snapshot_uuid.clone(),
+                failure: operation.failure.clone(),
+            },
         }
     }
 
     fn operation(&self) -> v1::Operation {
-        let Self { id, reason, volume, volume_uuid, replica_uuid, node, store, store_uuid, lvol_uuid, .. } =
+        let Self { id, reason, volume, volume_uuid, replica_uuid, node, store, store_uuid, lvol_uuid, backup, .. } =
             self.clone();
         v1::Operation {
             id,
@@ -135,6 +155,13 @@ impl EndedRecord {
             store,
             store_uuid,
             lvol_uuid,
+            target: backup.target,
+            backup_volume: backup.volume,
+            backup: backup.name,
+            snapshot_uuid: backup.snapshot_uuid,
+            failure: backup.failure,
+            remaining_ms: None,
+            next_try_unix_ms: None,
         }
     }
 }

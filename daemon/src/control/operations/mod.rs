@@ -22,13 +22,14 @@ use tokio::sync::Notify;
 pub(crate) use self::ended::EndedRecord;
 use self::ended::History;
 use self::sources::{DeleteReplica, Merge, Rebuild, ReplaceReplica, Scrub};
+use super::backups::BackupWork;
 use super::error::ControlError;
 use super::pages::{self, Wanted};
 use super::panics;
 use super::request;
 use super::streams::{ChangeStream, Told, stream};
 use super::versions::{Change, Versions};
-use super::{Deletions, Lvols, Observer, Scrubs, Stores, Volumes};
+use super::{Backups, Deletions, Lvols, Observer, Scrubs, Stores, Volumes};
 use crate::state::{Records, StateError};
 
 /// Between two looks while something goes on, or waits and somebody wants to hear when it ends.
@@ -53,6 +54,11 @@ pub(crate) trait Source: Send + Sync {
     /// What became of one that is not under way any more. `cancelled`: somebody has asked for its end here.
     async fn outcome(&self, last: &v1::Operation, cancelled: bool) -> Outcome;
 
+    /// What kind of failure one ended with, in a word; empty where there are no kinds.
+    fn failure_of(&self, _last: &v1::Operation) -> String {
+        String::new()
+    }
+
     /// Ends one that is under way, or says why not.
     async fn cancel(&self, operation: &v1::Operation) -> Result<(), ControlError>;
 }
@@ -75,6 +81,7 @@ pub(crate) struct Surroundings {
     pub(crate) deletions: Arc<Deletions>,
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) observer: Arc<Observer>,
+    pub(crate) backups: Arc<Backups>,
 }
 
 /// All operations of the node.
@@ -101,13 +108,14 @@ impl Operations {
     /// Reads what has ended and sets a task on what is under way.
     pub(crate) fn start(here: Surroundings, records: Records<EndedRecord>, run: u64) -> Result<Arc<Self>, StateError> {
         let told = Arc::clone(&here.observer.seen);
-        let sources: Vec<Box<dyn Source>> = vec![
+        let mut sources: Vec<Box<dyn Source>> = vec![
             Box::new(Merge { stores: Arc::clone(&here.stores), lvols: here.lvols }),
             Box::new(Scrub { stores: here.stores, scrubs: here.scrubs }),
             Box::new(Rebuild { volumes: Arc::clone(&here.volumes), observer: Arc::clone(&here.observer) }),
             Box::new(ReplaceReplica { volumes: here.volumes, observer: Arc::clone(&here.observer) }),
             Box::new(DeleteReplica { deletions: here.deletions }),
         ];
+        sources.extend(BackupWork::all(&here.backups.jobs));
         let operations = Self::new(sources, History::load(records)?, run, told);
         let operations = Arc::new(Self { observer: Some(here.observer), ..operations });
         tokio::spawn(Arc::clone(&operations).work());
@@ -264,7 +272,10 @@ impl Operations {
                 Outcome::Unknown(reason) => {
                     self.known.set(&id, v1::Operation { state: OperationState::Waiting.into(), reason, ..last });
                 }
-                outcome => self.end(last, outcome).await,
+                outcome => {
+                    let failure = source.failure_of(&last);
+                    self.end(v1::Operation { failure, ..last }, outcome).await;
+                }
             }
         }
     }
@@ -283,6 +294,7 @@ impl Operations {
         let id = last.id.clone();
         let ended =
             v1::Operation { state: state.into(), reason, done_bytes, ended_at_unix_ms, can_cancel: false, ..last };
+        let ended = v1::Operation { remaining_ms: None, next_try_unix_ms: None, ..ended };
         tracing::info!(operation = %id, %state, reason = %ended.reason, "an operation ended");
         self.asked_to_cancel().remove(&id);
         match self.history.keep(&ended).await {

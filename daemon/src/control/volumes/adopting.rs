@@ -86,6 +86,7 @@ impl Volumes {
             // Not half made: what a creation would go on with takes its replicas for new, and so for equal.
             phase: Phase::Created,
             source: None,
+            held: None,
         };
         self.keep(&record).await?;
         self.make_engine(adopted.uuid, &adopted.members).await

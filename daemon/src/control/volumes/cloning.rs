@@ -51,6 +51,7 @@ impl Volumes {
                 snapshot: snapshot.uuid,
                 snapshot_name: snapshot.name,
             }),
+            held: None,
         };
         self.keep(&record).await?;
         Ok(record)

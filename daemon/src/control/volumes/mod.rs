@@ -12,6 +12,7 @@
 
 mod adopting;
 mod cloning;
+mod holding;
 mod members;
 mod resuming;
 mod watching;
@@ -29,7 +30,6 @@ use crate::calls;
 use crate::control::deletions::{DeletionRecord, Deletions};
 use crate::control::engines::{EngineRecord, Engines, LimitsRecord, RebuildRecord};
 use crate::control::error::{Comparison, ControlError};
-use crate::control::frontends::Frontends;
 use crate::control::locks::KeyedLocks;
 use crate::control::pages::{self, Wanted as WantedPage};
 use crate::control::peers::{self, Peers};
@@ -39,6 +39,7 @@ use crate::control::versions::Versions;
 use crate::state::{Loaded, Records, StateError, Unchanged};
 
 pub(crate) use self::adopting::Adopted;
+pub(crate) use self::holding::Hold;
 
 /// How long a creation waits for its engine, so that the volume can be attached when the call returns.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -63,6 +64,9 @@ pub(crate) struct VolumeRecord {
     /// What it was cloned from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     source: Option<SourceRecord>,
+    /// What keeps it from hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held: Option<Hold>,
 }
 
 /// The snapshot that a volume began as; it may be gone.
@@ -197,7 +201,16 @@ impl Volumes {
 
     /// Makes a volume, or returns the one that is there, or goes on with one that is half made (I30).
     pub(crate) async fn create(&self, request: v1::CreateVolumeRequest) -> Result<v1::Volume, ControlError> {
-        let wanted = self.parse(request)?;
+        self.create_for(request, None).await
+    }
+
+    /// The same for one that something keeps from hosts.
+    async fn create_for(
+        &self,
+        request: v1::CreateVolumeRequest,
+        held: Option<Hold>,
+    ) -> Result<v1::Volume, ControlError> {
+        let wanted = Wanted { held, ..self.parse(request)? };
         calls::about_volume(&wanted.name);
         let _lock = self.locks.lock(wanted.name.clone()).await;
         let existing = self.entries().values().find(|entry| entry.record.name == wanted.name).cloned();
@@ -241,6 +254,7 @@ impl Volumes {
             block_size,
             store: request.store,
             nodes: self.choose_nodes(request.nodes, request.replica_count)?,
+            held: None,
         })
     }
 
@@ -283,6 +297,7 @@ impl Volumes {
             replicas: replicas.collect(),
             phase: Phase::Creating,
             source: None,
+            held: wanted.held,
         };
         self.keep(&record).await?;
         Ok(record)
@@ -317,7 +332,7 @@ impl Volumes {
             members,
             rebuild: RebuildRecord::default(),
             limits: LimitsRecord::default(),
-            frontends: Frontends::default(),
+            frontends: record.frontends(),
             of_volume: true,
         };
         self.here.engines.create_record(engine, true).await?;
@@ -373,6 +388,7 @@ impl Volumes {
         if expected.is_some_and(|expected| expected != record.uuid) {
             return Err(ControlError::other_uuid("volume", &record.name, record.uuid));
         }
+        record.check_no_standby()?;
         record.phase = Phase::Deleting;
         self.keep(&record).await?;
         self.delete_noted(&record).await
@@ -426,6 +442,11 @@ impl Volumes {
         Ok(self.find(volume)?.record.uuid)
     }
 
+    /// The name of a volume.
+    pub(super) fn name_of(&self, volume: Uuid) -> Result<String, ControlError> {
+        Ok(self.find(&volume.to_string())?.record.name)
+    }
+
     /// Whether a volume can have this size from now on.
     pub(super) fn check_size(&self, volume: Uuid, size: u64) -> Result<(), ControlError> {
         let record = self.find(&volume.to_string())?.record;
@@ -446,6 +467,7 @@ impl Volumes {
     /// Cuts a volume.
     pub(crate) async fn snapshot(&self, request: v1::SnapshotVolumeRequest) -> Result<v1::Snapshot, ControlError> {
         let record = self.find(&request.volume)?.record;
+        record.check_free()?;
         self.here.engines.snapshot(record.uuid, &request.uuid, &request.name).await
     }
 
@@ -550,9 +572,10 @@ impl Entry {
     fn describe(self, engine: Option<v1::Engine>) -> v1::Volume {
         let state = match self.record.phase {
             Phase::Creating => VolumeState::Creating,
-            Phase::Created => VolumeState::Created,
+            Phase::Created => self.record.state_when_created(),
             Phase::Deleting => VolumeState::Deleting,
         };
+        let reason = if self.reason.is_empty() { self.record.why_held() } else { self.reason };
         let replicas = self.record.replicas.iter().map(|replica| {
             let uuid = replica.uuid.to_string();
             let members = engine.iter().flat_map(|engine| &engine.members);
@@ -567,7 +590,7 @@ impl Entry {
             block_size_bytes: self.record.block_size,
             created_at_unix_ms: self.record.created_at,
             state: state.into(),
-            reason: self.reason,
+            reason,
             replicas: replicas.collect(),
             engine,
             source: self.record.source.map(SourceRecord::describe),
@@ -612,6 +635,7 @@ struct Wanted {
     block_size: u32,
     store: String,
     nodes: Vec<String>,
+    held: Option<Hold>,
 }
 
 impl Wanted {
@@ -627,6 +651,7 @@ impl Wanted {
             .field("block_size_bytes", existing.block_size, self.block_size)
             .field("store", &existing.store, &self.store)
             .field("replicas", nodes(there), nodes(self.nodes.iter().map(String::as_str).collect()))
+            .field("use", holding::word(existing.held), holding::word(self.held))
             .finish("volume", &self.name)
     }
 }

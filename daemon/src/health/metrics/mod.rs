@@ -1,5 +1,6 @@
 //! `/metrics`: docs/metrics.md.
 
+mod backups;
 mod control;
 mod facts;
 mod process;
@@ -57,6 +58,7 @@ impl Pages {
         }
         facts::write_stores(&mut text, &facts.stores);
         control::write(&mut text, &facts.load);
+        backups::write(&mut text, &facts.load.backups);
         answer.send(&text.take()).await
     }
 }

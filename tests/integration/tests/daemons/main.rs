@@ -1,5 +1,6 @@
 //! The real daemon and command line, each test with daemons of its own. One program, so that it is linked once.
 
+mod backups;
 mod certificates;
 mod changes;
 mod clones;
