@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "ashlar/v1/node.proto",
     "ashlar/v1/store.proto",
     "ashlar/v1/lvol.proto",
@@ -13,11 +13,12 @@ const FILES: [&str; 9] = [
     "ashlar/v1/volume.proto",
     "ashlar/v1/operation.proto",
     "ashlar/v1/orphan.proto",
+    "ashlar/v1/backup.proto",
     "ashlar/v1/errors.proto",
 ];
 
 /// Fields that hold a state, and how they are serialized.
-const STATES: [(&str, &str); 15] = [
+const STATES: [(&str, &str); 16] = [
     (".ashlar.v1.Event.subject", "event_subject"),
     (".ashlar.v1.LastRun.end", "run_end"),
     (".ashlar.v1.Store.state", "store_state"),
@@ -33,6 +34,7 @@ const STATES: [(&str, &str); 15] = [
     (".ashlar.v1.Peer.state", "peer_state"),
     (".ashlar.v1.Orphan.kind", "orphan_kind"),
     (".ashlar.v1.Orphan.state", "orphan_state"),
+    (".ashlar.v1.Standby.state", "standby_state"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -46,6 +48,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(output.join("descriptors.bin"), encoded)?;
     // `ashlar -o json` prints messages as they are, with states as words.
     let mut generator = tonic_prost_build::configure().message_attribute(".ashlar.v1", "#[derive(serde::Serialize)]");
+    // Labels print in order.
+    generator = generator.btree_map(".ashlar.v1");
     for (field, serialize) in STATES {
         let attribute = format!("#[serde(serialize_with = \"crate::states::{serialize}\")]");
         generator = generator.field_attribute(field, attribute);

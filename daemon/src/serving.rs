@@ -9,7 +9,7 @@ use tonic_health::server::HealthReporter;
 use crate::health::Readiness;
 
 /// All services: the empty name stands for the daemon as a whole. Those that are asked of the data path serve as long as its threads answer.
-const SERVICES: [(&str, Needs); 9] = [
+const SERVICES: [(&str, Needs); 13] = [
     ("", Needs::Reactors),
     ("ashlar.v1.NodeService", Needs::Nothing),
     ("ashlar.v1.OperationService", Needs::Reactors),
@@ -19,6 +19,10 @@ const SERVICES: [(&str, Needs); 9] = [
     ("ashlar.v1.EngineService", Needs::Reactors),
     ("ashlar.v1.OrphanService", Needs::Reactors),
     ("ashlar.v1.VolumeService", Needs::Reactors),
+    ("ashlar.v1.BackupTargetService", Needs::Nothing),
+    ("ashlar.v1.BackupService", Needs::Reactors),
+    ("ashlar.v1.StandbyService", Needs::Reactors),
+    ("ashlar.v1.BackupScheduleService", Needs::Reactors),
 ];
 
 /// What a service needs besides the control threads, without which nobody hears from it.

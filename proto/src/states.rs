@@ -6,7 +6,7 @@ use serde::Serializer;
 
 use crate::v1::{
     ChangeKind, EngineState, EventSubject, LvolState, MemberState, OperationKind, OperationState, OrphanKind,
-    OrphanState, PeerState, ReplicaState, RunEnd, StoreState, VolumeState,
+    OrphanState, PeerState, ReplicaState, RunEnd, StandbyState, StoreState, VolumeState,
 };
 
 /// Writes an enumeration's constant in lower case, with spaces, without the prefix the style of .proto files asks for.
@@ -45,6 +45,7 @@ words! {
     PeerState, "PEER_STATE_", peer_state;
     OrphanKind, "ORPHAN_KIND_", orphan_kind;
     OrphanState, "ORPHAN_STATE_", orphan_state;
+    StandbyState, "STANDBY_STATE_", standby_state;
 }
 
 #[cfg(test)]
