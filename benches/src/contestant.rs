@@ -226,16 +226,6 @@ impl Contestant {
         }))?
     }
 
-    /// Where it is, and its name.
-    pub(crate) fn place(&self) -> (SocketAddr, String) {
-        (self.address, self.nqn.clone())
-    }
-
-    /// The reactor that it runs on.
-    pub(crate) fn server(&self) -> Handle {
-        self.server.handle()
-    }
-
     /// Processor time of the server's thread while `connections` are open and idle for `time`, as a share of it.
     pub(crate) fn idle(&self, load: &Handle, connections: u16, time: Duration) -> anyhow::Result<f64> {
         let (address, nqn, server) = (self.address, self.nqn.clone(), self.server.handle());

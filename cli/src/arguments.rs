@@ -9,6 +9,7 @@ mod volume;
 
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use tls::Files;
 
@@ -19,6 +20,7 @@ pub(crate) use self::store::{CheckStore, CreateStore, DumpStore, SetLimits, Stor
 pub(crate) use self::tools::{BundleOptions, PreflightOptions, Shell};
 pub(crate) use self::volume::{CreateVolume, ExportVolume, FrontendName, RebuildCommand, VolumeCommand};
 use crate::bench::BenchArguments;
+use crate::client::Destination;
 use crate::output::{Output, Watch};
 use crate::size::Size;
 
@@ -39,6 +41,9 @@ pub(crate) struct Arguments {
     /// The daemon to talk to
     #[arg(long, global = true, env = "ASHLAR_SERVER", default_value = "http://127.0.0.1:9500", value_name = "URL")]
     pub(crate) server: String,
+    /// Allow a server with `http` beyond this machine: whoever is on the way reads and changes what is asked
+    #[arg(long, global = true, env = "ASHLAR_INSECURE", value_parser = FalseyValueParser::new())]
+    pub(crate) insecure: bool,
     #[command(flatten)]
     pub(crate) tls: TlsOptions,
     /// How to print
@@ -46,6 +51,13 @@ pub(crate) struct Arguments {
     pub(crate) output: Output,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// Whom to ask.
+    pub(crate) fn destination(&self) -> Destination {
+        Destination { server: self.server.clone(), certificate: self.tls.files(), insecure: self.insecure }
+    }
 }
 
 /// Who calls, for servers with `https`.
@@ -64,7 +76,7 @@ pub(crate) struct TlsOptions {
 
 impl TlsOptions {
     /// The files, if all of them are named.
-    pub(crate) fn files(&self) -> Option<Files> {
+    fn files(&self) -> Option<Files> {
         let (certificate, key, ca) = (self.tls_cert.clone()?, self.tls_key.clone()?, self.tls_ca.clone()?);
         Some(Files { certificate, key, ca, crl: None })
     }
@@ -193,6 +205,9 @@ pub(crate) enum SnapshotCommand {
         volume: String,
         /// The snapshot's name or UUID
         snapshot: String,
+        /// Delete it only if it has this UUID
+        #[arg(long, value_name = "UUID")]
+        expected_uuid: Option<String>,
     },
 }
 

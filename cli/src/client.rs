@@ -1,9 +1,11 @@
 //! Calls to a daemon, and their errors in words.
 
+mod changes;
 mod pages;
 
 use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -22,6 +24,8 @@ use tonic::{Code, Response, Status};
 
 use crate::hints::hint;
 
+pub(crate) use self::changes::Changes;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than any call of the daemon to its peers.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,6 +34,40 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const ENDED: &str = "transport error";
 /// And of one that ended before the call was on its way.
 pub(crate) const CANCELLED: &str = "operation was canceled";
+
+/// Which daemon is asked, and as whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Destination {
+    /// Its URL.
+    pub(crate) server: String,
+    /// For `https`.
+    pub(crate) certificate: Option<Files>,
+    /// `http` is allowed beyond this machine.
+    pub(crate) insecure: bool,
+}
+
+impl Destination {
+    /// # Errors
+    /// When it cannot be reached, or must not be in this way.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
+        let url = Endpoint::from_shared(self.server.clone()).ok();
+        let host = url.as_ref().filter(|url| url.uri().scheme_str() == Some("http")).and_then(|url| url.uri().host());
+        if let Some(host) = host.filter(|host| !self.insecure && !is_this_machine(host)) {
+            // As the daemon refuses to listen there.
+            bail!(
+                "{host} is not this machine, and http:// is plaintext: whoever is on the way reads and changes what is asked\n\
+                 Name it with https:// and a certificate (docs/security.md), or allow plaintext with --insecure."
+            );
+        }
+        Client::connect_as(&self.server, self.certificate.as_ref()).await
+    }
+}
+
+/// Whether a host of a URL is on loopback.
+fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
+}
 
 /// A connection to one daemon.
 #[derive(Clone, Debug)]
@@ -218,6 +256,24 @@ mod tests {
         let plain = answer::<()>(Err(Status::internal("broken"))).expect_err("it is one");
         assert_eq!(plain.to_string(), "broken");
         assert_eq!(describe(&anyhow!("cannot read it")), json!({ "error": "cannot read it" }));
+    }
+
+    #[tokio::test]
+    async fn plaintext_stays_on_this_machine_unless_it_is_asked_for() {
+        let error = async |server: &str, insecure| {
+            let destination = Destination { server: server.to_owned(), certificate: None, insecure };
+            destination.connect().await.expect_err("nobody is there").to_string()
+        };
+        for elsewhere in ["http://192.0.2.1:9", "http://[2001:db8::1]:9", "http://node.example:9", "http://0.0.0.0:9"] {
+            assert!(error(elsewhere, false).await.contains("--insecure"), "{elsewhere}");
+        }
+        // Nobody listens at port 1.
+        for here in ["http://127.8.0.1:1", "http://[::1]:1", "http://localhost:1"] {
+            assert!(error(here, false).await.starts_with("cannot reach ashlard"), "{here}");
+        }
+        assert!(error("http://0.0.0.0:1", true).await.starts_with("cannot reach ashlard"));
+        assert!(error("https://192.0.2.1:9", false).await.contains("--tls-cert"));
+        assert!(error("192.0.2.1:9", false).await.contains("cannot be a server"));
     }
 
     #[test]

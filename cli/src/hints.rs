@@ -20,7 +20,7 @@ const HINTS: &[(&str, &str)] = &[
     ("EXISTS", "Nothing was changed. Choose another name, or delete the existing one first."),
     (
         "OTHER_UUID",
-        "Look at it with `show`: it is another object of that name. Leave out --uuid only if you mean this one.",
+        "Look at it with `show`: it is another object of that name. Leave out --expected-uuid only if you mean this one.",
     ),
     ("AMBIGUOUS", "Give the UUID instead of the name: `ashlar lvol list -o wide` has them."),
     ("REPLICA_LVOL", "Commands that change it are `ashlar volume …` and `ashlar snapshot …`, on the volume's node."),
@@ -91,11 +91,17 @@ const HINTS: &[(&str, &str)] = &[
     ("PANIC", "A mistake of ours: `ashlar support-bundle` collects what helps to find it."),
 ];
 
+/// What tonic says of an answer that is not HTTP/2, such as an alert of TLS.
+const NO_HTTP2: &str = "h2 protocol error";
+
 /// What to try next, if it is known.
 pub(crate) fn hint(status: &Status) -> Option<&'static str> {
     // A daemon that refuses a certificate does so after the client believes itself connected: with the first call.
     if [ENDED, CANCELLED].contains(&status.message()) {
         return Some("It stopped, or it refuses your certificate; its log says why. Sending the same again is safe.");
+    }
+    if status.message().starts_with(NO_HTTP2) {
+        return Some("Does it speak TLS? Then name it with https:// and a certificate (docs/security.md).");
     }
     let reason = proto::error::info(status).map(|info| info.reason);
     let known = reason.and_then(|reason| HINTS.iter().find(|(known, _)| *known == reason));

@@ -63,15 +63,12 @@ fn execute(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.command {
         Command::OfDaemon(command) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let certificate = arguments.tls.files();
-            runtime.block_on(commands::run(&arguments.server, certificate.as_ref(), command, arguments.output))
+            runtime.block_on(commands::run(&arguments.destination(), command, arguments.output))
         }
         Command::Demo(options) => demo::run(options),
         Command::Bench(bench) => bench::run(bench, arguments.output),
         Command::Preflight(options) => preflight::run(options, arguments.output),
-        Command::SupportBundle(options) => {
-            bundle::run(&arguments.server, arguments.tls.files().as_ref(), options, arguments.output)
-        }
+        Command::SupportBundle(options) => bundle::run(&arguments.destination(), options, arguments.output),
         Command::Completions { shell } => documents::completions(*shell),
         Command::Man { to } => documents::man(to),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,6 +51,9 @@ pub(crate) struct Arguments {
     /// Where hosts discover volumes (may be repeated)
     #[arg(long, value_name = "ADDRESS:PORT")]
     discovery: Vec<SocketAddr>,
+    /// What hosts are told where NVMe/TCP is served at every address, 0.0.0.0 or :: (may be repeated)
+    #[arg(long, value_name = "ADDRESS")]
+    advertise: Vec<IpAddr>,
     /// Threads for the data path
     #[arg(long)]
     reactors: Option<usize>,
@@ -75,6 +78,7 @@ struct File {
     nvmf: Option<Vec<SocketAddr>>,
     iscsi: Option<Vec<SocketAddr>>,
     discovery: Option<Vec<SocketAddr>>,
+    advertise: Option<Vec<IpAddr>>,
     reactors: Option<usize>,
     busy_poll_us: Option<u64>,
     replica_deadline_ms: Option<u64>,
@@ -135,6 +139,8 @@ pub(crate) struct Config {
     /// Empty for no iSCSI.
     pub(crate) iscsi: Vec<SocketAddr>,
     pub(crate) discovery: Vec<SocketAddr>,
+    /// What hosts are told instead of 0.0.0.0 and ::; see [`Config::advertised`].
+    advertise: Vec<IpAddr>,
     /// At least 1.
     pub(crate) reactors: usize,
     /// How long a reactor spins before it sleeps.
@@ -211,6 +217,7 @@ impl Config {
             "nvmf": self.nvmf,
             "iscsi": self.iscsi,
             "discovery": self.discovery,
+            "advertise": self.advertise,
             "reactors": self.reactors,
             "busy_poll_us": self.busy_poll.as_micros() as u64,
             "replica_deadline_ms": self.replica_deadline.as_millis() as u64,
@@ -231,6 +238,20 @@ impl Config {
         })
     }
 
+    /// Where hosts reach what listens at `addresses`: in place of one that stands for all of this machine, each that is advertised.
+    pub(crate) fn advertised(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+        let told = |address: &SocketAddr| match address.ip().is_unspecified() {
+            false => vec![*address],
+            true => self.standing_for(*address).map(|ip| SocketAddr::new(ip, address.port())).collect(),
+        };
+        addresses.iter().flat_map(told).collect()
+    }
+
+    /// What is advertised and reached through a listener at every address: with `::` IPv4 comes in, too.
+    fn standing_for(&self, every: SocketAddr) -> impl Iterator<Item = IpAddr> {
+        self.advertise.iter().copied().filter(move |ip| every.is_ipv6() || ip.is_ipv4())
+    }
+
     fn merge(file: File, arguments: &Arguments) -> Self {
         let replica_deadline = Duration::from_millis(file.replica_deadline_ms.unwrap_or(4_000));
         let unhealthy_after = file.unhealthy_after_ms.map(Duration::from_millis);
@@ -244,6 +265,10 @@ impl Config {
             nvmf: given(&arguments.nvmf).or(file.nvmf).unwrap_or_else(|| vec![loopback(4420)]),
             iscsi: given(&arguments.iscsi).or(file.iscsi).unwrap_or_else(|| vec![loopback(3260)]),
             discovery: given(&arguments.discovery).or(file.discovery).unwrap_or_else(|| vec![loopback(8009)]),
+            advertise: match arguments.advertise.is_empty() {
+                true => file.advertise.unwrap_or_default(),
+                false => arguments.advertise.clone(),
+            },
             reactors: arguments.reactors.or(file.reactors).unwrap_or(1),
             busy_poll: Duration::from_micros(file.busy_poll_us.unwrap_or(50)),
             replica_deadline,
@@ -285,6 +310,7 @@ impl Config {
         }
         self.check_deadline()?;
         self.check_addresses()?;
+        self.check_advertised()?;
         self.check_peers()?;
         self.check_plaintext()
     }
@@ -362,6 +388,30 @@ impl Config {
             if !seen.insert(address) {
                 return Err(bad(key, format!("{address} is used twice")));
             }
+        }
+        Ok(())
+    }
+
+    /// Hosts are told addresses that they can connect to.
+    fn check_advertised(&self) -> Result<(), ConfigError> {
+        if let Some(any) = self.advertise.iter().find(|ip| ip.is_unspecified()) {
+            return Err(bad("advertise", format!("{any} is not an address that hosts can connect to")));
+        }
+        let of_all = |address: &&SocketAddr| address.ip().is_unspecified();
+        let (nvmf, discovery) = (self.nvmf.iter().find(of_all), self.discovery.iter().find(of_all));
+        for (key, every) in [("nvmf", nvmf), ("discovery", discovery)] {
+            if let Some(every) = every.filter(|every| self.standing_for(**every).next().is_none()) {
+                let problem = format!(
+                    "{every} is not an address that hosts can be told: name each of them, or say under `advertise` what \
+                     hosts are told instead"
+                );
+                return Err(bad(key, problem));
+            }
+        }
+        if nvmf.or(discovery).is_none() && !self.advertise.is_empty() {
+            let problem =
+                "`nvmf` and `discovery` name the addresses that hosts are told: it is for 0.0.0.0 and :: there";
+            return Err(bad("advertise", problem));
         }
         Ok(())
     }
@@ -547,6 +597,24 @@ mod tests {
         assert!(error(&format!("{node}[tls]\nca = \"x\"")).contains("missing field"));
         let folder = folder_of(Some(Path::new("/etc/ashlar/node.toml")));
         assert_eq!((folder, folder_of(Some(Path::new("node.toml")))), (Path::new("/etc/ashlar"), Path::new("")));
+    }
+
+    #[test]
+    fn hosts_are_told_addresses_that_they_can_connect_to() {
+        let node = "node = \"a\"\n";
+        let every = format!("{node}nvmf = [\"0.0.0.0:4420\", \"10.0.0.9:4421\"]\ndiscovery = [\"[::]:8009\"]\n");
+        assert!(error(&every).starts_with("nvmf: 0.0.0.0:4420"));
+        assert!(error(&format!("{node}discovery = [\"[::]:8009\"]")).starts_with("discovery:"));
+        let config = load(&format!("{every}advertise = [\"10.0.0.1\", \"fd00::1\"]")).expect("good");
+        let texts = |addresses| config.advertised(addresses).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(&config.nvmf), ["10.0.0.1:4420", "10.0.0.9:4421"]);
+        assert_eq!(texts(&config.discovery), ["10.0.0.1:8009", "[fd00::1]:8009"]);
+        assert!(error(&format!("{every}advertise = [\"fd00::1\"]")).starts_with("nvmf:"), "no IPv6 comes in there");
+        assert!(error(&format!("{every}advertise = [\"::\"]")).starts_with("advertise:"));
+        assert!(error(&format!("{node}advertise = [\"10.0.0.1\"]")).starts_with("advertise:"));
+        let flags = Arguments::parse_from(["ashlard", "--nvmf", "0.0.0.0:1", "--advertise", "10.0.0.2"]);
+        let config = Config::merge(File::default(), &flags);
+        assert_eq!(config.advertised(&config.nvmf), ["10.0.0.2:1".parse().expect("an address")]);
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub(crate) async fn run(
         node = %config.node, uuid = %state.node_uuid(), state = %state.path().display(), grpc = %config.grpc,
         replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, iscsi = ?config.iscsi, health = %config.health, "ashlard serves"
     );
+    show_strangers_if_asked_to(&data).await?;
     link.serving();
     fail_if_asked_to();
 
@@ -101,6 +102,17 @@ fn fail_if_asked_to() {
     if std::env::var_os("ASHLAR_PANIC_WHEN_SERVING").is_some() {
         panic!("asked for by ASHLAR_PANIC_WHEN_SERVING");
     }
+}
+
+/// Nothing shows hosts a volume without an engine's record. Tests want to see what becomes of one that is shown all the same.
+async fn show_strangers_if_asked_to(_data: &DataPath) -> anyhow::Result<()> {
+    #[cfg(debug_assertions)]
+    if let Ok(volumes) = std::env::var("ASHLAR_SHOW_STRANGERS") {
+        for volume in volumes.split(',') {
+            _data.export(0, crate::data::EngineSpec::stranger(volume.parse()?)).await?;
+        }
+    }
+    Ok(())
 }
 
 /// First no new work comes in, then engines drain, flush and mark their volumes clean, then the stores close.

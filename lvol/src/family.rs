@@ -15,9 +15,15 @@ pub(crate) struct Family {
     internal: Groups,
     /// Those that are to be deleted.
     doomed: BTreeSet<Uuid>,
+    /// The lvols of each group, if somebody groups them.
+    grouped: Groups,
+    grouping: Option<Grouping>,
     /// Bytes of all heads.
     provisioned: u128,
 }
+
+/// The group that an lvol with these attributes is in, if it is in one: what is above the store gives attributes a meaning.
+pub type Grouping = fn(&BTreeMap<String, Vec<u8>>) -> Option<Uuid>;
 
 #[derive(Default)]
 struct Groups(BTreeMap<Uuid, BTreeSet<Uuid>>);
@@ -31,6 +37,7 @@ impl Family {
         if record.deletion.is_some() {
             self.doomed.insert(uuid);
         }
+        self.group_of(record).into_iter().for_each(|group| self.grouped.add(group, uuid));
         self.provisioned += head_bytes(record);
     }
 
@@ -40,6 +47,7 @@ impl Family {
         record.parent.iter().for_each(|parent| self.children.remove(*parent, uuid));
         record.internal.iter().for_each(|internal| self.internal.remove(internal.owner, uuid));
         self.doomed.remove(&uuid);
+        self.group_of(record).into_iter().for_each(|group| self.grouped.remove(group, uuid));
         self.provisioned -= head_bytes(record);
     }
 
@@ -56,6 +64,24 @@ impl Family {
     /// Those that are to be deleted.
     pub(crate) fn doomed(&self) -> impl Iterator<Item = Uuid> + '_ {
         self.doomed.iter().copied()
+    }
+
+    /// Groups those that there are, and all that come.
+    pub(crate) fn group_by<'a>(&mut self, grouping: Grouping, records: impl Iterator<Item = &'a LvolRecord>) {
+        self.grouping = Some(grouping);
+        self.grouped = Groups::default();
+        for record in records {
+            self.group_of(record).into_iter().for_each(|group| self.grouped.add(group, record.uuid));
+        }
+    }
+
+    /// The lvols of a group.
+    pub(crate) fn group(&self, group: Uuid) -> impl Iterator<Item = Uuid> + '_ {
+        self.grouped.of(group)
+    }
+
+    fn group_of(&self, record: &LvolRecord) -> Option<Uuid> {
+        self.grouping.filter(|_| record.internal.is_none()).and_then(|grouping| grouping(&record.attributes))
     }
 
     /// Bytes of all heads.

@@ -54,6 +54,7 @@ mod work;
 mod write;
 
 pub use crate::error::StoreError;
+pub use crate::family::Grouping;
 pub use crate::hashes::{BadRegion, Hash, REGION, ScrubPosition, ScrubReport, ScrubStatus};
 pub use crate::info::{
     CreateLvol, Deletion, Extent, ExtentKind, FormatOptions, InternalInfo, LOST, LvolInfo, LvolKind, LvolState, Role,

@@ -11,6 +11,7 @@ use crate::catalog::Catalog;
 use crate::core::{Core, write_superblocks};
 use crate::deletion::deletion_of;
 use crate::error::StoreError;
+use crate::family::Grouping;
 use crate::format::BLOCK;
 use crate::format::layout::{CLUSTER_SIZES, Layout, MIN_SIZE};
 use crate::format::record::LvolRecord;
@@ -135,6 +136,11 @@ impl Store {
         }
     }
 
+    /// Its identity.
+    pub fn uuid(&self) -> Uuid {
+        self.core.superblock.borrow().uuid
+    }
+
     /// What it has done since it was opened.
     pub fn work(&self) -> StoreWork {
         let (journal_used, journal_size) = self.core.journal.usage();
@@ -152,6 +158,19 @@ impl Store {
         let catalog = self.core.catalog.borrow();
         let marked = catalog.lvols.iter().filter(|(_, node)| node.record.deletion.is_some());
         marked.filter_map(|(id, _)| info_of(&self.core, &catalog, *id)).collect()
+    }
+
+    /// Groups the lvols by their attributes from now on, in place of the grouping before: see [`Store::group`].
+    pub fn group_by(&self, grouping: Grouping) {
+        let mut catalog = self.core.catalog.borrow_mut();
+        let Catalog { lvols, family, .. } = &mut *catalog;
+        family.group_by(grouping, lvols.values().map(|node| &node.record));
+    }
+
+    /// The lvols of a group, by UUID, in one consistent view: at the cost of these few, however many others there are.
+    pub fn group(&self, group: Uuid) -> Vec<LvolInfo> {
+        let catalog = self.core.catalog.borrow();
+        catalog.family.group(group).filter_map(|id| info_of(&self.core, &catalog, id)).collect()
     }
 
     /// One lvol.

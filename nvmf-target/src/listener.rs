@@ -29,7 +29,7 @@ pub struct ListenerOptions {
     /// Addresses that the discovery log names for every subsystem. Empty on a port that is only for discovery;
     /// [`Self::advertise_own`] adds the listener's own.
     pub advertised: Vec<SocketAddr>,
-    /// Whether the discovery log names the address listened on as well.
+    /// Whether the discovery log names the address listened on as well, unless that is 0.0.0.0 or ::.
     pub advertise_own: bool,
     /// What connections accept.
     pub limits: Limits,
@@ -68,7 +68,8 @@ impl Listener {
         let socket = TcpListener::bind(options.address)?;
         let address = socket.local_address();
         let mut advertised = options.advertised;
-        advertised.extend(options.advertise_own.then_some(address));
+        // One that stands for all of this machine is nothing that a host could connect to.
+        advertised.extend(Some(address).filter(|address| options.advertise_own && !address.ip().is_unspecified()));
         directory.add_addresses(&advertised);
         let limits = options.limits;
         let announced = IdentifyLimits { transfer: limits.transfer, io_capsule_data: limits.io_capsule_data };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -18,6 +18,8 @@ pub struct Certificates {
     node: String,
     peers: Arc<BTreeSet<String>>,
     current: RwLock<Arc<Set>>,
+    /// Of what is in `current`: another number for each that was.
+    generation: AtomicU64,
     /// How the files looked when they were read last. Held while they are read, which may take long.
     stamp: Mutex<Stamp>,
     /// Why what is in them is not in use.
@@ -52,6 +54,7 @@ impl Certificates {
             node: node.to_owned(),
             peers,
             current: RwLock::new(Arc::new(set)),
+            generation: AtomicU64::new(0),
             stamp: Mutex::new(stamp),
             problem: Mutex::default(),
         }))
@@ -78,6 +81,8 @@ impl Certificates {
         if let Ok(set) = read {
             self.not_after.store(set.not_after, Ordering::Relaxed);
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
+            // Whoever sees the number sees what it is of.
+            self.generation.fetch_add(1, Ordering::Release);
         }
         match problem {
             None => Some(Report::Replaced),
@@ -130,6 +135,11 @@ impl Certificates {
     /// For the listener of the API: one connection.
     pub fn for_clients(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current().api)
+    }
+
+    /// Another number once others are in use. Asked for each piece of a connection's bytes: it is one load.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     pub(crate) fn current(&self) -> Arc<Set> {

@@ -17,10 +17,10 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use crate::settings::for_people;
+use crate::standing::{Side, Standing, TrustedStream};
 use crate::{Certificates, Files, TlsError};
 
-type Connected = TokioIo<TlsStream<TcpStream>>;
-type Connecting = Pin<Box<dyn Future<Output = io::Result<Connected>> + Send>>;
+type Connecting<S> = Pin<Box<dyn Future<Output = io::Result<TokioIo<S>>> + Send>>;
 
 /// To another node: each connection with the certificates in use then, to nobody but that node.
 #[derive(Clone, Debug)]
@@ -38,20 +38,21 @@ impl NodeConnector {
 }
 
 impl Service<Uri> for NodeConnector {
-    type Response = Connected;
+    type Response = TokioIo<TrustedStream>;
     type Error = io::Error;
-    type Future = Connecting;
+    type Future = Connecting<TrustedStream>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Uri) -> Connecting {
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let standing = Standing::new(&self.certificates, Side::Node(self.node.clone()));
         let (address, config) = (self.address, self.certificates.current().to_api_of(&self.node));
         Box::pin(async move {
-            // The verifier knows the node, and looks at nothing else.
-            let nobody = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            connect(TcpStream::connect(address).await?, config.map_err(io::Error::other)?, nobody).await
+            let stream = TcpStream::connect(address).await?;
+            let stream = connect(stream, config.map_err(io::Error::other)?, nobody()).await?;
+            Ok(TokioIo::new(TrustedStream::new(stream.into(), standing)))
         })
     }
 }
@@ -73,26 +74,35 @@ impl ClientConnector {
 }
 
 impl Service<Uri> for ClientConnector {
-    type Response = Connected;
+    type Response = TokioIo<TlsStream<TcpStream>>;
     type Error = io::Error;
-    type Future = Connecting;
+    type Future = Connecting<TlsStream<TcpStream>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, uri: Uri) -> Connecting {
+    fn call(&mut self, uri: Uri) -> Self::Future {
         let config = Arc::clone(&self.config);
         Box::pin(async move {
             let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
             let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await?;
             let name = ServerName::try_from(host).map_err(io::Error::other)?;
-            connect(stream, config, name).await
+            connect(stream, config, name).await.map(TokioIo::new)
         })
     }
 }
 
-async fn connect(stream: TcpStream, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Connected> {
+async fn connect(
+    stream: TcpStream,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> io::Result<TlsStream<TcpStream>> {
     stream.set_nodelay(true)?;
-    Ok(TokioIo::new(TlsConnector::from(config).connect(name, stream).await?))
+    TlsConnector::from(config).connect(name, stream).await
+}
+
+/// Where a verifier knows the node, and does not look at the name. An address is not told to those who listen, as a name would be.
+pub(crate) fn nobody() -> ServerName<'static> {
+    ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }

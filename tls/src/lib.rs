@@ -8,6 +8,8 @@
 //!  files ──▶ ClientConnector ──────────────────▶ the API, for people      by address or name, as a browser does
 //! ```
 //!
+//! Connections that began with certificates which are not in use any more are judged anew: [`standing`].
+//!
 //! A [`Session`] does no I/O: bytes go in and out of it, on whatever thread the connection is.
 
 #![forbid(unsafe_code)]
@@ -20,6 +22,7 @@ mod identity;
 pub mod private;
 mod session;
 mod settings;
+mod standing;
 mod validity;
 mod verifier;
 
@@ -29,8 +32,7 @@ pub use crate::error::TlsError;
 pub use crate::files::Files;
 pub use crate::identity::{Identity, Role, Who};
 pub use crate::session::Session;
-pub use tokio_rustls::TlsAcceptor;
-pub use tokio_rustls::server::TlsStream;
+pub use crate::standing::TrustedStream;
 
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,20 @@
 //! TLS around the replica protocol, without I/O.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection, ServerConnection};
 
 use crate::Certificates;
+use crate::connector::nobody;
 use crate::settings::REPLICA;
+use crate::standing::{Side, Standing};
 
 /// One connection. Bytes from the socket go into [`Session::receive`], bytes to the peer into [`Session::send`]; what either wants to be
 /// sent it writes to the `socket` that it is given, which has to take all of it.
 pub struct Session {
     connection: Connection,
+    standing: Standing,
 }
 
 impl Session {
@@ -20,26 +22,26 @@ impl Session {
     ///
     /// # Errors
     /// When the certificates do not work with our version of TLS.
-    pub fn connect(certificates: &Certificates, node: &str) -> io::Result<Self> {
-        // Not looked at: the verifier knows the node. An address is not told to those who listen, as a name would be.
-        let nobody = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    pub fn connect(certificates: &Arc<Certificates>, node: &str) -> io::Result<Self> {
+        let standing = Standing::new(certificates, Side::Node(node.to_owned()));
         let config = certificates.current().to_replicas_of(node).map_err(io::Error::other)?;
-        Ok(Self::new(ClientConnection::new(config, nobody).map_err(io::Error::other)?.into()))
+        Ok(Self::new(ClientConnection::new(config, nobody()).map_err(io::Error::other)?.into(), standing))
     }
 
     /// The side that listens, for nodes that are peers.
     ///
     /// # Errors
     /// When the certificates do not work with our version of TLS.
-    pub fn accept(certificates: &Certificates) -> io::Result<Self> {
-        let config = std::sync::Arc::clone(&certificates.current().replicas);
-        Ok(Self::new(ServerConnection::new(config).map_err(io::Error::other)?.into()))
+    pub fn accept(certificates: &Arc<Certificates>) -> io::Result<Self> {
+        let standing = Standing::new(certificates, Side::Peer);
+        let config = Arc::clone(&certificates.current().replicas);
+        Ok(Self::new(ServerConnection::new(config).map_err(io::Error::other)?.into(), standing))
     }
 
-    fn new(mut connection: Connection) -> Self {
+    fn new(mut connection: Connection, standing: Standing) -> Self {
         // Credits of the replica protocol bound what is sent; all of it leaves at once.
         connection.set_buffer_limit(None);
-        Self { connection }
+        Self { connection, standing }
     }
 
     /// Whether both sides have proved who they are.
@@ -51,8 +53,9 @@ impl Session {
     /// the peer of an error.
     ///
     /// # Errors
-    /// When the peer is not who it should be, or does not keep to TLS. Nothing works after that.
+    /// When the peer is not who it should be, or is not accepted any more, or does not keep to TLS. Nothing works after that.
     pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>, socket: &mut dyn Write) -> io::Result<()> {
+        self.check_standing()?;
         while !bytes.is_empty() {
             // Nothing is read any more once the peer has said that it ends.
             if self.connection.read_tls(&mut bytes)? == 0 {
@@ -73,8 +76,9 @@ impl Session {
     /// Encrypts the parts as one piece of the stream.
     ///
     /// # Errors
-    /// When the session has failed.
+    /// When the session has failed, or the peer is not accepted any more.
     pub fn send(&mut self, parts: &[&[u8]], socket: &mut dyn Write) -> io::Result<()> {
+        self.check_standing()?;
         let given = parts.iter().filter(|part| !part.is_empty());
         let mut parts: Vec<IoSlice<'_>> = given.map(|part| IoSlice::new(part)).collect();
         let mut left = &mut parts[..];
@@ -85,6 +89,11 @@ impl Session {
             }
         }
         self.write(socket)
+    }
+
+    fn check_standing(&mut self) -> io::Result<()> {
+        let chain = self.connection.peer_certificates().filter(|_| !self.connection.is_handshaking());
+        self.standing.check(chain)
     }
 
     fn write(&mut self, socket: &mut dyn Write) -> io::Result<()> {

@@ -31,6 +31,10 @@ pub(crate) struct Set {
     pub(crate) not_after: i64,
     pub(crate) api: Arc<ServerConfig>,
     pub(crate) replicas: Arc<ServerConfig>,
+    /// Who may be a client of the API.
+    pub(crate) clients: Arc<dyn ClientCertVerifier>,
+    /// Who may reach replicas.
+    pub(crate) peers: Arc<dyn ClientCertVerifier>,
     own: Own,
     chains: Arc<Chains>,
 }
@@ -65,14 +69,16 @@ impl Set {
         check_own(files, &content.chain, &chains(Vec::new()))?;
         let chains = Arc::new(chains(revoked(files, &content.revoked)?));
         let clients = client_verifier(files, Arc::clone(&roots), content.revoked, &own.provider)?;
-        let peers = PeersVerifier {
+        let peers: Arc<dyn ClientCertVerifier> = Arc::new(PeersVerifier {
             usual: Arc::clone(&clients),
             domain: identity.domain.clone(),
             expected: Expected::Peers(Arc::clone(peers)),
-        };
+        });
         Ok(Self {
-            api: own.server(files, clients, HTTP2)?,
-            replicas: own.server(files, Arc::new(peers), REPLICA)?,
+            api: own.server(files, Arc::clone(&clients), HTTP2)?,
+            replicas: own.server(files, Arc::clone(&peers), REPLICA)?,
+            clients,
+            peers,
             identity,
             not_after,
             own,
@@ -91,12 +97,16 @@ impl Set {
     }
 
     fn to_node(&self, node: &str, protocol: &[u8]) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let verifier = NodeVerifier {
+        self.own.client(Arc::new(self.verifier_of(node)), protocol)
+    }
+
+    /// Who has to be at the other end of a connection to a node.
+    pub(crate) fn verifier_of(&self, node: &str) -> NodeVerifier {
+        NodeVerifier {
             chains: Arc::clone(&self.chains),
             domain: self.identity.domain.clone(),
             expected: Expected::Node(node.to_owned()),
-        };
-        self.own.client(Arc::new(verifier), protocol)
+        }
     }
 }
 

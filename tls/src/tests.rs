@@ -72,7 +72,7 @@ fn converse(client: &mut Session, server: &mut Session) -> Result<(), String> {
     Ok(())
 }
 
-fn connect(client: &Certificates, to: &str, server: &Certificates) -> Result<(Session, Session), String> {
+fn connect(client: &Arc<Certificates>, to: &str, server: &Arc<Certificates>) -> Result<(Session, Session), String> {
     let mut client = Session::connect(client, to).expect("a client");
     let mut server = Session::accept(server).expect("a server");
     converse(&mut client, &mut server).map(|()| (client, server))
@@ -209,7 +209,6 @@ fn new_files_count_for_new_connections() {
     let a = certificates(&authority, "a", &authority.issue(&node("a")));
     let place = Place::new(&authority, &authority.issue(&node("b")));
     let b = place.load("b", &["a"]).expect("good");
-    let (mut client, mut server) = connect(&a, "b", &b).expect("a connection");
     assert_eq!(b.refresh(false), None, "nothing has changed");
     // Another authority, as if the old one was given up.
     let other = Authority::new("another ca");
@@ -220,9 +219,65 @@ fn new_files_count_for_new_connections() {
     assert_eq!(b.refresh(false), Some(Report::Replaced));
     assert!(!b.reload_failed() && connect(&a, "b", &b).is_err());
     assert_eq!(b.refresh(true), Some(Report::Replaced), "asked for");
-    // The connection that was there does not notice.
-    assert_eq!(send(&mut client, &mut server, &[b"still here"]), b"still here");
-    assert_eq!(send(&mut server, &mut client, &[b"so am I"]), b"so am I");
+}
+
+/// What a session makes of a word of the other one.
+fn hears(from: &mut Session, to: &mut Session) -> Result<Vec<u8>, String> {
+    let (mut sealed, mut plain) = (Vec::new(), Vec::new());
+    from.send(&[b"a word"], &mut sealed).map_err(|error| error.to_string())?;
+    to.receive(&sealed, &mut plain, &mut Vec::new()).map_err(|error| error.to_string())?;
+    Ok(plain)
+}
+
+#[test]
+fn a_connection_ends_with_what_it_was_let_in_by() {
+    let authority = Authority::new("ca");
+    let (a, c) = (authority.issue(&node("a")), authority.issue(&node("c")));
+    let place = Place::new(&authority, &authority.issue(&node("b")));
+    fs::write(place.path("ca.crl"), authority.revoke(&[])).expect("written");
+    let b = place.load("b", &["a", "c"]).expect("good");
+    let peer = |name: &str, issued: &Issued| Place::new(&authority, issued).load(name, &["b"]).expect("good");
+    let (a_node, c_node) = (peer("a", &a), peer("c", &c));
+    let (mut to_b, mut at_b) = connect(&a_node, "b", &b).expect("a connection");
+    let (mut from_b, mut at_a) = connect(&b, "a", &a_node).expect("a connection");
+    let (mut others, mut at_b_too) = connect(&c_node, "b", &b).expect("a connection");
+    // Other files that say the same: nobody notices.
+    place.put(&authority.issue(&node("b")));
+    assert_eq!(b.refresh(false), Some(Report::Replaced));
+    assert_eq!(hears(&mut to_b, &mut at_b).as_deref(), Ok(&b"a word"[..]));
+    assert_eq!(hears(&mut at_a, &mut from_b).as_deref(), Ok(&b"a word"[..]));
+    fs::write(place.path("ca.crl"), authority.revoke(&[&a])).expect("written");
+    assert_eq!(b.refresh(false), Some(Report::Replaced));
+    // Not a byte more goes either way, on the side that has the list; whoever else was let in stays.
+    for (session, other) in [(&mut at_b, &mut to_b), (&mut from_b, &mut at_a)] {
+        let said = hears(other, session).expect_err("taken back");
+        assert!(said.contains("not good any more") && said.contains("Revoked"), "{said}");
+        assert!(session.send(&[b"a word"], &mut Vec::new()).is_err());
+    }
+    assert_eq!(hears(&mut others, &mut at_b_too).as_deref(), Ok(&b"a word"[..]));
+    // The authority itself is given up: nobody stays.
+    let other = Authority::new("another ca");
+    place.put(&other.issue(&node("b")));
+    fs::write(place.path("ca.crt"), other.pem()).expect("written");
+    fs::write(place.path("ca.crl"), other.revoke(&[])).expect("written");
+    assert_eq!(b.refresh(false), Some(Report::Replaced));
+    assert!(hears(&mut others, &mut at_b_too).is_err_and(|said| said.contains("UnknownIssuer")));
+}
+
+#[test]
+fn a_handshake_under_way_is_judged_by_what_is_in_use_at_its_end() {
+    let authority = Authority::new("ca");
+    let a = authority.issue(&node("a"));
+    let free = certificates(&authority, "a", &a);
+    let place = Place::new(&authority, &authority.issue(&node("b")));
+    fs::write(place.path("ca.crl"), authority.revoke(&[])).expect("written");
+    let b = place.load("b", &["a"]).expect("good");
+    let (mut client, mut server) =
+        (Session::connect(&free, "b").expect("a client"), Session::accept(&b).expect("a server"));
+    fs::write(place.path("ca.crl"), authority.revoke(&[&a])).expect("written");
+    assert_eq!(b.refresh(false), Some(Report::Replaced));
+    assert_eq!(converse(&mut client, &mut server), Ok(()), "it began before");
+    assert!(hears(&mut client, &mut server).is_err_and(|said| said.contains("Revoked")));
 }
 
 #[test]

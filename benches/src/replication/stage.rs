@@ -89,7 +89,7 @@ impl Stage {
 
     /// Makes a replica on the third node.
     pub(super) async fn add_third(&self) -> anyhow::Result<()> {
-        let request = AddReplicaRequest { volume: VOLUME.to_owned(), node: NODES[2].to_owned() };
+        let request = AddReplicaRequest { volume: VOLUME.to_owned(), node: NODES[2].to_owned(), ..Default::default() };
         answer(self.cluster.nodes()[0].client().await?.volumes().add_replica(request).await).map(drop)
     }
 

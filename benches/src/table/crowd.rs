@@ -16,7 +16,7 @@ use reactor::{Handle, Reactor};
 use uuid::Uuid;
 
 use super::Plan;
-use crate::contestant::{Contestant, Kind, SERVER_CORE, WARM_UP, config, load_reactor};
+use crate::contestant::{SERVER_CORE, WARM_UP, config, load_reactor};
 use crate::report::{Row, Target, median};
 use crate::thread::{block_on, processor_time};
 
@@ -40,21 +40,23 @@ pub(super) fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
 
 /// What a target with many connections and nothing to do uses of its core. Hosts keep their connections alive all the while.
 fn idle(plan: &Plan, load: &Handle) -> anyhow::Result<Row> {
-    let target = Contestant::start(Kind::Null)?;
-    let ((address, nqn), server) = (target.place(), target.server());
+    let server = Reactor::start(config("server", SERVER_CORE)).context("no reactor for the server")?;
+    let (address, names) = block_on(server.handle().call(|| async { serve() }))??;
+    let busy = server.handle();
     // Longer than two keep alives are apart.
     let time = (plan.time * 5).max(Duration::from_secs(5));
     let share = block_on(load.call(move || async move {
         let mut controllers = Vec::new();
-        for _ in 0..CONTROLLERS {
+        for number in 0..CONTROLLERS {
+            let name = &names[number % names.len()];
             let job = Job { jobs: IO_QUEUES, ..Job::default() };
-            controllers.push(Controller::connect(address, &nqn, load::options(&job)).await?);
+            controllers.push(Controller::connect(address, name, load::options(&job)).await?);
         }
         // What connecting costs is over then.
         reactor::sleep(Duration::from_secs(1)).await;
-        let (before, start) = (processor_time(&server).await?, reactor::now());
+        let (before, start) = (processor_time(&busy).await?, reactor::now());
         reactor::sleep(time).await;
-        let (used, elapsed) = ((processor_time(&server).await? - before).total, reactor::now() - start);
+        let (used, elapsed) = ((processor_time(&busy).await? - before).total, reactor::now() - start);
         for controller in controllers {
             controller.disconnect().await;
         }

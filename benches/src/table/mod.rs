@@ -85,9 +85,10 @@ pub(crate) fn run(arguments: &TableArguments) -> anyhow::Result<()> {
             Group::Crowd => crowd::measure(&plan),
         };
         report.add(rows.with_context(|| format!("{group:?}"))?);
-    }
-    if let Some(folder) = &arguments.output {
-        write(&report, folder)?;
+        // What was measured for minutes is not lost to a group that fails after it.
+        if let Some(folder) = &arguments.output {
+            write(&report, folder)?;
+        }
     }
     let missed = report.missed();
     anyhow::ensure!(!arguments.check || missed.is_empty(), "missed:\n  {}", missed.join("\n  "));

@@ -33,8 +33,8 @@ pub(crate) enum LvolCommand {
         /// Its name or UUID
         lvol: String,
         /// Delete it only if it has this UUID
-        #[arg(long)]
-        uuid: Option<String>,
+        #[arg(long, alias = "uuid", value_name = "UUID")]
+        expected_uuid: Option<String>,
         /// Return when it is gone
         #[arg(long)]
         wait: bool,

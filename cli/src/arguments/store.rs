@@ -84,8 +84,8 @@ pub(crate) enum StoreCommand {
         /// Its name or UUID
         store: String,
         /// Delete it only if it has this UUID
-        #[arg(long)]
-        uuid: Option<String>,
+        #[arg(long, alias = "uuid", value_name = "UUID")]
+        expected_uuid: Option<String>,
     },
 }
 

@@ -89,6 +89,9 @@ pub(crate) enum VolumeCommand {
         /// The node
         #[arg(long)]
         node: String,
+        /// The replica's UUID; the same one again is the same replica
+        #[arg(long)]
+        uuid: Option<String>,
         /// Wait until it is in sync
         #[arg(long)]
         wait: bool,
@@ -100,6 +103,9 @@ pub(crate) enum VolumeCommand {
         /// The node
         #[arg(long)]
         node: String,
+        /// Remove it only if it has this UUID
+        #[arg(long, value_name = "UUID")]
+        expected_uuid: Option<String>,
     },
     /// Add a replica on one node, and remove that on another once the new one is in sync
     ReplaceReplica {
@@ -111,6 +117,12 @@ pub(crate) enum VolumeCommand {
         /// The node that gets one
         #[arg(long)]
         by: String,
+        /// Replace it only if it has this UUID
+        #[arg(long, value_name = "UUID")]
+        expected_uuid: Option<String>,
+        /// The new replica's UUID; the same one again is the same replica
+        #[arg(long)]
+        uuid: Option<String>,
         /// Wait until the new one is in sync and the old one gone
         #[arg(long)]
         wait: bool,
@@ -156,8 +168,8 @@ pub(crate) enum VolumeCommand {
         /// Its name or UUID
         volume: String,
         /// Delete it only if it has this UUID
-        #[arg(long)]
-        uuid: Option<String>,
+        #[arg(long, alias = "uuid", value_name = "UUID")]
+        expected_uuid: Option<String>,
     },
 }
 

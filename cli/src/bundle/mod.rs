@@ -14,11 +14,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use serde::Serialize;
-use tls::Files;
 
 use self::archive::Archive;
 use crate::arguments::BundleOptions;
-use crate::client::Client;
+use crate::client::Destination;
 use crate::commands::utc;
 use crate::output::Output;
 use crate::preflight;
@@ -58,24 +57,20 @@ struct Made {
     manifest: Manifest,
 }
 
-pub(crate) fn run(
-    server: &str,
-    certificate: Option<&Files>,
-    options: &BundleOptions,
-    output: Output,
-) -> anyhow::Result<()> {
+pub(crate) fn run(destination: &Destination, options: &BundleOptions, output: Output) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let made = runtime.block_on(make(server, certificate, options));
+    let made = runtime.block_on(make(destination, options));
     // A part that hangs in the kernel ends with the process.
     runtime.shutdown_background();
     output.print(&made?, |made, _| render(made))
 }
 
-async fn make(server: &str, certificate: Option<&Files>, options: &BundleOptions) -> anyhow::Result<Made> {
+async fn make(destination: &Destination, options: &BundleOptions) -> anyhow::Result<Made> {
+    let server = destination.server.as_str();
     let limit = Duration::from_secs(options.timeout);
     let config = preflight::configuration(options.config.as_deref());
     let mut collection = Collection { parts: Vec::new(), limit };
-    let client = tokio::time::timeout(limit, Client::connect_as(server, certificate)).await;
+    let client = tokio::time::timeout(limit, destination.connect()).await;
     let client = client.unwrap_or_else(|_| Err(anyhow::anyhow!("cannot reach ashlard at {server} in time")));
     let found = node::collect(&mut collection, server, client).await;
     let state = found.as_ref().map(|info| PathBuf::from(&info.state_directory));

@@ -1,6 +1,6 @@
 //! What the daemon says of itself: its API, its probes, its metrics.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, anyhow, bail};
 use proto::v1::{
@@ -98,15 +98,20 @@ fn health_address(server: &str, address: &str) -> anyhow::Result<SocketAddr> {
     let address: SocketAddr = address.parse().with_context(|| format!("`{address}` is no address"))?;
     let host = server.split("://").nth(1).and_then(|rest| rest.rsplit_once(':')).map_or("", |(host, _)| host);
     let host: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
-    let on_this_machine = host.is_some_and(|host| host.is_loopback());
+    let on_this_machine = host.is_some_and(is_of_this_machine);
     match (address.ip(), host) {
         (ip, _) if ip.is_loopback() && !on_this_machine => {
-            bail!("it is on loopback of that node ({address}): run this there, with --server http://127.0.0.1:PORT")
+            bail!("it is on loopback of that node ({address}): run this there")
         }
         (ip, Some(host)) if ip.is_unspecified() => Ok(SocketAddr::new(host, address.port())),
         (ip, None) if ip.is_unspecified() => Err(anyhow!("{address} is any address, and the server is no address")),
         _ => Ok(address),
     }
+}
+
+/// Nobody can listen at an address of another machine.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 #[cfg(test)]
@@ -120,7 +125,8 @@ mod tests {
         assert_eq!(address("http://[::1]:9500", "[::]:9501").ok().as_deref(), Some("[::1]:9501"));
         assert_eq!(address("http://10.0.0.1:9500", "0.0.0.0:9501").ok().as_deref(), Some("10.0.0.1:9501"));
         assert_eq!(address("http://10.0.0.1:9500", "10.0.0.1:9501").ok().as_deref(), Some("10.0.0.1:9501"));
-        assert!(address("http://10.0.0.1:9500", "127.0.0.1:9501").is_err());
+        // For documentation: no machine has it.
+        assert!(address("https://192.0.2.1:9500", "127.0.0.1:9501").is_err());
         assert!(address("http://node-a:9500", "0.0.0.0:9501").is_err());
         assert!(address("http://127.0.0.1:9500", "").is_err());
     }

@@ -1,9 +1,9 @@
 //! Whole lists, page by page.
 
 use proto::v1::{
-    Engine, ListEnginesRequest, ListLvolsRequest, ListLvolsResponse, ListOperationsRequest, ListReplicasRequest,
-    ListReplicasResponse, ListSnapshotsRequest, ListStoresRequest, ListVolumesRequest, Operation, Snapshot, Store,
-    Volume,
+    Engine, ListEnginesRequest, ListLvolsRequest, ListLvolsResponse, ListOperationsRequest, ListOrphansRequest,
+    ListOrphansResponse, ListReplicasRequest, ListReplicasResponse, ListSnapshotsRequest, ListStoresRequest,
+    ListVolumesRequest, Operation, Snapshot, Store, Volume,
 };
 
 use super::{Client, answer};
@@ -47,6 +47,11 @@ impl Client {
     /// All engines of the node.
     pub async fn list_engines(&self) -> anyhow::Result<Vec<Engine>> {
         Ok(all_pages!(self.engines(), ListEnginesRequest::default(), engines).engines)
+    }
+
+    /// All that belongs to nobody on the node.
+    pub async fn list_orphans(&self) -> anyhow::Result<ListOrphansResponse> {
+        Ok(all_pages!(self.orphans(), ListOrphansRequest::default(), orphans))
     }
 
     /// All operations that a request asks for.

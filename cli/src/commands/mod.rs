@@ -12,21 +12,14 @@ mod snapshot;
 mod store;
 mod volume;
 
-use tls::Files;
-
 pub(crate) use self::events::utc;
 use crate::arguments::DaemonCommand;
-use crate::client::Client;
+use crate::client::Destination;
 use crate::output::Output;
 
-/// Asks the daemon at `server`, with a certificate if it has one.
-pub(crate) async fn run(
-    server: &str,
-    certificate: Option<&Files>,
-    command: &DaemonCommand,
-    output: Output,
-) -> anyhow::Result<()> {
-    let client = Client::connect_as(server, certificate).await?;
+/// Asks a daemon.
+pub(crate) async fn run(destination: &Destination, command: &DaemonCommand, output: Output) -> anyhow::Result<()> {
+    let client = destination.connect().await?;
     match command {
         DaemonCommand::Events { follow } => events::run(&client, *follow, output).await,
         DaemonCommand::Node(command) => node::run(&client, command, output).await,

@@ -10,7 +10,7 @@ use proto::v1::{
 
 use crate::arguments::OperationCommand;
 use crate::client::{CallError, Client, answer};
-use crate::output::{Fixed, Name, Output, Table, Width, look};
+use crate::output::{Fixed, Name, Output, Table, Width, look_on};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &OperationCommand, output: Output) -> anyhow::Result<()> {
@@ -19,12 +19,14 @@ pub(super) async fn run(client: &Client, command: &OperationCommand, output: Out
             let volume_uuid = volume.clone().unwrap_or_default();
             let request = ListOperationsRequest { volume_uuid, only_active: *active, ..Default::default() };
             let fetch = async || Ok(client.list_operations(request.clone()).await?.into());
-            look(*watch, output, fetch, |operations: &Vec<_>, width| render_list(operations, width)).await
+            let follow = async |_: &Vec<_>| client.follow_operations("").await.map(Some);
+            look_on(*watch, output, fetch, follow, |operations: &Vec<_>, width| render_list(operations, width)).await
         }
         OperationCommand::Show { operation, watch } => {
             let request = GetOperationRequest { id: operation.clone() };
             let fetch = async || Ok(answer(client.operations().get(request.clone()).await)?.into());
-            look(*watch, output, fetch, |operation, _| render(operation)).await
+            let follow = async |operation: &Operation| client.follow_operations(&operation.id).await.map(Some);
+            look_on(*watch, output, fetch, follow, |operation, _| render(operation)).await
         }
         OperationCommand::Watch { operation } => watch(client, operation.as_deref().unwrap_or_default(), output).await,
         OperationCommand::Cancel { operation } => {

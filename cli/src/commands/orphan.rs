@@ -2,9 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use proto::v1::{
-    AdoptOrphanRequest, DeleteOrphanRequest, ListOrphansRequest, ListOrphansResponse, Orphan, OrphanKind, OrphanState,
-};
+use proto::v1::{AdoptOrphanRequest, DeleteOrphanRequest, ListOrphansResponse, Orphan, OrphanKind, OrphanState};
 
 use super::store::unopened_notes;
 use crate::arguments::{KindName, OrphanCommand};
@@ -57,7 +55,7 @@ fn kind(name: Option<KindName>) -> OrphanKind {
 }
 
 async fn list(client: &Client) -> anyhow::Result<Look<Vec<Orphan>>> {
-    let ListOrphansResponse { orphans, unopened } = answer(client.orphans().list(ListOrphansRequest {}).await)?;
+    let ListOrphansResponse { orphans, unopened, .. } = client.list_orphans().await?;
     Ok(Look { value: orphans, notes: unopened_notes(&unopened, "orphans") })
 }
 

@@ -32,8 +32,8 @@ pub(super) async fn start(
         if let Some(scrub) = &found.scrub
             && let Some(run) = &scrub.run
         {
-            // How much there is of it nobody knows before it is read.
-            progress.show_with(run.bytes, 0, &format!("snapshot {} of {}", run.snapshots, scrub.snapshots));
+            let total = run.bytes.saturating_add(run.left_bytes);
+            progress.show_with(run.bytes, total, &format!("snapshot {} of {}", run.snapshots, scrub.snapshots));
         }
         tokio::time::sleep(POLL).await;
         found = answer(client.stores().get(GetStoreRequest { store: store.to_owned() }).await)?;

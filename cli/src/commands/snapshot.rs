@@ -22,10 +22,12 @@ pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Outp
             let fetch = async || Ok(find(list(client, volume).await?, snapshot)?.into());
             look(*watch, output, fetch, |snapshot, _| render(volume, snapshot)).await
         }
-        SnapshotCommand::Delete { volume, snapshot } => {
-            let (volume, snapshot) = (volume.clone(), snapshot.clone());
-            let request =
-                DeleteSnapshotRequest { volume: volume.clone(), snapshot: snapshot.clone(), ..Default::default() };
+        SnapshotCommand::Delete { volume, snapshot, expected_uuid } => {
+            let request = DeleteSnapshotRequest {
+                volume: volume.clone(),
+                snapshot: snapshot.clone(),
+                expected_uuid: expected_uuid.clone().unwrap_or_default(),
+            };
             let deleted = answer(client.volumes().delete_snapshot(request).await)?;
             output.print(&deleted, |_, _| format!("snapshot {snapshot} of volume {volume} is deleted\n"))
         }

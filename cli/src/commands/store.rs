@@ -40,8 +40,8 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
         }
         StoreCommand::CancelScrub { store } => scrub::stop(client, store, output).await,
         StoreCommand::Check(_) | StoreCommand::Dump(_) => unreachable!("run without a daemon, by `offline`"),
-        StoreCommand::Delete { store, uuid } => {
-            let expected_uuid = uuid.clone().unwrap_or_default();
+        StoreCommand::Delete { store, expected_uuid } => {
+            let expected_uuid = expected_uuid.clone().unwrap_or_default();
             let request = DeleteStoreRequest { store: store.clone(), expected_uuid };
             let deleted = answer(client.stores().delete(request).await)?;
             output.print(&deleted, |_, _| {

@@ -14,7 +14,7 @@ use proto::v1::{
 use super::{export, snapshot};
 use crate::arguments::{CreateVolume, RebuildCommand, VolumeCommand};
 use crate::client::{Client, answer};
-use crate::output::{End, Fixed, Name, Output, Progress, Table, Wide, Width, duration, look};
+use crate::output::{End, Fixed, Name, Output, Progress, Table, Wide, Width, duration, look_on};
 use crate::size::Size;
 
 /// Between two looks at a rebuild.
@@ -25,10 +25,12 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
         VolumeCommand::Create(options) => create(client, options, output).await,
         VolumeCommand::List { watch } => {
             let fetch = async || Ok(client.list_volumes().await?.into());
-            look(*watch, output, fetch, |volumes: &Vec<_>, width| render_list(volumes, width)).await
+            let follow = async |_: &Vec<_>| client.follow_volumes("").await.map(Some);
+            look_on(*watch, output, fetch, follow, |volumes: &Vec<_>, width| render_list(volumes, width)).await
         }
         VolumeCommand::Show { volume, watch } => {
-            look(*watch, output, async || Ok(get(client, volume).await?.into()), render).await
+            let follow = async |volume: &Volume| client.follow_volumes(&volume.uuid).await.map(Some);
+            look_on(*watch, output, async || Ok(get(client, volume).await?.into()), follow, render).await
         }
         VolumeCommand::Start { volume } => {
             let request = StartVolumeRequest { volume: volume.clone() };
@@ -58,20 +60,28 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             let request = RevertVolumeRequest { volume, snapshot, discard_newer: *discard_newer };
             show(&answer(client.volumes().revert(request).await)?, output)
         }
-        VolumeCommand::AddReplica { volume, node, wait: to_the_end } => {
-            let request = AddReplicaRequest { volume: volume.clone(), node: node.clone() };
+        VolumeCommand::AddReplica { volume, node, uuid, wait: to_the_end } => {
+            let uuid = uuid.clone().unwrap_or_default();
+            let request = AddReplicaRequest { volume: volume.clone(), node: node.clone(), uuid };
             let mut changed = answer(client.volumes().add_replica(request).await)?;
             if *to_the_end {
                 changed = wait(client, volume, Some(node)).await?;
             }
             show(&changed, output)
         }
-        VolumeCommand::RemoveReplica { volume, node } => {
-            let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone(), ..Default::default() };
+        VolumeCommand::RemoveReplica { volume, node, expected_uuid } => {
+            let expected_uuid = expected_uuid.clone().unwrap_or_default();
+            let request = RemoveReplicaRequest { volume: volume.clone(), node: node.clone(), expected_uuid };
             show(&answer(client.volumes().remove_replica(request).await)?, output)
         }
-        VolumeCommand::ReplaceReplica { volume, node, by, wait: to_the_end } => {
-            let request = ReplaceReplicaRequest { volume: volume.clone(), node: node.clone(), by_node: by.clone() };
+        VolumeCommand::ReplaceReplica { volume, node, by, expected_uuid, uuid, wait: to_the_end } => {
+            let request = ReplaceReplicaRequest {
+                volume: volume.clone(),
+                node: node.clone(),
+                by_node: by.clone(),
+                expected_uuid: expected_uuid.clone().unwrap_or_default(),
+                uuid: uuid.clone().unwrap_or_default(),
+            };
             let mut changed = answer(client.volumes().replace_replica(request).await)?;
             if *to_the_end {
                 wait(client, volume, Some(by)).await?;
@@ -90,7 +100,9 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
             export::attach_command(client, volume, *frontend, output).await
         }
         VolumeCommand::Recover { volume, node, force } => recover(client, volume, node, *force, output).await,
-        VolumeCommand::Delete { volume, uuid } => delete(client, volume, uuid.as_deref(), output).await,
+        VolumeCommand::Delete { volume, expected_uuid } => {
+            delete(client, volume, expected_uuid.as_deref(), output).await
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub(crate) use self::progress::{Progress, duration};
 pub(crate) use self::table::{End, Fixed, Name, Table, Wide};
-pub(crate) use self::watch::{Look, Watch, look};
+pub(crate) use self::watch::{Look, Watch, look, look_on};
 pub(crate) use self::yaml::to_yaml;
 
 /// The format of what is printed.

@@ -12,12 +12,18 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Output, Width, to_yaml, write};
-use crate::client;
+use crate::client::{self, Changes};
+
+/// Between two looks at what the daemon tells changes of: for what changes with time alone.
+const REFRESH: Duration = Duration::from_secs(10);
+
+/// Before a daemon that has stopped to tell them is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether a list or an object is shown once, or again and again.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Watch {
-    /// Go on until interrupted, and show what changes; look every so many seconds
+    /// Go on until interrupted, and show what changes: volumes and operations at once, others every so many seconds
     #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub(crate) watch: Option<Interval>,
 }
@@ -58,7 +64,21 @@ impl<T> From<T> for Look<T> {
 pub(crate) async fn look<T: Serialize>(
     watch: Watch,
     output: Output,
+    fetch: impl AsyncFnMut() -> anyhow::Result<Look<T>>,
+    render: impl Fn(&T, Width) -> String,
+) -> anyhow::Result<()> {
+    look_on(watch, output, fetch, async |_| Ok(None), render).await
+}
+
+/// The same for what the daemon tells changes of: it is looked at again as soon as there is one. `follow` asks for them.
+///
+/// # Errors
+/// Those of `fetch`.
+pub(crate) async fn look_on<T: Serialize>(
+    watch: Watch,
+    output: Output,
     mut fetch: impl AsyncFnMut() -> anyhow::Result<Look<T>>,
+    mut follow: impl AsyncFnMut(&T) -> anyhow::Result<Option<Changes>>,
     render: impl Fn(&T, Width) -> String,
 ) -> anyhow::Result<()> {
     let first = fetch().await?;
@@ -69,17 +89,41 @@ pub(crate) async fn look<T: Serialize>(
     let mut screen = Screen::new(output);
     screen.show(&first, &render)?;
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    // Where nothing is told (an older daemon, one that stops), it is asked every interval.
+    let mut changes = follow(&first.value).await.ok().flatten();
+    let is_told = changes.is_some();
     loop {
-        tokio::select! {
+        let pause = match (changes.is_some(), is_told) {
+            (true, _) => interval.max(REFRESH),
+            (false, true) => interval.min(AGAIN),
+            (false, false) => interval,
+        };
+        let told = async {
+            match &mut changes {
+                Some(changes) => changes.next().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        let goes_on = tokio::select! {
             _ = &mut interrupted => return Ok(()),
-            () = tokio::time::sleep(interval) => {}
+            told = told => told,
+            () = tokio::time::sleep(pause) => true,
+        };
+        if !goes_on {
+            changes = None;
+            continue;
         }
         let found = tokio::select! {
             _ = &mut interrupted => return Ok(()),
             found = fetch() => found,
         };
         match found {
-            Ok(found) => screen.show(&found, &render)?,
+            Ok(found) => {
+                screen.show(&found, &render)?;
+                if changes.is_none() {
+                    changes = follow(&found.value).await.ok().flatten();
+                }
+            }
             Err(error) if client::is_transient(&error) => screen.trouble(&error)?,
             Err(error) => return Err(error),
         }

@@ -38,6 +38,9 @@ use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberFacts
 use crate::health::{Feed, News, Volume};
 use crate::state::{Records, Unchanged};
 
+/// Volumes that are shown to hosts at once during a start: enough for nobody to wait for another thread's answer.
+const SHOWN_AT_ONCE: usize = 64;
+
 /// An engine as the state directory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EngineRecord {
@@ -128,31 +131,53 @@ enum Phase {
 
 impl Engines {
     /// Reads the records, exports every volume, and starts to bring the engines up, all at once. Returns when the
-    /// exports are there: hosts that were attached before find their volume, and their commands wait for its engine.
-    pub(crate) async fn start(here: Surroundings, records: Records<EngineRecord>) -> Result<Arc<Self>, ControlError> {
+    /// exports are there: hosts that were attached before find their volume, and their commands wait for its engine. The volumes
+    /// that are `ending` are being deleted: no host sees them again.
+    pub(crate) async fn start(
+        here: Surroundings,
+        records: Records<EngineRecord>,
+        ending: &BTreeSet<Uuid>,
+    ) -> Result<Arc<Self>, ControlError> {
         let loaded = records.load()?;
         for error in loaded.failed {
             tracing::error!(%error, "an engine's record is left out");
         }
         let (entries, unreadable) = (Mutex::default(), loaded.unreadable);
         let engines = Arc::new(Self { here, records, entries, unreadable, locks: KeyedLocks::default() });
-        let mut all_exported = true;
-        for mut record in loaded.records.into_values() {
-            let name = record.name.clone();
-            // A grow may have been recorded, and the daemon ended before it was noted here.
-            match engines.here.data.recorded_size(record.volume).await {
-                Ok(recorded) => record.size = recorded.unwrap_or(record.size),
-                Err(error) => tracing::warn!(volume = %name, %error, "its size on record cannot be read"),
+        let (mut coming, mut all_exported) = (JoinSet::new(), true);
+        for record in loaded.records.into_values() {
+            if ending.contains(&record.volume) {
+                engines.insert(record, Phase::Stopping);
+                continue;
             }
-            if let Err(error) = engines.bring_up(record).await {
-                all_exported = false;
-                tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
+            if coming.len() == SHOWN_AT_ONCE {
+                all_exported &= matches!(coming.join_next().await, Some(Ok(true)));
             }
+            coming.spawn(Arc::clone(&engines).bring_back(record));
+        }
+        while let Some(exported) = coming.join_next().await {
+            // A panic is logged.
+            all_exported &= exported.unwrap_or(false);
         }
         if all_exported {
             engines.here.data.all_exported();
         }
         Ok(engines)
+    }
+
+    /// Brings up what was there before the daemon ended. Returns whether hosts see it.
+    async fn bring_back(self: Arc<Self>, mut record: EngineRecord) -> bool {
+        let name = record.name.clone();
+        // A grow may have been recorded, and the daemon ended before it was noted here.
+        match self.here.data.recorded_size(record.volume).await {
+            Ok(recorded) => record.size = recorded.unwrap_or(record.size),
+            Err(error) => tracing::warn!(volume = %name, %error, "its size on record cannot be read"),
+        }
+        let exported = self.bring_up(record).await;
+        if let Err(error) = &exported {
+            tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
+        }
+        exported.is_ok()
     }
 
     /// Records, exports and starts an engine, or returns the one that is there (I30).
@@ -240,10 +265,7 @@ impl Engines {
     /// Exports the volume and sets a task on starting its engine.
     async fn bring_up(self: &Arc<Self>, record: EngineRecord) -> Result<(), ControlError> {
         let volume = record.volume;
-        let home = self.home(&record);
-        let phase = watch::Sender::new(Phase::Starting("it was just asked for".to_owned()));
-        let entry = Entry { record: record.clone(), home, phase, keeper: None };
-        self.entries().insert(volume, entry);
+        let home = self.insert(record.clone(), Phase::Starting("it was just asked for".to_owned()));
         match self.here.data.export(home, self.spec(&record)).await {
             Ok(meter) => {
                 let shown = Volume { uuid: volume, name: record.name.clone(), meter };
@@ -259,6 +281,14 @@ impl Engines {
             entry.keeper = Some(keeper);
         }
         Ok(())
+    }
+
+    /// Notes an engine that nothing is done for yet. Returns its reactor.
+    fn insert(&self, record: EngineRecord, phase: Phase) -> usize {
+        let (volume, home) = (record.volume, self.home(&record));
+        let entry = Entry { record, home, phase: watch::Sender::new(phase), keeper: None };
+        self.entries().insert(volume, entry);
+        home
     }
 
     /// The reactor that owns the store of the local replica; without one, any, but always the same.

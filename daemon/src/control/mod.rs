@@ -113,8 +113,8 @@ impl Control {
             node: node.clone(),
             replica_address: config.replica,
             plaintext_stays_here: config.tls.is_none() && !config.insecure,
-            nvmf_addresses: config.nvmf.clone(),
-            discovery_addresses: config.discovery.clone(),
+            nvmf_addresses: config.advertised(&config.nvmf),
+            discovery_addresses: config.advertised(&config.discovery),
             portals: config.iscsi.clone(),
             data: data.clone(),
             stores: Arc::clone(&stores),
@@ -123,7 +123,8 @@ impl Control {
             feed,
             events: Arc::clone(&events),
         };
-        let engines = Engines::start(here, state.records("engines")?).await?;
+        let recorded = volumes::Recorded::load(state.records("volumes")?)?;
+        let engines = Engines::start(here, state.records("engines")?, &recorded.ending()).await?;
         let here = volumes::Surroundings {
             node: node.clone(),
             peers: Arc::clone(&peers),
@@ -131,7 +132,7 @@ impl Control {
             engines: Arc::clone(&engines),
             deletions: Arc::clone(&deletions),
         };
-        let volumes = Arc::new(Volumes::start(here, state.records("volumes")?, run)?);
+        let volumes = Arc::new(Volumes::start(here, recorded, run));
         volumes.resume();
         let observer = Observer::start(Arc::clone(&engines), Arc::clone(&volumes), touches.touched());
         let here = operations::Surroundings {

@@ -141,7 +141,12 @@ impl Replicas {
 
     /// A replica in an open store.
     pub(crate) async fn find(&self, uuid: Uuid) -> Result<Option<ReplicaFacts>, ControlError> {
-        Ok(self.facts().await?.into_iter().find(|facts| facts.spec.uuid == uuid))
+        for home in 0..self.data.reactors() {
+            if let Some(found) = self.data.replica(home, uuid).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// The same, and an error if it may be in a store that nobody has read yet.

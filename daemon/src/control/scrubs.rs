@@ -268,12 +268,12 @@ pub(super) fn describe(facts: &ScrubFacts, schedule: &Schedule, is_volatile: boo
         snapshots: count(facts.snapshots),
         hashed_snapshots: count(facts.hashed),
         damaged_bytes: facts.damaged,
-        run: facts.run.as_ref().map(describe_run),
+        run: facts.run.as_ref().map(|run| describe_run(run, facts.left)),
         next_at: schedule.due(facts).filter(|_| !is_volatile).unwrap_or(0),
     }
 }
 
-fn describe_run(run: &ScrubRun) -> v1::ScrubRun {
+fn describe_run(run: &ScrubRun, left: u64) -> v1::ScrubRun {
     let found = &run.found;
     let bad = found.bad.iter().map(|bad| v1::BadRegion { lvol_uuid: bad.lvol.to_string(), offset_bytes: bad.offset });
     v1::ScrubRun {
@@ -286,6 +286,7 @@ fn describe_run(run: &ScrubRun) -> v1::ScrubRun {
         bad_regions: found.bad_regions,
         bad: bad.collect(),
         bytes_per_second: run.rate,
+        left_bytes: if run.ended.is_none() { left } else { 0 },
     }
 }
 
@@ -310,7 +311,7 @@ mod tests {
     }
 
     fn facts(snapshots: usize, run: Option<ScrubRun>) -> ScrubFacts {
-        ScrubFacts { hash_rate: 0, snapshots, hashed: 0, damaged: 0, run, store_made: 1000 }
+        ScrubFacts { hash_rate: 0, snapshots, hashed: 0, damaged: 0, run, left: 0, store_made: 1000 }
     }
 
     #[test]

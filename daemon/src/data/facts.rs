@@ -96,6 +96,8 @@ pub(crate) struct ScrubFacts {
     pub(crate) damaged: u64,
     /// The scrub under way, or else the last one.
     pub(crate) run: Option<ScrubRun>,
+    /// About how many bytes the one under way has not looked at yet.
+    pub(crate) left: u64,
     /// When the store was made, in seconds since the Unix epoch.
     pub(crate) store_made: u64,
 }
@@ -269,6 +271,22 @@ pub(crate) struct EngineSpec {
     pub(crate) members: Vec<MemberSpec>,
     pub(crate) rebuild: engine::RebuildSettings,
     pub(crate) frontends: Frontends,
+}
+
+#[cfg(debug_assertions)]
+impl EngineSpec {
+    /// A volume that nobody made.
+    pub(crate) fn stranger(volume: Uuid) -> Self {
+        Self {
+            volume,
+            name: String::new(),
+            size: 1 << 20,
+            block_size: 4096,
+            members: Vec::new(),
+            rebuild: engine::RebuildSettings::default(),
+            frontends: Frontends::default(),
+        }
+    }
 }
 
 /// A replica for an engine.

@@ -195,6 +195,11 @@ impl DataPath {
         self.on(home, |_| async { stores::replicas() }).await
     }
 
+    /// A replica in an open store of a reactor; none if there is none.
+    pub(crate) async fn replica(&self, home: usize, replica: Uuid) -> Result<Option<ReplicaFacts>, ControlError> {
+        self.on(home, move |_| async move { stores::replica(replica) }).await
+    }
+
     /// What replicas that may belong to nobody say of themselves; nothing of those that are gone.
     pub(crate) async fn suspects(
         &self,

@@ -69,9 +69,10 @@ pub(super) async fn listen(inner: Arc<Inner>, config: Config) -> anyhow::Result<
         .await
         .with_context(|| format!("cannot serve replicas at {} (replica)", config.replica))?;
     *room.engines.borrow_mut() = Some(listener);
-    for (key, addresses, advertise_own) in [("nvmf", &config.nvmf, true), ("discovery", &config.discovery, false)] {
+    for (key, addresses, serves_volumes) in [("nvmf", &config.nvmf, true), ("discovery", &config.discovery, false)] {
         for address in addresses {
-            let options = ListenerOptions { advertise_own, ..ListenerOptions::new(*address) };
+            let advertised = if serves_volumes { config.advertised(&[*address]) } else { Vec::new() };
+            let options = ListenerOptions { advertised, advertise_own: false, ..ListenerOptions::new(*address) };
             let bind = || Listener::bind(&inner.subsystems, options.clone());
             let listener = while_released(io::ErrorKind::AddrInUse, bind)
                 .await

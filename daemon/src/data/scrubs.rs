@@ -62,6 +62,7 @@ pub(super) fn facts(uuid: Uuid, store: &Store) -> ScrubFacts {
         hashed: status.hashed,
         damaged: status.marked,
         run,
+        left: status.left,
         store_made: store.info().created_at.as_secs(),
     }
 }

@@ -211,7 +211,19 @@ pub(super) fn replicas() -> Vec<ReplicaFacts> {
     stores.values().flat_map(replicas_of).collect()
 }
 
+/// A replica in one of them; none if there is none.
+pub(super) fn replica(uuid: Uuid) -> Option<ReplicaFacts> {
+    let room = room();
+    let stores = room.stores.borrow();
+    let (server, info) = stores.values().find_map(|server| Some((server, server.info(uuid)?)))?;
+    describe_all(server, vec![info]).pop()
+}
+
 fn replicas_of(server: &ReplicaServer) -> Vec<ReplicaFacts> {
+    describe_all(server, server.list())
+}
+
+fn describe_all(server: &ReplicaServer, infos: Vec<ReplicaInfo>) -> Vec<ReplicaFacts> {
     let store = server.store();
     let bad = store.bad_regions();
     let owners = if bad.is_empty() { BTreeMap::new() } else { replica::owners(&store.lvols()) };
@@ -219,7 +231,7 @@ fn replicas_of(server: &ReplicaServer) -> Vec<ReplicaFacts> {
         let of_it = bad.iter().filter(|(lvol, _)| owners.get(lvol).is_some_and(|owner| owner.replica == Some(replica)));
         of_it.map(|(_, regions)| regions).sum()
     };
-    let facts = server.list().into_iter().map(describe);
+    let facts = infos.into_iter().map(describe);
     facts.map(|facts| ReplicaFacts { bad_regions: bad_of(facts.spec.uuid), ..facts }).collect()
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tls::{Certificates, TlsAcceptor};
+use tls::{Certificates, TrustedStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -99,10 +99,9 @@ async fn accept(
     }
 }
 
-async fn greet(stream: TcpStream, certificates: &Certificates) -> Accepted {
-    let stream = TlsAcceptor::from(certificates.for_clients()).accept(stream).await?;
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let caller = match chain.first().map(|certificate| certificates.who(certificate)) {
+async fn greet(stream: TcpStream, certificates: &Arc<Certificates>) -> Accepted {
+    let stream = TrustedStream::accept(certificates, stream).await?;
+    let caller = match stream.peer_certificates().first().map(|certificate| certificates.who(certificate)) {
         Some(Ok(who)) => Caller::Known(who),
         Some(Err(reason)) => Caller::Nobody(reason),
         // TLS has not let anybody in without.

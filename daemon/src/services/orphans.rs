@@ -8,8 +8,8 @@ use super::{Answer, Services, answer};
 
 #[tonic::async_trait]
 impl OrphanService for Services {
-    async fn list(&self, _: Request<v1::ListOrphansRequest>) -> Answer<v1::ListOrphansResponse> {
-        answer(self.control.orphans.list().await)
+    async fn list(&self, request: Request<v1::ListOrphansRequest>) -> Answer<v1::ListOrphansResponse> {
+        answer(self.control.orphans.list(request.into_inner()).await)
     }
 
     async fn adopt(&self, request: Request<v1::AdoptOrphanRequest>) -> Answer<v1::AdoptOrphanResponse> {

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use records::{Records, StateError, Unchanged, changed_at, read, write};
+pub(crate) use records::{Loaded, Records, StateError, Unchanged, changed_at, read, write};
 
 const REGISTRY: &str = "registry";
 /// What reactors add to the name of a file that they replace, until it is whole.

@@ -74,6 +74,8 @@ pub struct BadRegion {
 pub struct ScrubStatus {
     /// What the scrub under way found so far.
     pub running: Option<ScrubReport>,
+    /// About how many bytes it has not looked at yet: the space of what is before it.
+    pub left: u64,
     /// What the last one since the store was opened found, also one that was stopped or failed on its way.
     pub last: Option<ScrubReport>,
     /// Bytes of the disk that are marked: known to be wrong, whoever found that.
@@ -165,6 +167,7 @@ impl Store {
         let snapshots = || catalog.lvols.values().map(|node| &node.record).filter(|record| is_immutable(record));
         ScrubStatus {
             running: self.core.scrubs.running.borrow().clone(),
+            left: self.core.scrub_left(),
             last: self.core.scrubs.last.borrow().clone(),
             marked: self.core.marks.count() as u64 * BLOCK,
             hashed: snapshots().filter(|record| self.core.hashing.is_complete(&catalog, record)).count(),
@@ -190,6 +193,28 @@ impl Core {
         *self.scrubs.last.borrow_mut() = Some(report.clone());
         self.scrubs.over.notify_one();
         result.map(|()| report)
+    }
+
+    /// The space of the snapshots that the scrub under way has not come to, and of one that it is in the part that it has not.
+    fn scrub_left(&self) -> u64 {
+        let running = self.scrubs.running.borrow();
+        let Some(position) = running.as_ref().map(|report| report.position) else { return 0 };
+        let catalog = self.catalog.borrow();
+        let snapshots = catalog.lvols.values().filter(|node| is_immutable(&node.record));
+        let left = snapshots.map(|node| {
+            let used = catalog.used_bytes(node);
+            match position {
+                Some(position) if node.record.uuid < position.lvol => 0,
+                Some(position) if node.record.uuid == position.lvol => {
+                    let regions = node.record.size.div_ceil(REGION).max(1);
+                    let after = position.region.map_or(0, |region| regions.saturating_sub(region));
+                    // No more than `used`.
+                    (u128::from(used) * u128::from(after) / u128::from(regions)) as u64
+                }
+                _ => used,
+            }
+        });
+        left.sum()
     }
 
     async fn scrub_all(self: &Rc<Self>) -> Result<(), StoreError> {

@@ -1,5 +1,6 @@
 //! Operations next to writes, and operations that nobody waits for any more.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use block_device::{Error, ErrorKind};
 use lvol::{CreateLvol, Lvol, StoreError};
 use reactor::simulated::{DiskFault, DiskFaultKind};
 use reactor::{sleep, spawn, timeout, yield_now};
+use uuid::Uuid;
 
 use crate::rig::{DISK, Rig, check_space, id, kind, lvol, open, read, read_all, snapshot, stamped, unmap, write};
 
@@ -244,5 +246,55 @@ fn a_store_that_has_stopped_says_of_nothing_that_it_is_there_already() {
         ] {
             assert!(matches!(refused, Err(StoreError::Stopped { .. })), "{refused:?}");
         }
+    });
+}
+
+/// By what an attribute says.
+fn team(attributes: &BTreeMap<String, Vec<u8>>) -> Option<Uuid> {
+    Uuid::from_slice(attributes.get("team")?).ok()
+}
+
+/// A group has what attributes say now, however they came to say it.
+#[test]
+fn groups_follow_the_attributes() {
+    let rig = Rig::formatted(40);
+    rig.run(async {
+        let store = open().await;
+        let of = |number: u128, group: u128| CreateLvol {
+            attributes: BTreeMap::from([("team".to_owned(), id(group).as_bytes().to_vec())]),
+            ..lvol(number, 1 << 20)
+        };
+        store.create(&of(1, 100)).await.expect("created");
+        store.create(&of(2, 200)).await.expect("created");
+        store.create(&lvol(3, 1 << 20)).await.expect("created");
+        assert!(store.group(id(100)).is_empty(), "nobody has said what a group is");
+        store.group_by(team);
+        let group = |number: u128| {
+            let members: Vec<_> = store.group(id(number)).into_iter().map(|lvol| lvol.uuid).collect();
+            let all = store.lvols().into_iter().filter(|lvol| team(&lvol.attributes) == Some(id(number)));
+            assert_eq!(members, all.map(|lvol| lvol.uuid).collect::<Vec<_>>(), "as a look at all lvols finds them");
+            members
+        };
+        assert_eq!((group(100), group(200)), (vec![id(1)], vec![id(2)]));
+
+        // One comes, by its making and by its attribute; a snapshot has attributes of its own.
+        store.create(&of(4, 100)).await.expect("created");
+        let join = |group: u128| ("team".to_owned(), Some(id(group).as_bytes().to_vec()));
+        store.set_attributes(id(3), &[join(100)]).await.expect("set");
+        store.snapshot(id(1), &snapshot(5)).await.expect("cut");
+        assert_eq!(group(100), [id(1), id(3), id(4)]);
+        store.set_attributes(id(5), &[join(100)]).await.expect("set");
+        assert_eq!(group(100), [id(1), id(3), id(4), id(5)]);
+        // One moves, one leaves, one goes.
+        store.set_attributes(id(4), &[join(200)]).await.expect("set");
+        store.set_attributes(id(3), &[("team".to_owned(), None)]).await.expect("set");
+        store.delete(id(2)).await.expect("deleted");
+        assert_eq!((group(100), group(200)), (vec![id(1), id(5)], vec![id(4)]));
+
+        drop(store);
+        let store = open().await;
+        store.group_by(team);
+        let members: Vec<_> = store.group(id(100)).into_iter().map(|lvol| lvol.uuid).collect();
+        assert_eq!(members, [id(1), id(5)], "derived anew from what the disk has");
     });
 }

@@ -38,7 +38,7 @@ impl LocalReplica {
 
     /// The lvol of the replica's chain that engines call so; any other is refused.
     fn lvol(&self, id: Uuid) -> Result<Uuid, Error> {
-        let chain = view::chain(&self.server.store.lvols(), self.open.replica);
+        let chain = self.server.chain(self.open.replica);
         let found = view::in_chain(&chain, id).map(|lvol| lvol.uuid);
         found.ok_or_else(|| Error::with_detail(ErrorKind::InvalidField, format_args!("no lvol {id} in the chain")))
     }
@@ -56,7 +56,7 @@ impl LocalReplica {
         let store = &self.server.store;
         let max = max.clamp(1, replica_protocol::MAX_EXTENTS) as usize;
         // What a clone begins with is in no chain that an engine sees: the oldest of the chain has it.
-        let own = match view::chain(&store.lvols(), self.open.replica).first() {
+        let own = match self.server.chain(self.open.replica).first() {
             Some(oldest) if oldest.uuid == lvol => store.extents_of_chain(lvol, range, max).await,
             _ => store.extents(lvol, range, max).await,
         };
@@ -120,7 +120,7 @@ impl Replica for LocalReplica {
     fn chain(&self) -> LocalFuture<'_, Result<Vec<ChainEntry>, Error>> {
         Box::pin(async move {
             self.check()?;
-            Ok(view::entries(&view::chain(&self.server.store.lvols(), self.open.replica)))
+            Ok(view::entries(&self.server.chain(self.open.replica)))
         })
     }
 
@@ -159,7 +159,7 @@ impl Replica for LocalReplica {
         Box::pin(async move {
             self.check()?;
             let store = &self.server.store;
-            Ok(view::damage(&view::chain(&store.lvols(), self.open.replica), &store.damage()))
+            Ok(view::damage(&self.server.chain(self.open.replica), &store.damage()))
         })
     }
 

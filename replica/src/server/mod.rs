@@ -144,6 +144,7 @@ struct Entry {
 impl ReplicaServer {
     /// Serves the replicas in `store`, to engines on this reactor and, through `directory`, to connections.
     pub fn new(store: Store, directory: &Directory) -> Self {
+        store.group_by(view::group_of);
         let inner = Rc::new_cyclic(|weak| Inner {
             store,
             directory: directory.clone(),
@@ -181,12 +182,12 @@ impl ReplicaServer {
 
     /// All replicas, in the order of their uuids.
     pub fn list(&self) -> Vec<ReplicaInfo> {
-        view::replicas(&self.inner.store.lvols(), self.inner.store.info().uuid)
+        view::replicas(self.inner.store.lvols(), self.inner.store.uuid())
     }
 
     /// One replica.
     pub fn info(&self, replica: Uuid) -> Option<ReplicaInfo> {
-        self.list().into_iter().find(|info| info.spec.replica == replica)
+        self.inner.info(replica)
     }
 
     /// Opens a replica for an engine on this reactor (I12, I13).
@@ -210,10 +211,33 @@ impl Inner {
         self.directory.insert(replica, self.incoming.clone());
     }
 
+    /// The lvols of a replica: its heads and snapshots.
+    fn lvols_of(&self, replica: Uuid) -> Vec<LvolInfo> {
+        self.store.group(replica)
+    }
+
+    fn head(&self, replica: Uuid) -> Option<(LvolInfo, Attribute)> {
+        view::head(&self.lvols_of(replica), replica)
+    }
+
+    fn chain(&self, replica: Uuid) -> Vec<LvolInfo> {
+        view::chain(&self.lvols_of(replica), replica)
+    }
+
+    fn info(&self, replica: Uuid) -> Option<ReplicaInfo> {
+        let found = view::replica(&self.lvols_of(replica), self.store.uuid(), replica, |id| self.store.lvol_info(id));
+        found.map(|(info, _)| info)
+    }
+
+    /// Why an lvol must not be served, although it can be read.
+    fn lost(&self, lvol: Uuid) -> Option<String> {
+        view::lost(lvol, |id| self.store.lvol_info(id))
+    }
+
     async fn create(&self, spec: &ReplicaSpec, origin: Option<Origin>) -> Result<ReplicaInfo, ReplicaError> {
         let entry = self.entry(spec.replica);
         let _changing = entry.changing.lock().await;
-        if view::head(&self.store.lvols(), spec.replica).is_none() {
+        if self.head(spec.replica).is_none() {
             let attribute = Attribute {
                 state: ReplicaState::Complete,
                 replica: spec.replica,
@@ -228,9 +252,7 @@ impl Inner {
             };
             created.inspect_err(|_| self.forget(spec.replica, &entry))?;
         }
-        let lvols = self.store.lvols();
-        let (info, _) = view::replica(&lvols, self.store.info().uuid, spec.replica)
-            .ok_or(ReplicaError::NotFound { replica: spec.replica })?;
+        let info = self.info(spec.replica).ok_or(ReplicaError::NotFound { replica: spec.replica })?;
         let differences = differences(&info.spec, spec);
         if !differences.is_empty() {
             return Err(ReplicaError::Conflict { replica: spec.replica, differences });
@@ -263,11 +285,10 @@ impl Inner {
         attribute: &Attribute,
         spec: &ReplicaSpec,
     ) -> Result<LvolInfo, ReplicaError> {
-        let lvols = self.store.lvols();
-        let chain = view::chain(&lvols, origin.replica);
+        let chain = self.chain(origin.replica);
         let base = view::in_chain(&chain, origin.snapshot).filter(|lvol| lvol.kind == lvol::LvolKind::Snapshot);
         let base = base.ok_or(ReplicaError::NoOrigin(origin))?.uuid;
-        if let Some(reason) = view::lost(&lvols, base) {
+        if let Some(reason) = self.lost(base) {
             return Err(StoreError::LvolDamaged { uuid: base, reason }.into());
         }
         Ok(self.store.clone_snapshot(base, &head_lvol(attribute, spec)).await?)
@@ -276,7 +297,7 @@ impl Inner {
     async fn delete(&self, replica: Uuid, volume: Option<Uuid>) -> Result<(), ReplicaError> {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
-        let found = view::head(&self.store.lvols(), replica);
+        let found = self.head(replica);
         if let (Some(volume), Some((_, found))) = (volume, found)
             && found.volume != volume
         {
@@ -286,7 +307,7 @@ impl Inner {
     }
 
     async fn delete_locked(&self, replica: Uuid, entry: &Rc<Entry>) -> Result<(), ReplicaError> {
-        let lvols = self.store.lvols();
+        let lvols = self.lvols_of(replica);
         self.directory.remove(replica);
         entry.end(&Error::with_detail(ErrorKind::Unavailable, "the replica was deleted")).await;
         entry.notes.take();
@@ -299,12 +320,9 @@ impl Inner {
     /// clones hang on are marked: the store lets them go when it can.
     async fn delete_lvols(&self, mut doomed: Vec<Uuid>) -> Result<(), StoreError> {
         while !doomed.is_empty() {
-            let lvols = self.store.lvols();
             // The store takes care of those that are to be deleted already.
-            let stays = |id: &Uuid| lvols.iter().any(|lvol| lvol.uuid == *id && lvol.deletion.is_none());
-            let childless = |id: &Uuid| {
-                lvols.iter().find(|lvol| lvol.uuid == *id).is_none_or(|lvol| !lvol.children.iter().any(stays))
-            };
+            let stays = |id: &Uuid| self.store.lvol_info(*id).is_some_and(|lvol| lvol.deletion.is_none());
+            let childless = |id: &Uuid| self.store.lvol_info(*id).is_none_or(|lvol| !lvol.children.iter().any(stays));
             let (now, later): (Vec<_>, Vec<_>) = doomed.into_iter().partition(childless);
             // None of them: clones hang on all that is left.
             let (now, later) = if now.is_empty() { (later, now) } else { (now, later) };
@@ -320,7 +338,7 @@ impl Inner {
     async fn grant(self: &Rc<Self>, open: OpenReplica) -> Result<Rc<LocalReplica>, OpenError> {
         let entry = self.entry(open.replica);
         let _changing = entry.changing.lock().await;
-        let lvols = self.store.lvols();
+        let lvols = self.lvols_of(open.replica);
         let Some((head, mut attribute)) = view::head(&lvols, open.replica) else {
             self.forget(open.replica, &entry);
             return Err(OpenError::NotFound);
@@ -331,7 +349,7 @@ impl Inner {
         if open.epoch == 0 {
             return self.look(open, &head, &attribute).await;
         }
-        if let Some(reason) = view::lost(&lvols, head.uuid) {
+        if let Some(reason) = self.lost(head.uuid) {
             return Err(failed(StoreError::LvolDamaged { uuid: head.uuid, reason }));
         }
         let same_engine = attribute.instance == open.instance;
@@ -389,7 +407,7 @@ impl Inner {
         };
         let head = self.create_head(Some(&old), &new, &spec).await?;
         gate.replace(self.store.open_lvol(head.uuid).await? as Rc<dyn BlockDevice>);
-        self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?;
+        self.delete_lvols(view::leftovers(&self.lvols_of(replica), replica)).await?;
         Ok(())
     }
 
@@ -417,13 +435,12 @@ impl Inner {
     /// What the lvol of a snapshot is called: as the snapshot, unless an lvol of that name is there already. A clone may need an earlier
     /// copy of it, and another replica of the volume may have it: one that was let go and is not deleted yet.
     fn snapshot_uuid(&self, replica: Uuid, generation: u64, id: Uuid) -> Uuid {
-        let lvols = self.store.lvols();
-        if let Some(there) = view::in_chain(&view::chain(&lvols, replica), id) {
+        if let Some(there) = view::in_chain(&self.chain(replica), id) {
             return there.uuid;
         }
-        match lvols.iter().any(|lvol| lvol.uuid == id) {
-            true => Uuid::new_v5(&id, &[replica.as_bytes().as_slice(), &generation.to_le_bytes()].concat()),
-            false => id,
+        match self.store.lvol_info(id) {
+            Some(_) => Uuid::new_v5(&id, &[replica.as_bytes().as_slice(), &generation.to_le_bytes()].concat()),
+            None => id,
         }
     }
 
@@ -432,11 +449,11 @@ impl Inner {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
         let (head, attribute) = self.still_granted(replica, gate)?;
-        let lvols = self.store.lvols();
-        let ours = view::in_chain(&view::chain(&lvols, replica), id).map(|lvol| lvol.uuid);
+        let ours = view::in_chain(&self.chain(replica), id).map(|lvol| lvol.uuid);
+        let is_something_else = |lvol| view::is_something_else(&lvol, attribute.volume, |other| self.lvols_of(other));
         match ours.filter(|uuid| *uuid != head.uuid) {
             Some(uuid) => Ok(self.store.delete(uuid).await?),
-            None if view::is_something_else(&lvols, id, attribute.volume) => {
+            None if self.store.lvol_info(id).is_some_and(is_something_else) => {
                 Err(Error::with_detail(ErrorKind::InvalidField, format_args!("{id} is no snapshot of {replica}")))
             }
             None => Ok(()),
@@ -449,13 +466,13 @@ impl Inner {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
         let (head, _) = self.still_granted(replica, gate)?;
-        let chain = view::chain(&self.store.lvols(), replica);
+        let chain = self.chain(replica);
         let Some(snapshot) = view::in_chain(&chain, snapshot).map(|lvol| lvol.uuid) else {
             let text = format_args!("no snapshot {snapshot} in the chain of {replica}");
             return Err(Error::with_detail(ErrorKind::InvalidField, text));
         };
         self.store.revert(head.uuid, snapshot).await?;
-        Ok(self.delete_lvols(view::leftovers(&self.store.lvols(), replica)).await?)
+        Ok(self.delete_lvols(view::leftovers(&self.lvols_of(replica), replica)).await?)
     }
 
     /// Under the lock that a newer grant waits for: nothing of an older one is mended after it (I13).
@@ -463,7 +480,7 @@ impl Inner {
         let entry = self.entry(replica);
         let _changing = entry.changing.lock().await;
         self.still_granted(replica, gate)?;
-        let chain = view::chain(&self.store.lvols(), replica);
+        let chain = self.chain(replica);
         let found = view::in_chain(&chain, snapshot).filter(|lvol| lvol.kind == lvol::LvolKind::Snapshot);
         let missing =
             || Error::with_detail(ErrorKind::InvalidField, format_args!("no snapshot {snapshot} in the chain"));
@@ -528,7 +545,7 @@ impl Inner {
         // What is attached does not change while it is read.
         let _changing = entry.changing.lock().await;
         let gone = || Error::with_detail(ErrorKind::Unavailable, "the replica was deleted");
-        let (head, attribute) = view::head(&self.store.lvols(), replica).ok_or_else(gone)?;
+        let (head, attribute) = self.head(replica).ok_or_else(gone)?;
         let attached = attached::read(&self.store, &head).await?;
         Ok(Membership { epoch: attribute.epoch, content: head.attributes.get(MEMBERSHIP).cloned(), attached })
     }
@@ -537,7 +554,7 @@ impl Inner {
     fn still_granted(&self, replica: Uuid, gate: &Gate) -> Result<(LvolInfo, Attribute), Error> {
         gate.ended().map_or(Ok(()), Err)?;
         let gone = || Error::with_detail(ErrorKind::Unavailable, "the replica was deleted");
-        view::head(&self.store.lvols(), replica).ok_or_else(gone)
+        self.head(replica).ok_or_else(gone)
     }
 
     /// Forgets a replica that is not there, unless someone is about to make it.
@@ -566,7 +583,7 @@ impl Entry {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        for info in view::replicas(&self.store.lvols(), Uuid::nil()) {
+        for info in view::replicas(self.store.lvols(), Uuid::nil()) {
             self.directory.remove(info.spec.replica);
         }
     }

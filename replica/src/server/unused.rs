@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::attribute::{MEMBERSHIP, OWNER};
-use super::{ReplicaError, ReplicaServer, view};
+use super::{ReplicaError, ReplicaServer};
 
 impl ReplicaServer {
     /// Whether an engine has the replica open.
@@ -14,13 +14,13 @@ impl ReplicaServer {
 
     /// The copy of the membership record that the last engine left with the replica, its bytes.
     pub fn membership_copy(&self, replica: Uuid) -> Option<Vec<u8>> {
-        let (head, _) = view::head(&self.inner.store.lvols(), replica)?;
+        let (head, _) = self.inner.head(replica)?;
         head.attributes.get(MEMBERSHIP).cloned()
     }
 
     /// The name of the node whose volume the replica is of, if it was told.
     pub fn owner_node(&self, replica: Uuid) -> Option<String> {
-        let (head, _) = view::head(&self.inner.store.lvols(), replica)?;
+        let (head, _) = self.inner.head(replica)?;
         String::from_utf8(head.attributes.get(OWNER)?.clone()).ok()
     }
 
@@ -28,8 +28,7 @@ impl ReplicaServer {
     pub async fn set_owner_node(&self, replica: Uuid, node: &str) -> Result<(), ReplicaError> {
         let entry = self.inner.entry(replica);
         let _changing = entry.changing.lock().await;
-        let lvols = self.inner.store.lvols();
-        let (head, _) = view::head(&lvols, replica).ok_or(ReplicaError::NotFound { replica })?;
+        let (head, _) = self.inner.head(replica).ok_or(ReplicaError::NotFound { replica })?;
         if head.attributes.get(OWNER).map(Vec::as_slice) != Some(node.as_bytes()) {
             let change = (OWNER.to_owned(), Some(node.as_bytes().to_vec()));
             self.inner.store.set_attributes(head.uuid, &[change]).await?;
@@ -42,7 +41,7 @@ impl ReplicaServer {
     pub async fn delete_unused(&self, replica: Uuid, volume: Uuid, epoch: u64) -> Result<(), ReplicaError> {
         let entry = self.inner.entry(replica);
         let _changing = entry.changing.lock().await;
-        if let Some((_, found)) = view::head(&self.inner.store.lvols(), replica) {
+        if let Some((_, found)) = self.inner.head(replica) {
             if found.volume != volume {
                 return Err(ReplicaError::OtherVolume { replica, volume: found.volume });
             }
@@ -57,7 +56,7 @@ impl ReplicaServer {
     pub async fn delete_remains(&self, replica: Uuid) -> Result<(), ReplicaError> {
         let entry = self.inner.entry(replica);
         let _changing = entry.changing.lock().await;
-        if view::head(&self.inner.store.lvols(), replica).is_some() {
+        if self.inner.head(replica).is_some() {
             return Err(ReplicaError::InUse { replica });
         }
         self.inner.delete_locked(replica, &entry).await

@@ -1,4 +1,7 @@
 //! Replicas as the store's lvols show them: pure functions over one reading of the store.
+//!
+//! Most look at the lvols of one replica, which the store finds by [`group_of`]: what it costs to ask for one replica does not depend on how many
+//! others there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,6 +11,17 @@ use uuid::Uuid;
 use super::attribute::{Attribute, REPLICA, SNAPSHOT_ID, SNAPSHOT_OF};
 use super::{ReplicaInfo, ReplicaSpec};
 use crate::{ChainEntry, DamagedRegion, LvolKind};
+
+/// The store has no circles; a chain longer than this, which is more than it allows, would be one.
+const LONGEST_CHAIN: usize = 4096;
+
+/// The replica that an lvol with these attributes is of: its head, or one of its snapshots.
+pub(super) fn group_of(attributes: &BTreeMap<String, Vec<u8>>) -> Option<Uuid> {
+    match attributes.get(REPLICA) {
+        Some(value) => Attribute::decode(value).map(|attribute| attribute.replica),
+        None => Uuid::from_slice(attributes.get(SNAPSHOT_OF)?).ok(),
+    }
+}
 
 /// The head of a replica: of several, the one a reset made last.
 pub(super) fn head(lvols: &[LvolInfo], replica: Uuid) -> Option<(LvolInfo, Attribute)> {
@@ -41,12 +55,11 @@ fn belongs_to(snapshot: &LvolInfo, replica: Uuid) -> bool {
     snapshot.attributes.get(SNAPSHOT_OF).is_some_and(|value| value == replica.as_bytes())
 }
 
-/// Whether an lvol of this name is there that is no snapshot of the volume, of whatever replica. One whose replica has no head any more is
-/// being deleted with it.
-pub(super) fn is_something_else(lvols: &[LvolInfo], id: Uuid, volume: Uuid) -> bool {
-    let Some(lvol) = lvols.iter().find(|lvol| lvol.uuid == id && lvol.deletion.is_none()) else { return false };
+/// Whether an lvol is no snapshot of the volume, of whatever replica. One whose replica has no head any more is being deleted with it.
+pub(super) fn is_something_else(lvol: &LvolInfo, volume: Uuid, group: impl Fn(Uuid) -> Vec<LvolInfo>) -> bool {
     let owner = lvol.attributes.get(SNAPSHOT_OF).and_then(|owner| Uuid::from_slice(owner).ok());
-    owner.is_none_or(|owner| head(lvols, owner).is_some_and(|(_, owner)| owner.volume != volume))
+    let is_other = |owner| head(&group(owner), owner).is_some_and(|(_, owner)| owner.volume != volume);
+    lvol.deletion.is_none() && owner.is_none_or(is_other)
 }
 
 /// What engines call an lvol of a chain: the same snapshot has the same name on all replicas, whatever its lvol is called.
@@ -108,8 +121,13 @@ pub(super) fn damage(chain: &[LvolInfo], bad: &[lvol::BadRegion]) -> Vec<Damaged
     bad.iter().filter_map(named).collect()
 }
 
-/// One replica.
-pub(super) fn replica(lvols: &[LvolInfo], store: Uuid, replica: Uuid) -> Option<(ReplicaInfo, Attribute)> {
+/// One replica, of its own lvols; `find` gives others.
+pub(super) fn replica(
+    lvols: &[LvolInfo],
+    store: Uuid,
+    replica: Uuid,
+    find: impl Fn(Uuid) -> Option<LvolInfo>,
+) -> Option<(ReplicaInfo, Attribute)> {
     let (lvol, attribute) = head(lvols, replica)?;
     let chain = chain(lvols, replica);
     let mut snapshots = entries(&chain);
@@ -118,7 +136,7 @@ pub(super) fn replica(lvols: &[LvolInfo], store: Uuid, replica: Uuid) -> Option<
         LvolState::Ready => None,
         LvolState::Damaged { reason } => Some(reason.clone()),
     });
-    let damage = damage.or_else(|| lost(lvols, lvol.uuid));
+    let damage = damage.or_else(|| lost(lvol.uuid, find));
     let spec = ReplicaSpec {
         replica,
         volume: attribute.volume,
@@ -133,11 +151,10 @@ pub(super) fn replica(lvols: &[LvolInfo], store: Uuid, replica: Uuid) -> Option<
 }
 
 /// Why a head that reads through one of which a repair gave something up must not be served: zeroes would pass for data.
-pub(super) fn lost(lvols: &[LvolInfo], head: Uuid) -> Option<String> {
+pub(super) fn lost(head: Uuid, find: impl Fn(Uuid) -> Option<LvolInfo>) -> Option<String> {
     let mut next = Some(head);
-    // The store has no circles; a chain longer than the store would be one.
-    for _ in 0..=lvols.len() {
-        let lvol = lvols.iter().find(|lvol| Some(lvol.uuid) == next)?;
+    for _ in 0..LONGEST_CHAIN {
+        let lvol = find(next?)?;
         if let Some(bytes) = lvol.lost_bytes() {
             return Some(format!("a repair of its store gave up {bytes} bytes of it: replace it by another replica"));
         }
@@ -146,8 +163,14 @@ pub(super) fn lost(lvols: &[LvolInfo], head: Uuid) -> Option<String> {
     None
 }
 
-/// All replicas, in the order of their uuids.
-pub(super) fn replicas(lvols: &[LvolInfo], store: Uuid) -> Vec<ReplicaInfo> {
-    let ids: BTreeSet<Uuid> = lvols.iter().filter_map(attribute_of).map(|attribute| attribute.replica).collect();
-    ids.into_iter().filter_map(|id| replica(lvols, store, id)).map(|(info, _)| info).collect()
+/// All replicas, in the order of their uuids, of all lvols, which are in the order of theirs.
+pub(super) fn replicas(lvols: Vec<LvolInfo>, store: Uuid) -> Vec<ReplicaInfo> {
+    let mut groups: BTreeMap<Uuid, Vec<LvolInfo>> = BTreeMap::new();
+    for lvol in &lvols {
+        if let Some(group) = group_of(&lvol.attributes) {
+            groups.entry(group).or_default().push(lvol.clone());
+        }
+    }
+    let find = |id| lvols.binary_search_by_key(&id, |lvol| lvol.uuid).ok().map(|place| lvols[place].clone());
+    groups.iter().filter_map(|(id, own)| replica(own, store, *id, find)).map(|(info, _)| info).collect()
 }

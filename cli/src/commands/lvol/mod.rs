@@ -38,7 +38,9 @@ pub(super) async fn run(client: &Client, command: &LvolCommand, output: Output) 
             };
             look(*watch, output, fetch, |lvol, _| render(lvol)).await
         }
-        LvolCommand::Delete { lvol, uuid, wait } => delete(client, lvol, uuid.as_deref(), *wait, output).await,
+        LvolCommand::Delete { lvol, expected_uuid, wait } => {
+            delete(client, lvol, expected_uuid.as_deref(), *wait, output).await
+        }
         LvolCommand::CancelDelete { lvol } => {
             let request = CancelDeleteLvolRequest { lvol: lvol.clone() };
             let lvol = answer(client.lvols().cancel_delete(request).await)?;

@@ -119,6 +119,7 @@ fn scrub(store: &v1::Store) -> Option<v1::Operation> {
         kind: OperationKind::Scrub.into(),
         state: OperationState::Running.into(),
         done_bytes: Some(run.bytes),
+        total_bytes: Some(run.bytes.saturating_add(run.left_bytes)),
         started_at_unix_ms: i64::try_from(run.started_at).ok().and_then(|seconds| seconds.checked_mul(1000)),
         can_cancel: true,
         store: store.name.clone(),

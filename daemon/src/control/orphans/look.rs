@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::claims::{self, Answer, Asked, Claim, Claims, Evidence, MOST_ASKED, Verdict};
-use super::{Found, Orphans, Place};
+use super::{Found, Orphans, Place, place_in_list};
 use crate::control::error::ControlError;
 use crate::data::{CopyFacts, LvolFacts, ReplicaFacts, SuspectFacts};
 
@@ -34,8 +34,7 @@ impl Orphans {
         found.extend(self.memberships().await?);
         found.extend(self.deletions().await);
         found.extend(self.exports().await?);
-        let order = |found: &Found| (found.orphan.kind, found.orphan.name.clone(), found.orphan.uuid.clone());
-        found.sort_by_key(order);
+        found.sort_by(|one, other| place_in_list(&one.orphan).cmp(&place_in_list(&other.orphan)));
         Ok(found)
     }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{Entry, MOST_REPLICAS, Phase, ReplicaChange, ReplicaRecord, START_LIMIT, VolumeRecord, Volumes};
 use crate::control::deletions::DeletionRecord;
 use crate::control::engines::RebuildRecord;
-use crate::control::error::ControlError;
+use crate::control::error::{Comparison, ControlError};
 use crate::control::panics;
 use crate::control::peers;
 use crate::control::request;
@@ -27,7 +27,8 @@ impl Volumes {
     pub(crate) async fn add_replica(&self, request: v1::AddReplicaRequest) -> Result<v1::Volume, ControlError> {
         let (_lock, record) = self.lock_created(&request.volume).await?;
         let uuid = record.uuid;
-        self.join(record, &request.node).await?;
+        let wanted = request::optional_uuid("uuid", &request.uuid)?;
+        self.join(record, &request.node, wanted).await?;
         self.describe(uuid).await
     }
 
@@ -52,17 +53,25 @@ impl Volumes {
     ) -> Result<v1::Volume, ControlError> {
         let (_lock, record) = self.lock_created(&request.volume).await?;
         let uuid = record.uuid;
+        let expected = request::optional_uuid("expected_uuid", &request.expected_uuid)?;
+        let wanted = request::optional_uuid("uuid", &request.uuid)?;
         let Some(old) = record.on(&request.node).map(|replica| replica.uuid) else {
             // The same again, after it was done.
             return match record.on(&request.by_node) {
-                Some(_) => self.describe(uuid).await,
+                Some(new) => {
+                    same_replica(&request.by_node, new.uuid, wanted)?;
+                    self.describe(uuid).await
+                }
                 None => Err(ControlError::not_found("replica on node", &request.node)),
             };
         };
+        if expected.is_some_and(|expected| expected != old) {
+            return Err(ControlError::other_uuid("replica on node", &request.node, old));
+        }
         if request.node == request.by_node {
             return Err(ControlError::invalid("by_node", "it has the replica that is to be replaced"));
         }
-        let mut record = self.join(record, &request.by_node).await?;
+        let mut record = self.join(record, &request.by_node, wanted).await?;
         let new = record.on(&request.by_node).map(|replica| replica.uuid);
         let new = new.ok_or_else(|| ControlError::failed("STATE", "a replica that was just added is not there"))?;
         record.set_change(old, ReplicaChange::ReplacedBy(new));
@@ -169,8 +178,16 @@ impl Volumes {
         Ok(v1::RecoverVolumeResponse { consequence, volume })
     }
 
-    /// From a node without a replica to one whose replica is being rebuilt.
-    async fn join(&self, mut record: VolumeRecord, node: &str) -> Result<VolumeRecord, ControlError> {
+    /// From a node without a replica to one whose replica is being rebuilt: the one that is wanted, if one is named.
+    async fn join(
+        &self,
+        mut record: VolumeRecord,
+        node: &str,
+        wanted: Option<Uuid>,
+    ) -> Result<VolumeRecord, ControlError> {
+        if let Some(known) = record.on(node) {
+            same_replica(node, known.uuid, wanted)?;
+        }
         match record.on(node).map(|replica| replica.change) {
             Some(ReplicaChange::Joins) => {}
             Some(ReplicaChange::Leaves) => {
@@ -188,9 +205,12 @@ impl Volumes {
                         format!("a volume has at most {MOST_REPLICAS} replicas"),
                     ));
                 }
-                record
-                    .replicas
-                    .push(ReplicaRecord { change: ReplicaChange::Joins, ..ReplicaRecord::new(node.to_owned()) });
+                if let Some(wanted) = wanted {
+                    self.check_free(wanted, &record, node)?;
+                }
+                let new = ReplicaRecord::new(node.to_owned());
+                let uuid = wanted.unwrap_or(new.uuid);
+                record.replicas.push(ReplicaRecord { uuid, change: ReplicaChange::Joins, ..new });
                 self.keep(&record).await?;
             }
         }
@@ -202,6 +222,18 @@ impl Volumes {
         record.set_change(replica.uuid, ReplicaChange::Stays);
         self.keep(&record).await?;
         Ok(record)
+    }
+
+    /// No volume of this node has a replica of that UUID elsewhere.
+    fn check_free(&self, replica: Uuid, record: &VolumeRecord, node: &str) -> Result<(), ControlError> {
+        let entries = self.entries();
+        let has_it = |entry: &Entry| {
+            let known = entry.record.replicas.iter().find(|known| known.uuid == replica)?;
+            Some((entry.record.uuid, known.node.clone()))
+        };
+        let Some((volume, other)) = entries.values().find_map(has_it) else { return Ok(()) };
+        let elsewhere = Comparison::default().field("volume", volume, record.uuid).field("node", other.as_str(), node);
+        elsewhere.finish("replica", replica)
     }
 
     async fn join_noted(&self, record: &VolumeRecord, replica: &ReplicaRecord) -> Result<(), ControlError> {
@@ -298,6 +330,11 @@ impl VolumeRecord {
             known.change = change;
         }
     }
+}
+
+/// The replica that a node has is the one that is wanted there, if one is named.
+fn same_replica(node: &str, found: Uuid, wanted: Option<Uuid>) -> Result<(), ControlError> {
+    Comparison::default().optional("uuid", found, wanted).finish("replica on node", node)
 }
 
 /// A replica that goes when another one is in sync.

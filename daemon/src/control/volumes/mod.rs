@@ -36,7 +36,7 @@ use crate::control::peers::{self, Peers};
 use crate::control::replicas::Replicas;
 use crate::control::request;
 use crate::control::versions::Versions;
-use crate::state::{Records, StateError, Unchanged};
+use crate::state::{Loaded, Records, StateError, Unchanged};
 
 pub(crate) use self::adopting::Adopted;
 
@@ -151,10 +151,30 @@ struct Entry {
     in_doubt: bool,
 }
 
-impl Volumes {
-    /// Reads the records. The engines are brought back by [`Engines`].
-    pub(crate) fn start(here: Surroundings, records: Records<VolumeRecord>, run: u64) -> Result<Self, StateError> {
+/// The volumes as the state directory has them at a start.
+pub(crate) struct Recorded {
+    records: Records<VolumeRecord>,
+    loaded: Loaded<VolumeRecord>,
+}
+
+impl Recorded {
+    /// Reads the records.
+    pub(crate) fn load(records: Records<VolumeRecord>) -> Result<Self, StateError> {
         let loaded = records.load()?;
+        Ok(Self { records, loaded })
+    }
+
+    /// Those whose deletion was cut off.
+    pub(crate) fn ending(&self) -> BTreeSet<Uuid> {
+        let ending = self.loaded.records.values().filter(|record| record.phase == Phase::Deleting);
+        ending.map(|record| record.uuid).collect()
+    }
+}
+
+impl Volumes {
+    /// Takes the records over. The engines are brought back by [`Engines`].
+    pub(crate) fn start(here: Surroundings, recorded: Recorded, run: u64) -> Self {
+        let Recorded { records, loaded } = recorded;
         for error in loaded.failed {
             tracing::error!(%error, "a volume's record is left out");
         }
@@ -172,7 +192,7 @@ impl Volumes {
         let entries = entries.collect();
         let versions = Versions::new(run);
         let (entries, unreadable) = (Mutex::new(entries), loaded.unreadable);
-        Ok(Self { here, records, entries, unreadable, locks: KeyedLocks::default(), versions })
+        Self { here, records, entries, unreadable, locks: KeyedLocks::default(), versions }
     }
 
     /// Makes a volume, or returns the one that is there, or goes on with one that is half made (I30).

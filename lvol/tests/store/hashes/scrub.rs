@@ -238,18 +238,28 @@ fn a_part_of_a_damaged_block_is_not_written() {
 fn a_scrub_can_be_stopped_and_there_is_one_at_a_time() {
     Rig::formatted(16).run(async {
         let store = layers().await;
+        let all: u64 = [10, 11].map(|snapshot| store.lvol_info(id(snapshot)).expect("there").used_bytes).iter().sum();
+        assert_eq!(store.scrub_status().left, 0, "none is under way");
         let slow = reactor::spawn({
             let store = store.clone();
             async move { store.scrub(REGION).await }
         });
-        reactor::sleep(std::time::Duration::from_millis(1500)).await;
+        reactor::yield_now().await;
+        let mut left = all;
+        for _ in 0..3 {
+            reactor::sleep(std::time::Duration::from_millis(500)).await;
+            let now = store.scrub_status().left;
+            assert!((1..=left).contains(&now), "{now} of {left}");
+            left = now;
+        }
+        assert!(left < all, "{left} of {all}");
         let running = store.scrub_status().running.expect("under way");
         assert!((1..8).contains(&running.regions), "{running:?}");
         assert!(matches!(store.scrub(RATE).await, Err(StoreError::Invalid { .. })));
         store.stop_scrub();
         assert!(slow.await.expect("no panic").is_err());
         // What it found by then is not lost.
-        assert_eq!(store.scrub_status().running, None);
+        assert_eq!((store.scrub_status().running, store.scrub_status().left), (None, 0));
         assert!(store.scrub_status().last.is_some_and(|report| report.regions < 8));
         let report = store.scrub(RATE).await.expect("scrubbed");
         assert_eq!((report.regions, store.scrub_status().last), (8, Some(report)));

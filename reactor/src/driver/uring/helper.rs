@@ -1,7 +1,7 @@
 //! A thread for the few things that block: small files of the control side, so that an fsync of a state file never
 //! stalls the data path.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -130,7 +130,7 @@ fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
 
 /// What is read was not always made by a [`replace`] that ended: the name gets durable before anyone acts on it.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    sync_folder(path)?;
+    make_durable(folder_of(path))?;
     let mut content = Vec::new();
     File::open(path)?.take(MOST_CONTENT + 1).read_to_end(&mut content)?;
     if content.len() as u64 > MOST_CONTENT {
@@ -149,25 +149,20 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::create(&unfinished)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    sync_folder(path)
+    change(folder_of(path), || fs::rename(&unfinished, path))?;
+    make_durable(folder_of(path))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match change(folder_of(path), || fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     // Also when it was gone: whoever removed it may have been killed before this.
-    match sync_folder(path) {
+    match make_durable(folder_of(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         synced => synced,
     }
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
 }
 
 fn list(folder: &Path) -> io::Result<Vec<String>> {
@@ -177,7 +172,7 @@ fn list(folder: &Path) -> io::Result<Vec<String>> {
         Err(error) => return Err(error),
     };
     // As for a read.
-    File::open(folder)?.sync_all()?;
+    make_durable(folder)?;
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry?;
@@ -190,4 +185,86 @@ fn list(folder: &Path) -> io::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Changes of a folder's names by this process, whichever reactor made them. The first is what a process before may have left.
+#[derive(Clone, Copy, Debug)]
+struct Changes {
+    begun: u64,
+    /// Those of them that are over, however they ended.
+    over: u64,
+    /// So many are known to be durable.
+    durable: u64,
+}
+
+/// By folder: a thousand records are read at a start, and one sync makes all their names durable.
+static FOLDERS: Mutex<BTreeMap<PathBuf, Changes>> = Mutex::new(BTreeMap::new());
+
+fn with_changes<T>(folder: &Path, body: impl FnOnce(&mut Changes) -> T) -> T {
+    let mut folders = FOLDERS.lock();
+    body(folders.entry(folder.to_owned()).or_insert(Changes { begun: 1, over: 1, durable: 0 }))
+}
+
+/// Changes a name of the folder.
+fn change(folder: &Path, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    with_changes(folder, |changes| changes.begun += 1);
+    let result = work();
+    with_changes(folder, |changes| changes.over += 1);
+    result
+}
+
+/// Makes all names of the folder durable, unless they are known to be.
+fn make_durable(folder: &Path) -> io::Result<()> {
+    let changes = with_changes(folder, |changes| *changes);
+    if changes.durable == changes.begun {
+        return Ok(());
+    }
+    File::open(folder)?.sync_all()?;
+    if changes.over == changes.begun {
+        // A change that was under way may have come too late for the sync.
+        with_changes(folder, |now| now.durable = now.durable.max(changes.over));
+    }
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_durable(folder: &Path) -> bool {
+        with_changes(folder, |changes| changes.durable == changes.begun)
+    }
+
+    #[test]
+    fn names_are_durable_before_anyone_acts_on_them() {
+        let folder = std::env::temp_dir().join(format!("reactor-helper-{}", std::process::id()));
+        let path = folder.join("record");
+        assert!(read(&path).is_err() && !is_durable(&folder), "there is no such folder");
+        fs::create_dir_all(&folder).expect("a folder");
+        assert!(read(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound));
+        assert!(is_durable(&folder), "that it is not there is something to act on, too");
+        replace(&path, b"one").expect("written");
+        assert_eq!(read(&path).expect("there"), b"one");
+        assert!(is_durable(&folder));
+
+        // A change that failed may have happened all the same: the next look makes sure of whatever there is.
+        fs::create_dir(folder.join("folder")).expect("a folder");
+        assert!(replace(&folder.join("folder"), b"two").is_err(), "a file is no folder");
+        assert!(!is_durable(&folder));
+        assert_eq!(list(&folder).expect("listed"), ["record"]);
+        assert!(is_durable(&folder));
+
+        // While somebody changes a name no look knows that it is durable.
+        let looked = change(&folder, || read(&path).map(|_| assert!(!is_durable(&folder))));
+        looked.expect("read");
+        assert!(!is_durable(&folder), "it ended after the look");
+        remove(&path).expect("removed");
+        assert!(is_durable(&folder));
+        remove(&path).expect("nothing to do");
+        fs::remove_dir_all(&folder).expect("removed");
+    }
 }

@@ -217,6 +217,56 @@ async fn certificates_are_replaced_under_connections_that_stay() -> anyhow::Resu
     Ok(())
 }
 
+/// Whoever is on a revocation list loses the connections that he has, once the daemon has read it; nobody else does.
+#[tokio::test]
+async fn what_is_taken_back_ends_connections_that_were_there() -> anyhow::Result<()> {
+    let mut secured = Secured::prepare(&["a", "b"], "")?;
+    let b = secured.house.cluster.nodes()[1].folder().to_owned();
+    let configuration = fs::read_to_string(b.join("node.toml"))?;
+    fs::write(b.join("node.toml"), configuration.replace("ca = \"ca.crt\"", "ca = \"ca.crt\"\ncrl = \"ca.crl\""))?;
+    fs::write(b.join("ca.crl"), secured.authority.revoke(&[]))?;
+    let (of_a, of_eve) = (node("a"), Request { server: false, ..Request::new(&uri("role/read-only")) });
+    let (of_a, of_eve) = (secured.authority.issue(&of_a), secured.authority.issue(&of_eve));
+    secured.replace(0, &of_a)?;
+    secured.house.cluster.start().await?;
+    for index in 0..2 {
+        secured.house.create_store(index, "main", 256 * MIB).await?;
+    }
+    let volume = secured.house.create_volume("v", SIZE, &["a", "b"]).await?;
+    let (address, nqn) = (secured.house.cluster.nodes()[0].addresses().nvmf, export_of(&volume)?.nqn.clone());
+    let host = Host::new()?;
+    host.write(address, &nqn, 0, 1, 4096).await?;
+    let (admin, eve) = (secured.house.client(1).await?, secured.client(1, &secured.files("eve", &of_eve)?).await?);
+    let list = async |client: &Client| answer(client.volumes().list(ListVolumesRequest::default()).await);
+    let follow = || EventsRequest { follow: true, ..EventsRequest::default() };
+    let mut events = answer(admin.patient_node().events(follow()).await)?;
+    let mut overheard = answer(eve.patient_node().events(follow()).await)?;
+    ensure!(overheard.message().await?.is_some() && list(&eve).await.is_ok(), "she is let in");
+
+    fs::write(b.join("ca.crl"), secured.authority.revoke(&[&of_a, &of_eve]))?;
+    secured.house.cluster.node(1).signal("HUP")?;
+    next_event(&mut events, "certificate-replaced").await?;
+    // What happens from then on is told to the administrator, and to nobody whose certificate was taken back.
+    let told = async {
+        while let Some(event) = overheard.message().await? {
+            ensure!(event.what != "certificate-replaced", "she hears of it");
+        }
+        Ok(())
+    };
+    let ended: anyhow::Result<()> = tokio::time::timeout(PATIENCE, told).await?;
+    ensure!(ended.is_err_and(|error| !error.to_string().contains("she hears")), "the stream is cut off");
+    ensure!(list(&eve).await.is_err(), "she is let in again");
+    // The replica's connection, too: the volume goes on without it.
+    secured.house.wait_for_engine("v", |engine| engine.state() == proto::v1::EngineState::Degraded).await?;
+    host.write(address, &nqn, 4096, 2, 4096).await?;
+    list(&admin).await.context("the administrator stays")?;
+
+    secured.replace(0, &secured.authority.issue(&node("a")))?;
+    secured.house.cluster.node(0).signal("HUP")?;
+    secured.house.wait_until_healthy("v").await?;
+    Ok(())
+}
+
 async fn next_event(events: &mut tonic::Streaming<proto::v1::Event>, what: &str) -> anyhow::Result<String> {
     let limit = Instant::now() + PATIENCE;
     while let Some(event) = tokio::time::timeout(limit - Instant::now(), events.message()).await?? {

@@ -15,6 +15,7 @@ mod membership;
 mod mending;
 mod merges;
 mod metrics;
+mod namesakes;
 mod offline;
 mod opening;
 mod output;

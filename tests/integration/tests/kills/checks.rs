@@ -98,7 +98,7 @@ impl Model {
                 found.iter().map(|snapshot| snapshot.uuid.as_str()).eq(known.snapshots.iter().map(|cut| cut.uuid()));
             ensure!(is_right, "{name} has {found:#?}, not {:#?}", known.snapshots);
         }
-        let orphans = answer(client.orphans().list(ListOrphansRequest {}).await)?.orphans;
+        let orphans = answer(client.orphans().list(ListOrphansRequest::default()).await)?.orphans;
         ensure!(orphans.is_empty(), "{orphans:#?}");
         let store = only_store(client).await?;
         let expected = self.tree.count();

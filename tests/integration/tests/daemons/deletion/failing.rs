@@ -116,9 +116,10 @@ impl Calls {
                 let request = RemoveReplicaRequest { volume: v(), node: "b".to_owned(), ..Default::default() };
                 volumes.remove_replica(request).await.map(drop)
             }
-            "add replica" => {
-                volumes.add_replica(AddReplicaRequest { volume: v(), node: "b".to_owned() }).await.map(drop)
-            }
+            "add replica" => volumes
+                .add_replica(AddReplicaRequest { volume: v(), node: "b".to_owned(), ..Default::default() })
+                .await
+                .map(drop),
             "delete snapshot" => {
                 let request = DeleteSnapshotRequest { volume: v(), snapshot: self.id("s1"), ..Default::default() };
                 volumes.delete_snapshot(request).await.map(drop)
@@ -343,7 +344,10 @@ async fn fail(client: &Client, used: &str, number: usize) -> anyhow::Result<Stat
             let request = RevertVolumeRequest { volume: "v".to_owned(), snapshot: none(), discard_newer: true };
             volumes.revert(request).await.map(drop)
         }
-        _ => volumes.add_replica(AddReplicaRequest { volume: "v".to_owned(), node: "c".to_owned() }).await.map(drop),
+        _ => volumes
+            .add_replica(AddReplicaRequest { volume: "v".to_owned(), node: "c".to_owned(), ..Default::default() })
+            .await
+            .map(drop),
     };
     failed.err().with_context(|| format!("call {number} succeeded"))
 }

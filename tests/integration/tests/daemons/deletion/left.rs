@@ -22,7 +22,7 @@ pub(crate) async fn replicas(house: &House, index: usize) -> anyhow::Result<usiz
 
 /// What a daemon finds without an owner.
 pub(crate) async fn orphans(house: &House, index: usize) -> anyhow::Result<Vec<Orphan>> {
-    Ok(answer(house.client(index).await?.orphans().list(ListOrphansRequest {}).await)?.orphans)
+    Ok(answer(house.client(index).await?.orphans().list(ListOrphansRequest::default()).await)?.orphans)
 }
 
 /// The only one, once it is in this state.

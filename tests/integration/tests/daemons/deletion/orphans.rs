@@ -5,8 +5,10 @@ use std::fs;
 use anyhow::{Context, ensure};
 use cli::client::answer;
 use integration::{Host, House, MIB, export_of, said};
+use nvmf_initiator::{Controller, Options};
 use proto::v1::{
-    AdoptOrphanRequest, DeleteOrphanRequest, EngineState, NodeInfoRequest, OrphanKind, OrphanState, PeerState,
+    AdoptOrphanRequest, DeleteOrphanRequest, EngineState, ListOrphansRequest, NodeInfoRequest, OrphanKind, OrphanState,
+    PeerState,
 };
 use reactor::{Disk, DiskOptions};
 use tonic::Code;
@@ -165,6 +167,56 @@ async fn an_owner_that_is_no_peer_keeps_its_replica_and_what_waits_for_no_peer_c
     let info = answer(a.node().info(NodeInfoRequest {}).await)?;
     assert_eq!(info.pending_deletions, []);
     assert_eq!(orphans(&house, 0).await?, []);
+    Ok(())
+}
+
+/// Nothing makes such a thing but this test: it is found all the same, page by page, and hosts are let go.
+#[tokio::test]
+async fn a_volume_that_hosts_see_without_an_engine_is_found_and_taken_from_them() -> anyhow::Result<()> {
+    let strangers: Vec<String> = (1..=3).map(|number| Uuid::from_u128(number << 64 | 1).to_string()).collect();
+    let mut house = House::prepare(&["a"])?;
+    let shows = format!("ASHLAR_SHOW_STRANGERS={}", strangers.join(","));
+    house.cluster.node(0).launch_with(vec!["env".to_owned(), shows]);
+    house.cluster.start().await?;
+    let (host, address) = (Host::new()?, house.cluster.nodes()[0].addresses().nvmf);
+    let sees = |volume: &str| {
+        let nqn = format!("nqn.2026-01.io.ashlar:volume:{volume}");
+        host.run(move || async move {
+            let connected = Controller::connect(address, &nqn, Options::default()).await;
+            let is_seen = connected.is_ok();
+            if let Ok(controller) = connected {
+                controller.disconnect().await;
+            }
+            Ok(is_seen)
+        })
+    };
+    ensure!(sees(&strangers[0]).await? && !sees(&Uuid::nil().to_string()).await?);
+
+    let client = house.client(0).await?;
+    let page =
+        async |page_token: String| answer(client.orphans().list(ListOrphansRequest { page_size: 2, page_token }).await);
+    let first = page(String::new()).await?;
+    let second = page(first.next_page_token.clone()).await?;
+    assert_eq!((first.orphans.len(), second.next_page_token.as_str()), (2, ""));
+    let found: Vec<_> = first.orphans.iter().chain(&second.orphans).collect();
+    assert_eq!(found.iter().map(|orphan| &orphan.uuid).collect::<Vec<_>>(), strangers.iter().collect::<Vec<_>>());
+    for orphan in found {
+        assert_eq!((orphan.kind(), orphan.state()), (OrphanKind::Export, OrphanState::Orphan));
+    }
+    let status = client.orphans().list(ListOrphansRequest { page_size: 2, page_token: "00".to_owned() }).await;
+    assert_eq!(status.expect_err("no token").code(), Code::InvalidArgument);
+    let text = said(&house.ashlar(0, &["orphan", "list"])?);
+    ensure!(strangers.iter().all(|stranger| text.contains(&format!("export {stranger}"))), "{text}");
+
+    let uuid = strangers[0].clone();
+    let adopt = AdoptOrphanRequest { uuid: uuid.clone(), ..AdoptOrphanRequest::default() };
+    assert_eq!(reason(&client.orphans().adopt(adopt).await.expect_err("there is nothing to adopt")), "NOT_ADOPTABLE");
+    for _ in 0..2 {
+        let output = house.ashlar(0, &["orphan", "delete", &uuid, "--kind", "export"])?;
+        ensure!(output.status.success(), "{}", said(&output));
+    }
+    ensure!(!sees(&uuid).await? && sees(&strangers[1]).await?);
+    assert_eq!(orphans(&house, 0).await?.len(), 2);
     Ok(())
 }
 

@@ -176,7 +176,8 @@ async fn perform(client: &Client, host: &Host, address: SocketAddr, step: &Step)
             answer(volumes.grow(GrowVolumeRequest { volume, size_bytes }).await).map(drop)
         }
         Step::Add(volume) => {
-            answer(volumes.add_replica(AddReplicaRequest { volume, node: "b".to_owned() }).await).map(drop)
+            answer(volumes.add_replica(AddReplicaRequest { volume, node: "b".to_owned(), ..Default::default() }).await)
+                .map(drop)
         }
         Step::Remove(volume) => answer(
             volumes.remove_replica(RemoveReplicaRequest { volume, node: "b".to_owned(), ..Default::default() }).await,

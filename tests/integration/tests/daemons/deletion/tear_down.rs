@@ -77,6 +77,41 @@ async fn a_deletion_that_is_killed_at_any_step_ends_by_itself() -> anyhow::Resul
     Ok(())
 }
 
+/// A volume that goes is not shown to hosts again by the next start, not even until the deletion goes on.
+#[tokio::test]
+async fn a_volume_that_is_being_deleted_is_not_shown_after_a_restart() -> anyhow::Result<()> {
+    let (mut house, failpoints) = open().await?;
+    create(&house).await?;
+    let shown = |steps: &[String]| steps.iter().filter(|step| step.contains("+a volume is shown")).count();
+    // Whether the step is seen at all: a restart shows what is there.
+    house.cluster.node(0).kill()?;
+    failpoints.arm("count", 0)?;
+    house.cluster.node(0).start().await?;
+    ensure!(shown(&failpoints.disarm()?) == 1, "the volume is not shown again");
+    // Once on record, the deletion fails wherever it goes on, until the daemon is killed.
+    failpoints.arm("count", 0)?;
+    answer(house.client(0).await?.volumes().delete(delete("v")).await)?;
+    let steps = failpoints.disarm()?;
+    let noted = steps.iter().position(|step| step.contains(" +") && step.contains("VolumeRecord"));
+    let noted = noted.with_context(|| format!("{steps:#?}"))? + 1;
+    nothing_is_left(&house, 2).await?;
+    create(&house).await?;
+    failpoints.arm("kill", noted + 1 + STRANGE)?;
+    let answered = house.client(0).await?.volumes().delete(delete("v")).await;
+    ensure!(answered.is_err(), "it was to die");
+    dies(&mut house).await?;
+    failpoints.disarm()?;
+    let engines = house.cluster.nodes()[0].folder().join("state/engines");
+    ensure!(std::fs::read_dir(engines)?.count() == 1, "its engine is on record still");
+    failpoints.arm("count", 0)?;
+    house.cluster.node(0).start().await?;
+    nothing_is_left(&house, 2).await?;
+    let steps = failpoints.disarm()?;
+    ensure!(steps.iter().any(|step| step.contains("VolumeRecord")), "the deletion was on record: {steps:#?}");
+    ensure!(shown(&steps) == 0, "{steps:#?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_replica_that_was_being_removed_goes_after_a_kill() -> anyhow::Result<()> {
     let (mut house, failpoints) = open().await?;
@@ -99,6 +134,7 @@ async fn a_replica_that_was_being_removed_goes_after_a_kill() -> anyhow::Result<
         house.cluster.node(0).start().await?;
         if !told {
             // A look for orphans was among the steps: it died before the removal was on record.
+            house.wait_until_healthy("v").await?;
             answer(house.client(0).await?.volumes().remove_replica(request()).await)?;
         }
         super::left::eventually("it is gone", async || Ok(super::left::replicas(&house, 1).await? == 0)).await?;
