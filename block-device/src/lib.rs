@@ -9,6 +9,7 @@
 mod error;
 mod file;
 mod geometry;
+mod limiter;
 mod memory;
 mod meter;
 mod null;
@@ -16,12 +17,14 @@ mod reply;
 mod request;
 
 use std::pin::Pin;
+use std::rc::Rc;
 
 pub use crate::error::{Error, ErrorKind};
 pub use crate::file::FileDevice;
 pub use crate::geometry::{Geometry, GeometryError};
+pub use crate::limiter::{Limiter, Limits};
 pub use crate::memory::MemoryDevice;
-pub use crate::meter::{CLASSES, Kind, Meter, Reading};
+pub use crate::meter::{CLASSES, Kind, Limited, Meter, Reading};
 pub use crate::null::NullDevice;
 pub use crate::reply::{Completions, Reply, ReplySink, execute};
 pub use crate::request::{Range, Request, Segments};
@@ -45,6 +48,12 @@ pub trait BlockDevice {
 
     /// Starts a request. The reply may be answered before this returns.
     fn submit(&self, request: Request, reply: Reply);
+
+    /// Nobody wants the answers any more of the requests whose replies go to `sink`, or of that one with this token: those that were not
+    /// begun never will be, and are answered with [`ErrorKind::Aborted`] before this returns. What was begun ends as it would.
+    fn cancel(&self, sink: &Rc<dyn ReplySink>, token: Option<u64>) {
+        let _ = (sink, token);
+    }
 
     /// Which parts have space of their own: runs from byte `from` on, in order and without a gap, up to `max` of them and no
     /// further than can be said at once. None from a device that does not tell, or cannot now.

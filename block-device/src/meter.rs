@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use reactor::Instant;
 
-use crate::Request;
+use crate::{Limits, Request};
 
 /// What kinds of requests are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,17 @@ pub struct Meter {
     waiting: AtomicU64,
     /// Nanoseconds, as all times here; 0 for none.
     waiting_since: AtomicU64,
+    limited: LimitedMeter,
+}
+
+#[derive(Debug, Default)]
+struct LimitedMeter {
+    iops: AtomicU64,
+    bytes_per_second: AtomicU64,
+    /// How many wait now, and how many have waited.
+    waiting: AtomicU64,
+    waited: AtomicU64,
+    nanoseconds: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -138,13 +149,53 @@ impl Meter {
         add(&self.waiting, 1);
     }
 
+    /// So many requests do not wait any more. Those that do seem no younger for it.
+    pub fn stop_waiting(&self, requests: u64) {
+        let left = get(&self.waiting) - requests;
+        self.waiting.store(left, Ordering::Relaxed);
+        if left == 0 {
+            self.waiting_since.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Nothing waits any more.
     pub fn end_waiting(&self) {
         self.waiting.store(0, Ordering::Relaxed);
         self.waiting_since.store(0, Ordering::Relaxed);
     }
 
-    /// How many requests are under way or wait.
+    /// What hosts may do from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.limited.iops.store(limits.iops, Ordering::Relaxed);
+        self.limited.bytes_per_second.store(limits.bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// A request waits because of the limits. It is not under way yet.
+    pub fn begin_limited(&self) {
+        add(&self.limited.waiting, 1);
+    }
+
+    /// One that waited so is passed on or cancelled.
+    pub fn end_limited(&self, waited: Duration) {
+        let limited = &self.limited;
+        limited.waiting.store(get(&limited.waiting) - 1, Ordering::Relaxed);
+        add(&limited.waited, 1);
+        add(&limited.nanoseconds, u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// The limits, and what they did.
+    pub fn limited(&self) -> Limited {
+        let limited = &self.limited;
+        Limited {
+            iops: get(&limited.iops),
+            bytes_per_second: get(&limited.bytes_per_second),
+            waiting: get(&limited.waiting),
+            waited: get(&limited.waited),
+            time: Duration::from_nanos(get(&limited.nanoseconds)),
+        }
+    }
+
+    /// How many requests are under way or wait for the device.
     pub fn in_flight(&self) -> u64 {
         get(&self.generations.older) + get(&self.generations.younger) + get(&self.waiting)
     }
@@ -178,6 +229,21 @@ pub struct Reading {
     pub bytes: u64,
     /// How many were answered with an error.
     pub errors: u64,
+}
+
+/// The limits of a device, and what they did since the meter was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limited {
+    /// Commands a second; 0 for no limit.
+    pub iops: u64,
+    /// Bytes a second; 0 for no limit.
+    pub bytes_per_second: u64,
+    /// How many requests wait now.
+    pub waiting: u64,
+    /// How many have waited.
+    pub waited: u64,
+    /// How long these waited, all together.
+    pub time: Duration,
 }
 
 impl Reading {

@@ -27,6 +27,12 @@ impl Reply {
         Self { sink: Some(sink), token }
     }
 
+    /// Whether it goes to `sink`, and has this token if one is given.
+    pub fn is_for(&self, sink: &Rc<dyn ReplySink>, token: Option<u64>) -> bool {
+        let own = self.sink.as_ref().is_some_and(|own| std::ptr::addr_eq(Rc::as_ptr(own), Rc::as_ptr(sink)));
+        own && token.is_none_or(|token| token == self.token)
+    }
+
     /// Answers.
     pub fn complete(mut self, outcome: Outcome) {
         if let Some(sink) = self.sink.take() {

@@ -23,7 +23,7 @@ pub(crate) use self::operation::OperationCommand;
 pub(crate) use self::orphan::{KindName, OrphanCommand};
 pub(crate) use self::store::{CheckStore, CreateStore, DumpStore, SetLimits, StoreCommand};
 pub(crate) use self::tools::{BundleOptions, PreflightOptions, Shell};
-pub(crate) use self::volume::{CreateVolume, ExportVolume, FrontendName, RebuildCommand, VolumeCommand};
+pub(crate) use self::volume::{CreateVolume, ExportVolume, FrontendName, LimitVolume, RebuildCommand, VolumeCommand};
 use crate::bench::BenchArguments;
 use crate::client::Destination;
 use crate::output::{Output, Watch};

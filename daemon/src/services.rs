@@ -293,6 +293,10 @@ impl VolumeService for Services {
         self.detached(|control| async move { control.volumes.set_rebuild(request.into_inner()).await }).await
     }
 
+    async fn set_limits(&self, request: Request<v1::SetLimitsRequest>) -> Answer<v1::Volume> {
+        self.detached(|control| async move { control.volumes.set_limits(request.into_inner()).await }).await
+    }
+
     async fn export(&self, request: Request<v1::ExportVolumeRequest>) -> Answer<v1::Volume> {
         self.detached(|control| async move { control.volumes.export(request.into_inner()).await }).await
     }

@@ -11,7 +11,7 @@
 //!              a buffer
 //! ```
 //! A command is in one of these places at a time, so it is answered once (I34). After the connection broke, commands at the
-//! device are waited for and their outcomes dropped: only then is the connection gone (I16).
+//! device are taken back or waited for, and their outcomes dropped: only then is the connection gone (I16).
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -86,6 +86,8 @@ pub(crate) async fn serve(line: Rc<Line>, session: Rc<Session>, unread: Vec<u8>)
     let mut driver = Driver::new(Rc::clone(&line), Rc::clone(&session), cid, unread);
     let Ended = driver.run().await;
     session.line_closed(cid, &line, driver.logged_out);
+    // What the device has not begun it never will: nobody waits for it any more.
+    session.target.device.cancel(&driver.sink, None);
     farewell(&line.stream).await;
     driver.drain().await;
     session.line_drained();
@@ -118,7 +120,7 @@ struct Driver {
 
 impl Driver {
     fn new(line: Rc<Line>, session: Rc<Session>, cid: u16, unread: Vec<u8>) -> Self {
-        let completions = Completions::new();
+        let completions = Rc::clone(&line.completions);
         let block_size = session.target.device.geometry().block_size;
         Self {
             line,
@@ -513,8 +515,8 @@ impl Driver {
     }
 
     fn count_error(&self, error: &block_device::Error) {
-        // What a VERIFY or COMPARE AND WRITE was to find out.
-        if error.kind() == ErrorKind::CompareMismatch {
+        // What a VERIFY or COMPARE AND WRITE was to find out, and what was taken back because it was aborted.
+        if matches!(error.kind(), ErrorKind::CompareMismatch | ErrorKind::Aborted) {
             return;
         }
         let target = &self.session.target;

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use block_device::ReplySink;
 use iscsi_target_protocol::target::connection::{Aborted, Scope, Slot};
 use iscsi_target_protocol::wire::request::TaskFunction;
 use iscsi_target_protocol::wire::response::TaskManagementOutcome;
@@ -106,7 +107,11 @@ fn abort_on(session: &Session, line: &Rc<Line>, scope: Scope, before: Option<u32
     // The places of those that are gone have to be cleared, and room in the window is there again.
     line.wake.raise();
     let executing = aborted.into_iter().filter(|aborted: &Aborted| aborted.executing);
-    executing.map(|aborted| (Rc::clone(line), aborted.slot)).collect()
+    let waited: Waited = executing.map(|aborted| (Rc::clone(line), aborted.slot)).collect();
+    // What the device has not begun it never will; it says so to the connection.
+    let sink = Rc::clone(&line.completions) as Rc<dyn ReplySink>;
+    waited.iter().for_each(|(_, slot)| session.target.device.cancel(&sink, Some(slot.index() as u64)));
+    waited
 }
 
 /// Answers, if the connection still lives.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use block_device::Completions;
 use iscsi_target_protocol::target::connection::{Connection, Slot};
 use iscsi_target_protocol::target::session::Session as Numbers;
 use iscsi_target_protocol::wire::Name;
@@ -46,6 +47,8 @@ pub(crate) struct Line {
     pub(crate) protocol: RefCell<Option<Connection>>,
     /// Wakes the connection: it may go on with what waits, or something that it waits for has ended.
     pub(crate) wake: Signal,
+    /// Where the device's answers come.
+    pub(crate) completions: Rc<Completions>,
     /// Ends of commands that did not go to the device as one request.
     pub(crate) finished: RefCell<Vec<(Slot, Response)>>,
     /// Commands that are carried out beside the connection's own task.
@@ -62,6 +65,7 @@ impl Line {
             stream,
             protocol: RefCell::new(Some(protocol)),
             wake: Signal::default(),
+            completions: Completions::new(),
             finished: RefCell::default(),
             beside: Cell::new(0),
             managers: Cell::new(0),

@@ -5,8 +5,10 @@
 mod chart;
 mod crowd;
 mod file;
+mod machine;
 mod path;
 mod replicas;
+mod scaling;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +48,8 @@ pub(crate) struct TableArguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Group {
+    /// Copies and checksums: what the machine does by itself
+    Machine,
     /// NVMe/TCP over a null device and over a volume in memory, against the echo server
     Path,
     /// A volume in a file, against fio on the same file
@@ -54,6 +58,8 @@ enum Group {
     Replicas,
     /// Many connections and many volumes
     Crowd,
+    /// Two reactors against one
+    Scaling,
 }
 
 /// How much is measured.
@@ -79,10 +85,12 @@ pub(crate) fn run(arguments: &TableArguments) -> anyhow::Result<()> {
     let mut report = Report::new(time, repeat, 1);
     for group in groups {
         let rows = match group {
+            Group::Machine => machine::measure(&plan),
             Group::Path => path::measure(&plan),
             Group::File => file::measure(&plan),
             Group::Replicas => replicas::measure(&plan),
             Group::Crowd => crowd::measure(&plan),
+            Group::Scaling => scaling::measure(&plan),
         };
         report.add(rows.with_context(|| format!("{group:?}"))?);
         // What was measured for minutes is not lost to a group that fails after it.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::output::Watch;
@@ -130,6 +130,8 @@ pub(crate) enum VolumeCommand {
     /// Pause the copying to replicas on their way back, let it go on, or limit its rate
     #[command(subcommand)]
     Rebuild(RebuildCommand),
+    /// Hold hosts to so many commands and bytes a second, reads and writes together; what is not given stays as it was
+    Limit(LimitVolume),
     /// Show the volume to hosts over a frontend, or change who may attach there; what is not given stays as it was
     ///
     /// Hosts of both frontends can attach it, but what a host reserves over iSCSI keeps hosts of NVMe/TCP out meanwhile.
@@ -216,6 +218,25 @@ pub(crate) struct ExportVolume {
     pub(crate) no_chap: bool,
 }
 
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("limits").required(true).multiple(true))]
+pub(crate) struct LimitVolume {
+    /// Its name or UUID
+    pub(crate) volume: String,
+    /// Commands a second, 10 or more; 0 for no limit
+    #[arg(long, value_name = "N", group = "limits")]
+    pub(crate) iops: Option<u64>,
+    /// Bytes a second, 1MiB or more; 0 for no limit
+    #[arg(long, value_name = "SIZE", group = "limits")]
+    pub(crate) bytes_per_second: Option<Size>,
+    /// How much may be saved up while less is used: what accrues in so many milliseconds
+    #[arg(long, value_name = "N", group = "limits")]
+    pub(crate) burst_ms: Option<u64>,
+    /// No limits any more
+    #[arg(long, group = "limits", conflicts_with_all = ["iops", "bytes_per_second", "burst_ms"])]
+    pub(crate) unlimited: bool,
+}
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum RebuildCommand {
     /// Stay where it is, and begin no other, also after a restart
@@ -285,5 +306,15 @@ mod tests {
         assert!(parse(&["--mutual-user", "t", "--mutual-secret-file", "f"]).is_err());
         assert!(parse(&["--no-chap", "--chap-user", "h", "--chap-secret-file", "f"]).is_err());
         assert!(parse(&["--allow-any", "--allow", "iqn.2026-01.org:h"]).is_err());
+    }
+
+    #[test]
+    fn a_limit_says_what_it_limits() {
+        let parse = |rest: &[&str]| Arguments::try_parse_from(["ashlar", "volume", "limit", "v"].iter().chain(rest));
+        assert!(parse(&["--iops", "1000", "--bytes-per-second", "50MiB", "--burst-ms", "2000"]).is_ok());
+        assert!(parse(&["--unlimited"]).is_ok());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--unlimited", "--iops", "1000"]).is_err());
+        assert!(parse(&["--iops", "many"]).is_err());
     }
 }

@@ -7,12 +7,12 @@ use anyhow::bail;
 use proto::v1::{
     AddReplicaRequest, CloneVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, Engine, EngineState,
     GetVolumeRequest, GrowVolumeRequest, Member, MemberState, RebuildProgress, RebuildSettings, RecoverVolumeRequest,
-    RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetRebuildRequest, StartVolumeRequest, Volume,
-    VolumeState,
+    RemoveReplicaRequest, ReplaceReplicaRequest, RevertVolumeRequest, SetLimitsRequest, SetRebuildRequest,
+    StartVolumeRequest, Volume, VolumeLimits, VolumeState,
 };
 
 use super::{export, snapshot};
-use crate::arguments::{CreateVolume, RebuildCommand, VolumeCommand};
+use crate::arguments::{CreateVolume, LimitVolume, RebuildCommand, VolumeCommand};
 use crate::client::{Client, answer};
 use crate::output::{End, Fixed, Name, Output, Progress, Table, Wide, Width, duration, look_on};
 use crate::size::Size;
@@ -91,6 +91,9 @@ pub(super) async fn run(client: &Client, command: &VolumeCommand, output: Output
         }
         VolumeCommand::Rebuild(command) => {
             show(&answer(client.volumes().set_rebuild(rebuild_request(command)).await)?, output)
+        }
+        VolumeCommand::Limit(options) => {
+            show(&answer(client.volumes().set_limits(limits_request(options)).await)?, output)
         }
         VolumeCommand::Export(options) => show(&export::export(client, options).await?, output),
         VolumeCommand::Unexport { volume, frontend } => {
@@ -184,6 +187,16 @@ fn rebuild_request(command: &RebuildCommand) -> SetRebuildRequest {
         RebuildCommand::Limit { volume, rate } => (volume, None, Some(rate.0)),
     };
     SetRebuildRequest { volume: volume.clone(), paused, bytes_per_second: rate }
+}
+
+fn limits_request(options: &LimitVolume) -> SetLimitsRequest {
+    let none = options.unlimited.then_some(0);
+    SetLimitsRequest {
+        volume: options.volume.clone(),
+        iops: options.iops.or(none),
+        bytes_per_second: options.bytes_per_second.map(|size| size.0).or(none),
+        burst_ms: options.burst_ms.or(none),
+    }
 }
 
 async fn delete(client: &Client, volume: &str, uuid: Option<&str>, output: Output) -> anyhow::Result<()> {
@@ -300,6 +313,9 @@ fn push_engine(text: &mut String, engine: &Engine, width: Width) {
     if let Some(settings) = engine.rebuild.filter(|settings| *settings != RebuildSettings::default()) {
         push(text, format_args!("rebuild  {}\n", rebuild_settings(settings)));
     }
+    if let Some(limits) = engine.limits.filter(|limits| *limits != VolumeLimits::default()) {
+        push(text, format_args!("limits   {}\n", limits_of(limits)));
+    }
     let mut table = Table::new(&[Name("REPLICA ON"), Fixed("STATE"), Name("ADDRESS"), End("NOTE")]);
     for member in &engine.members {
         let state = member.state().to_string();
@@ -308,6 +324,13 @@ fn push_engine(text: &mut String, engine: &Engine, width: Width) {
     push(text, format_args!("\n{}", table.render(width)));
     engine.members.iter().filter_map(details).for_each(|line| text.push_str(&line));
     export::push_frontends(text, engine);
+}
+
+fn limits_of(limits: VolumeLimits) -> String {
+    let iops = (limits.iops > 0).then(|| format!("{} IOPS", limits.iops));
+    let bytes = (limits.bytes_per_second > 0).then(|| format!("{}/s", Size(limits.bytes_per_second)));
+    let burst = (limits.burst_ms > 0).then(|| format!("burst of {} ms", limits.burst_ms));
+    iops.into_iter().chain(bytes).chain(burst).collect::<Vec<_>>().join(", ")
 }
 
 fn note(member: &Member) -> String {
@@ -483,6 +506,16 @@ Attach it to a Linux host:
         assert!(text.contains("  25 %, waits\n"), "{text}");
         assert!(text.contains("replica on b: its copy is paused\n"), "{text}");
         assert!(text.contains("replica on c: connection refused; its copy is paused\n"), "{text}");
+    }
+
+    #[test]
+    fn limits_are_shown_where_there_are_some() {
+        let mut volume = volume();
+        assert!(!render(&volume, Width::Narrow).contains("limits"));
+        let engine = volume.engine.as_mut().expect("it has one");
+        engine.limits = Some(VolumeLimits { iops: 1000, bytes_per_second: 50 << 20, burst_ms: 2000 });
+        let text = render(&volume, Width::Narrow);
+        assert!(text.contains("limits   1000 IOPS, 50 MiB/s, burst of 2000 ms\n"), "{text}");
     }
 
     #[test]

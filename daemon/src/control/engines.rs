@@ -11,19 +11,23 @@
 //! ```
 //! [`Phase::may_become`] has the arrows. What is not among them does not happen: a task that comes too late changes nothing.
 
+mod describing;
 mod keeping;
+mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::v1::{self, EngineState, EventSubject, MemberState};
+use proto::v1::{self, EngineState, EventSubject};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
+use self::describing::describe_member;
+pub(crate) use self::limits::LimitsRecord;
 use super::error::{Comparison, ControlError};
 use super::events::{Events, Happened};
 use super::frontends::{Frontends, Iscsi, Nvmf};
@@ -34,7 +38,7 @@ use super::replicas::Replicas;
 use super::request;
 use super::retry::Backoff;
 use super::stores::Stores;
-use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberFacts, MemberSpec};
+use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberSpec};
 use crate::health::{Feed, News, Volume};
 use crate::state::{Records, Unchanged};
 
@@ -53,6 +57,8 @@ pub(crate) struct EngineRecord {
     pub(crate) members: Vec<MemberRecord>,
     #[serde(default)]
     pub(crate) rebuild: RebuildRecord,
+    #[serde(default, skip_serializing_if = "LimitsRecord::is_empty")]
+    pub(crate) limits: LimitsRecord,
     #[serde(default)]
     pub(crate) frontends: Frontends,
     /// A volume of this node has it. Without: an orchestrator made it over replicas of its own.
@@ -236,6 +242,7 @@ impl Engines {
             block_size,
             members,
             rebuild: RebuildRecord::default(),
+            limits: LimitsRecord::default(),
             frontends: Frontends::default(),
             of_volume: false,
         })
@@ -339,6 +346,7 @@ impl Engines {
             block_size: record.block_size,
             members: members.collect(),
             rebuild: record.rebuild.into(),
+            limits: record.limits.into(),
             frontends: record.frontends.clone(),
         }
     }
@@ -614,6 +622,7 @@ impl Engines {
             nvmf: record.frontends.nvmf.as_ref().map(|nvmf| self.describe_nvmf(record.volume, nvmf)),
             rebuild: Some(v1::RebuildSettings { paused: record.rebuild.paused, bytes_per_second: record.rebuild.rate }),
             iscsi: record.frontends.iscsi.as_ref().map(|iscsi| self.describe_iscsi(record.volume, iscsi)),
+            limits: Some(record.limits.describe()),
         }
     }
 
@@ -662,42 +671,6 @@ impl Engines {
 
 fn texts(addresses: &[SocketAddr]) -> Vec<String> {
     addresses.iter().map(ToString::to_string).collect()
-}
-
-fn describe_member(member: &MemberSpec, facts: Option<&MemberFacts>) -> v1::Member {
-    let copy = facts.and_then(|facts| facts.copy.as_ref());
-    v1::Member {
-        replica_uuid: member.replica.to_string(),
-        node: member.node.clone(),
-        address: member.address.to_string(),
-        state: facts.map_or(MemberState::Unspecified, |facts| facts.state).into(),
-        reason: facts.map_or_else(String::new, |facts| facts.reason.clone()),
-        rebuilt_bytes: copy.map_or(0, |copy| copy.done),
-        rebuild_total_bytes: copy.map_or(0, |copy| copy.total),
-        connected: facts.is_some_and(|facts| facts.connected),
-        repaired: facts.map_or(0, |facts| facts.repaired),
-        unrepaired: facts.map_or(0, |facts| facts.unrepaired),
-        rebuild: copy.map(describe_rebuild),
-        next_try_ms: facts.and_then(|facts| Some(milliseconds(facts.next_try?))),
-        departures: facts.map_or(0, |facts| facts.departures),
-        lag_bytes: facts.map_or(0, |facts| facts.lag),
-        oldest_request_ms: facts.and_then(|facts| Some(milliseconds(facts.oldest_request?))),
-    }
-}
-
-fn describe_rebuild(copy: &engine::CopyProgress) -> v1::RebuildProgress {
-    v1::RebuildProgress {
-        step: copy.step.clone(),
-        waiting: copy.waiting.clone().unwrap_or_default(),
-        compared_bytes: copy.compared,
-        sent_bytes: copy.written,
-        bytes_per_second: copy.rate,
-        remaining_ms: copy.remaining.map(milliseconds),
-    }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn compare(existing: &EngineRecord, wanted: &EngineRecord) -> Result<(), ControlError> {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_device::{BlockDevice, ErrorKind, Geometry, Meter};
+use block_device::{BlockDevice, ErrorKind, Geometry, Limits, Meter};
 use engine::{
     Engine, EngineConfig, EngineState, EngineStatus, MemberState, NewReplica, RebuildSettings, Registry, RegistryError,
     ReplicaStatus, VolumeRecord,
@@ -47,6 +47,7 @@ pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<Arc<Me
     let local = |member: &MemberSpec| Some(Local { replica: member.replica, store: member.store? });
     let meter = Arc::new(Meter::default());
     let device = Standby::new(geometry, spec.members.iter().find_map(local), Arc::clone(&meter));
+    device.set_limits(spec.limits);
     let shown = Shown::new(spec.volume, Rc::clone(&device));
     if let Err(error) = failpoint::step("a volume is shown", shown.set(&inner, &spec.frontends)).await {
         // Some frontend may be there: nobody would end it.
@@ -184,7 +185,9 @@ async fn serve_until_lost(inner: Arc<Inner>, export: Rc<Export>, engine: Rc<Engi
         // Its size may be another one than hosts were shown meanwhile.
         export.shown.refresh();
     }
-    if engine.stopped().await.kind() == ErrorKind::Fenced {
+    let stopped = engine.stopped().await;
+    export.device.lift();
+    if stopped.kind() == ErrorKind::Fenced {
         // Another engine has the volume (I14): this path leads nowhere any more, and hosts that have another one take that. What they
         // had sent is answered so too, not with an error of the data.
         export.shown.set_lost();
@@ -205,7 +208,7 @@ pub(super) async fn wait_until_served(volume: Uuid, limit: Duration) {
 pub(super) async fn stop(volume: Uuid) {
     let Some(export) = room().exports.borrow_mut().remove(&volume) else { return };
     export.shown.disconnect();
-    // What waits for the engine is answered, so that connections can drain.
+    // What waits for the engine is answered, so that connections can drain. What waits for limits is cancelled with its connection.
     export.device.end_waiting();
     export.shown.stop().await;
     // One that starts right now notes things of the volume: not after its end.
@@ -294,6 +297,13 @@ pub(super) fn set_rebuild(volume: Uuid, settings: RebuildSettings) {
     let engine = find(volume).and_then(|export| export.engine.borrow().clone());
     if let Some(engine) = engine {
         engine.set_rebuild(settings);
+    }
+}
+
+/// What hosts may do with the volume in a second from now on. An absent export is a success: it begins with this.
+pub(super) fn set_limits(volume: Uuid, limits: Limits) {
+    if let Some(export) = find(volume) {
+        export.device.set_limits(limits);
     }
 }
 

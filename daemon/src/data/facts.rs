@@ -270,6 +270,7 @@ pub(crate) struct EngineSpec {
     pub(crate) block_size: u32,
     pub(crate) members: Vec<MemberSpec>,
     pub(crate) rebuild: engine::RebuildSettings,
+    pub(crate) limits: block_device::Limits,
     pub(crate) frontends: Frontends,
 }
 

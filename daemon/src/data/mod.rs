@@ -425,6 +425,16 @@ impl DataPath {
         self.on(home, move |_| async move { engines::set_rebuild(volume, settings) }).await
     }
 
+    /// What hosts may do with a volume in a second from now on.
+    pub(crate) async fn set_limits(
+        &self,
+        home: usize,
+        volume: Uuid,
+        limits: block_device::Limits,
+    ) -> Result<(), ControlError> {
+        self.on(home, move |_| async move { engines::set_limits(volume, limits) }).await
+    }
+
     /// What it means, where the registry has no record of a volume that counts, to make one replica the one that does; with `force` it
     /// is done. None where the record counts.
     pub(crate) async fn recover_lost(

@@ -6,13 +6,17 @@
 //!                      │   commands of hosts wait                                                        ▲
 //!                      └── the engine has ended for good: they are refused ──────────────────────────────┘
 //! ```
+//!
+//! What serves is the engine, or while the volume has limits a [`Limiter`] in front of it. So a volume without limits pays nothing for them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use block_device::{Allocations, BlockDevice, ErrorKind, Geometry, Meter, Reply, Request, Space};
+use block_device::{
+    Allocations, BlockDevice, ErrorKind, Geometry, Limiter, Limits, Meter, Reply, ReplySink, Request, Space,
+};
 use uuid::Uuid;
 
 use super::room::room;
@@ -29,6 +33,9 @@ pub(super) struct Standby {
     local: Option<Local>,
     /// Counts what waits; the engine counts what it has.
     meter: Arc<Meter>,
+    limits: Cell<Limits>,
+    /// In front of the engine that serves, if there are limits.
+    limiter: RefCell<Option<Rc<Limiter>>>,
 }
 
 /// A replica of this reactor, and the store it is in.
@@ -47,7 +54,14 @@ enum State {
 impl Standby {
     /// A device of this geometry without an engine.
     pub(super) fn new(geometry: Geometry, local: Option<Local>, meter: Arc<Meter>) -> Rc<Self> {
-        Rc::new(Self { geometry, state: RefCell::new(State::Waiting(VecDeque::new())), local, meter })
+        Rc::new(Self {
+            geometry,
+            state: RefCell::new(State::Waiting(VecDeque::new())),
+            local,
+            meter,
+            limits: Cell::default(),
+            limiter: RefCell::default(),
+        })
     }
 
     /// Hands everything that waits, and all that comes, to the engine. One that gets ready while its volume is stopped comes too late.
@@ -55,13 +69,55 @@ impl Standby {
         if matches!(*self.state.borrow(), State::Ended) {
             return;
         }
-        let before = self.state.replace(State::Serving(Rc::clone(&engine)));
+        let device = self.limited(engine);
+        let before = self.state.replace(State::Serving(Rc::clone(&device)));
         self.meter.end_waiting();
         if let State::Waiting(waiting) = before {
             for (request, reply) in waiting {
-                engine.submit(request, reply);
+                device.submit(request, reply);
             }
         }
+    }
+
+    /// What hosts may do from now on. What waits because of the limits before goes on at the new ones.
+    pub(super) fn set_limits(&self, limits: Limits) {
+        self.limits.set(limits);
+        self.meter.set_limits(limits);
+        let engine = match &*self.state.borrow() {
+            State::Serving(device) => Rc::clone(device),
+            State::Waiting(_) | State::Ended => return,
+        };
+        let limiter = self.limiter.borrow().clone();
+        match limiter {
+            Some(limiter) if limits.are_set() => limiter.set_limits(limits),
+            Some(limiter) => {
+                self.state.replace(State::Serving(Rc::clone(limiter.device())));
+                self.limiter.take();
+                limiter.lift();
+            }
+            None => {
+                let device = self.limited(engine);
+                self.state.replace(State::Serving(device));
+            }
+        }
+    }
+
+    /// Passes on what waits because of limits: the engine has ended, or is about to, and nothing shall wait for it.
+    pub(super) fn lift(&self) {
+        let limiter = self.limiter.borrow().clone();
+        if let Some(limiter) = limiter {
+            limiter.lift();
+        }
+    }
+
+    /// The engine as hosts are to find it.
+    fn limited(&self, engine: Rc<dyn BlockDevice>) -> Rc<dyn BlockDevice> {
+        if !self.limits.get().are_set() {
+            return engine;
+        }
+        let limiter = Limiter::new(engine, self.limits.get(), Arc::clone(&self.meter));
+        self.limiter.replace(Some(Rc::clone(&limiter)));
+        limiter
     }
 
     /// Refuses what waits, and all that comes if nothing serves.
@@ -73,6 +129,8 @@ impl Standby {
 
     /// Refuses what waits, and all that comes, and lets go of the engine.
     pub(super) fn end(&self) {
+        self.lift();
+        self.limiter.take();
         self.meter.end_waiting();
         if let State::Waiting(waiting) = self.state.replace(State::Ended) {
             for (_, reply) in waiting {
@@ -105,6 +163,20 @@ impl BlockDevice for Standby {
         }
     }
 
+    fn cancel(&self, sink: &Rc<dyn ReplySink>, token: Option<u64>) {
+        if let State::Serving(device) = &*self.state.borrow() {
+            return device.cancel(sink, token);
+        }
+        let mut cancelled = VecDeque::new();
+        if let State::Waiting(waiting) = &mut *self.state.borrow_mut() {
+            (cancelled, *waiting) = waiting.drain(..).partition(|(_, reply)| reply.is_for(sink, token));
+        }
+        self.meter.stop_waiting(cancelled.len() as u64);
+        for (_, reply) in cancelled {
+            reply.fail(ErrorKind::Aborted);
+        }
+    }
+
     fn allocation(&self, from: u64, max: usize) -> Allocations<'_> {
         let engine = match &*self.state.borrow() {
             State::Serving(engine) => Some(Rc::clone(engine)),
@@ -127,6 +199,8 @@ impl BlockDevice for Standby {
 mod tests {
     use super::*;
     use block_device::{Completions, MemoryDevice};
+    use reactor::simulated::World;
+    use std::time::Duration;
 
     fn outcomes(completions: &Rc<Completions>) -> Vec<(u64, Option<ErrorKind>)> {
         let mut done = Vec::new();
@@ -180,5 +254,73 @@ mod tests {
         standby.end();
         standby.submit(Request::Flush, Reply::new(completions.clone(), 2));
         assert_eq!(outcomes(&completions), [(1, Some(ErrorKind::Unavailable)), (2, Some(ErrorKind::Unavailable))]);
+    }
+
+    #[test]
+    fn what_is_cancelled_before_the_engine_serves_never_begins() {
+        let (standby, geometry) = standby();
+        let (gone, stays) = (Completions::new(), Completions::new());
+        standby.submit(Request::read(0, 4096), Reply::new(gone.clone(), 1));
+        standby.submit(Request::read(0, 4096), Reply::new(stays.clone(), 2));
+        standby.submit(Request::read(0, 4096), Reply::new(stays.clone(), 3));
+        standby.cancel(&(Rc::clone(&gone) as Rc<dyn ReplySink>), None);
+        standby.cancel(&(Rc::clone(&stays) as Rc<dyn ReplySink>), Some(3));
+        assert_eq!(outcomes(&gone), [(1, Some(ErrorKind::Aborted))]);
+        assert!(standby.meter.in_flight() == 1 && standby.meter.oldest().is_some());
+        standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
+        assert_eq!(outcomes(&stays), [(3, Some(ErrorKind::Aborted)), (2, None)]);
+    }
+
+    /// On a reactor: a limiter has a task.
+    fn on_a_reactor(story: impl FnOnce(Rc<Standby>, Rc<Completions>) + 'static) {
+        let world = World::new(1);
+        let node = world.add_node(std::net::Ipv4Addr::LOCALHOST.into());
+        world.block_on(node, async move {
+            let (standby, geometry) = standby();
+            standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
+            story(standby, Completions::new());
+        });
+    }
+
+    const FEW: Limits = Limits { iops: 10, bytes_per_second: 0, burst: Duration::ZERO };
+
+    fn submit(standby: &Standby, completions: &Rc<Completions>, tokens: std::ops::Range<u64>) {
+        for token in tokens {
+            standby.submit(Request::read(0, 4096), Reply::new(completions.clone(), token));
+        }
+    }
+
+    #[test]
+    fn limits_come_and_go_while_it_serves() {
+        on_a_reactor(|standby, completions| {
+            standby.set_limits(FEW);
+            submit(&standby, &completions, 0..4);
+            assert_eq!(outcomes(&completions), [(0, None)]);
+            assert_eq!((standby.meter.limited().iops, standby.meter.limited().waiting), (10, 3));
+            standby.set_limits(Limits { iops: 20, ..FEW });
+            assert_eq!(standby.meter.limited().waiting, 3);
+            standby.set_limits(Limits::default());
+            assert_eq!(outcomes(&completions), [(1, None), (2, None), (3, None)]);
+            assert!(standby.limiter.borrow().is_none(), "nothing is left of the limits");
+            submit(&standby, &completions, 4..100);
+            assert_eq!(outcomes(&completions).len(), 96);
+        });
+    }
+
+    #[test]
+    fn limits_of_before_hold_when_the_engine_comes_and_end_with_it() {
+        let world = World::new(1);
+        let node = world.add_node(std::net::Ipv4Addr::LOCALHOST.into());
+        world.block_on(node, async {
+            let ((standby, geometry), completions) = (standby(), Completions::new());
+            standby.set_limits(FEW);
+            submit(&standby, &completions, 0..3);
+            standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
+            assert_eq!(outcomes(&completions), [(0, None)]);
+            standby.end();
+            assert_eq!(outcomes(&completions), [(1, None), (2, None)], "the engine has the last word");
+            submit(&standby, &completions, 3..4);
+            assert_eq!(outcomes(&completions), [(3, Some(ErrorKind::Unavailable))]);
+        });
     }
 }

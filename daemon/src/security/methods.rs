@@ -81,6 +81,7 @@ const METHODS: &[(&str, Class, &[&str])] = &[
             "RemoveReplica",
             "ReplaceReplica",
             "SetRebuild",
+            "SetLimits",
             "Export",
             "Unexport",
             "Recover",

@@ -1,6 +1,6 @@
 //! A target node, a host node, and devices under the test's control.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_device::{BlockDevice, Error, ErrorKind, Geometry, MemoryDevice, Reply, Request, Segments};
+use block_device::{
+    BlockDevice, Error, ErrorKind, Geometry, Limiter, Limits, MemoryDevice, Reply, ReplySink, Request, Segments,
+};
 use iscsi_target::{
     Access, AccessState, Directory, Identity, Listener, ListenerOptions, Name, ReservationStore, Reservations, Saved,
     Target, TargetOptions,
@@ -450,4 +452,39 @@ impl BlockDevice for Scripted {
 
 pub(crate) fn pattern(length: usize, seed: u8) -> Vec<u8> {
     (0..length).map(|index| (index / 7) as u8 ^ (index >> 9) as u8 ^ seed).collect()
+}
+
+/// A device that passes on ten commands a second. The limiter is made where it is first used: on the target's reactor.
+pub(crate) struct Limited {
+    device: Rc<dyn BlockDevice>,
+    limiter: OnceCell<Rc<Limiter>>,
+}
+
+impl Limited {
+    pub(crate) fn new(device: Rc<dyn BlockDevice>) -> Rc<Self> {
+        Rc::new(Self { device, limiter: OnceCell::new() })
+    }
+
+    fn limiter(&self) -> &Rc<Limiter> {
+        let limits = Limits { iops: 10, ..Limits::default() };
+        self.limiter.get_or_init(|| Limiter::new(Rc::clone(&self.device), limits, Arc::default()))
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.limiter().waiting()
+    }
+}
+
+impl BlockDevice for Limited {
+    fn geometry(&self) -> Geometry {
+        self.device.geometry()
+    }
+
+    fn submit(&self, request: Request, reply: Reply) {
+        self.limiter().submit(request, reply);
+    }
+
+    fn cancel(&self, sink: &Rc<dyn ReplySink>, token: Option<u64>) {
+        self.limiter().cancel(sink, token);
+    }
 }

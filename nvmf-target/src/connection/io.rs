@@ -11,7 +11,8 @@
 //!                 a buffer
 //! ```
 //! Each step is a place in [`IoQueue`]; a command is in one of them at a time, so it is answered once (I34). After the
-//! connection broke, commands at the device are waited for and their outcomes dropped: only then is the queue gone (I16).
+//! connection broke, commands that the device has not begun are taken back, the others are waited for and their outcomes dropped: only
+//! then is the queue gone (I16).
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -73,6 +74,8 @@ pub(super) async fn serve(link: Link, association: Rc<Association>, subsystem: R
     let mut io = IoQueue::new(link, Rc::clone(&association), subsystem, queue);
     let Ended = io.run().await;
     association.queue_closed(queue.id);
+    // Before the last words, which may take a while: others could have the room.
+    io.cancel();
     io.link.farewell().await;
     io.drain().await;
 }
@@ -406,6 +409,18 @@ impl IoQueue {
         for _ in 0..self.unbuffered.len() {
             if let Some(index) = self.unbuffered.pop_front() {
                 self.request_data(index);
+            }
+        }
+    }
+
+    /// Takes back what devices have not begun: nobody waits for it any more (I16).
+    fn cancel(&self) {
+        let mut told: Option<&Rc<Attached>> = None;
+        for in_flight in self.commands.iter().flatten() {
+            // Nearly always there is one namespace.
+            if !told.is_some_and(|told| Rc::ptr_eq(told, &in_flight.namespace)) {
+                in_flight.namespace.device.cancel(&self.sink, None);
+                told = Some(&in_flight.namespace);
             }
         }
     }

@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use nvmf_target::{Hosts, Limits, Listener, ListenerOptions, Subsystem, SubsystemOptions};
+use block_device::{BlockDevice, Limiter};
+use nvmf_target::{AnaState, Hosts, Limits, Listener, ListenerOptions, Subsystem, SubsystemOptions};
 use nvmf_target_protocol::host::command::Command;
 use nvmf_target_protocol::wire::discovery::{ENTRY_SIZE, parse_discovery_entry, parse_discovery_header};
 use nvmf_target_protocol::wire::fabrics::{CONTROLLER_ANY, DISCOVERY_NQN};
@@ -196,6 +198,37 @@ fn a_host_does_not_wait_for_ever_for_what_it_left() {
         client.connect(&identity().nqn, HOST_NQN, 0, CONTROLLER_ANY, 0).await.unwrap().status()
     });
     assert_eq!(status, Status::ConnectControllerBusy, "try again later");
+}
+
+/// What waits for the volume's limits has not begun, and never will.
+#[test]
+fn a_host_that_comes_back_does_not_wait_for_what_limits_held_back() {
+    let device = Scripted::new();
+    let stage = Stage::new(12, Rc::clone(&device) as Rc<_>);
+    let behind = Rc::clone(&device) as Rc<dyn BlockDevice>;
+    let limiter = stage.on_target(|subsystem| {
+        let limits = block_device::Limits { iops: 10, ..block_device::Limits::default() };
+        let limiter = Limiter::new(behind, limits, Arc::default());
+        subsystem.attach(1, Rc::clone(&limiter) as Rc<dyn BlockDevice>, &identity(), AnaState::Optimized);
+        limiter
+    });
+    let waiting = Rc::clone(&limiter);
+    stage.host(async move {
+        let (admin, id) = Client::admin(0).await.unwrap();
+        let mut io = Client::io(1, id).await.unwrap();
+        for block in 0..30 {
+            io.submit(&Command::write(1, block, 1, BLOCK, false), &pattern(BLOCK as usize, 1));
+        }
+        io.stream.flush();
+        reactor::sleep(SOON / 10).await;
+        assert_eq!(waiting.waiting(), 28);
+        drop((admin, io));
+    });
+    let back = stage.world.spawn(stage.host, async { Client::admin(0).await.unwrap().1 });
+    assert!(stage.world.run_until(|| back.is_done(), SOON), "it waits for limits");
+    assert_eq!(limiter.waiting(), 0);
+    stage.world.run_for(SOON * 40);
+    assert_eq!(device.requests.borrow().len(), 2, "those that were within the limits");
 }
 
 #[test]

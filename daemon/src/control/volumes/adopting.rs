@@ -7,7 +7,7 @@ use proto::v1;
 use uuid::Uuid;
 
 use super::{Phase, ReplicaChange, ReplicaRecord, VolumeRecord, Volumes};
-use crate::control::engines::{EngineRecord, RebuildRecord};
+use crate::control::engines::{EngineRecord, LimitsRecord, RebuildRecord};
 use crate::control::error::{Comparison, ControlError};
 use crate::control::frontends::Frontends;
 use crate::control::request;
@@ -120,6 +120,7 @@ impl Volumes {
             block_size: record.block_size,
             members,
             rebuild: RebuildRecord::default(),
+            limits: LimitsRecord::default(),
             frontends: Frontends::default(),
             of_volume: true,
         };

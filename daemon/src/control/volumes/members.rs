@@ -150,6 +150,13 @@ impl Volumes {
         self.describe(record.uuid).await
     }
 
+    /// Holds the volume's hosts to so many commands and bytes a second.
+    pub(crate) async fn set_limits(&self, request: v1::SetLimitsRequest) -> Result<v1::Volume, ControlError> {
+        let (_lock, record) = self.lock_created(&request.volume).await?;
+        self.here.engines.set_limits(record.uuid, &request).await?;
+        self.describe(record.uuid).await
+    }
+
     /// Makes a replica that is out of sync the one that counts; without force it only says what that means.
     pub(crate) async fn recover(
         &self,

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::calls;
 use crate::control::deletions::{DeletionRecord, Deletions};
-use crate::control::engines::{EngineRecord, Engines, RebuildRecord};
+use crate::control::engines::{EngineRecord, Engines, LimitsRecord, RebuildRecord};
 use crate::control::error::{Comparison, ControlError};
 use crate::control::frontends::Frontends;
 use crate::control::locks::KeyedLocks;
@@ -316,6 +316,7 @@ impl Volumes {
             block_size: record.block_size,
             members,
             rebuild: RebuildRecord::default(),
+            limits: LimitsRecord::default(),
             frontends: Frontends::default(),
             of_volume: true,
         };

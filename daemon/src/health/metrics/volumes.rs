@@ -20,8 +20,31 @@ const IN_FLIGHT: Family = gauge("ashlar_volume_requests_in_flight", "Requests wi
 const OLDEST: Family = gauge("ashlar_volume_oldest_request_seconds", "Age of the oldest request without an answer.");
 const HEALTHY: Family = gauge("ashlar_volume_healthy", "Whether that age is below unhealthy_after_ms.");
 
+const LIMIT_IOPS: Family = gauge("ashlar_volume_limit_iops", "Commands a second that hosts may send; 0 for no limit.");
+const LIMIT_BYTES: Family =
+    gauge("ashlar_volume_limit_bytes_per_second", "Bytes a second that hosts may move; 0 for no limit.");
+const LIMITED: Family = gauge("ashlar_volume_limited_requests", "Requests that wait because of the limits now.");
+const LIMITED_TOTAL: Family =
+    counter("ashlar_volume_limited_requests_total", "Requests that have waited because of the limits.");
+const LIMITED_SECONDS: Family = counter(
+    "ashlar_volume_limited_seconds_total",
+    "Time that requests have waited because of the limits, all together.",
+);
+
 /// All families of volumes, in their order.
-pub(super) const FAMILIES: [Family; 6] = [HEALTHY, IN_FLIGHT, OLDEST, LATENCY, BYTES, ERRORS];
+pub(super) const FAMILIES: [Family; 11] = [
+    HEALTHY,
+    IN_FLIGHT,
+    OLDEST,
+    LIMIT_IOPS,
+    LIMIT_BYTES,
+    LIMITED,
+    LIMITED_TOTAL,
+    LIMITED_SECONDS,
+    LATENCY,
+    BYTES,
+    ERRORS,
+];
 
 /// The samples of a family for one volume.
 pub(super) fn write(text: &mut Text, family: usize, volume: &Volume, progress: Progress) {
@@ -32,6 +55,13 @@ pub(super) fn write(text: &mut Text, family: usize, volume: &Volume, progress: P
         name if name == HEALTHY.name => text.sample(family, &labels, u8::from(progress.is_healthy)),
         name if name == IN_FLIGHT.name => text.sample(family, &labels, progress.in_flight),
         name if name == OLDEST.name => text.sample(family, &labels, progress.age.as_secs_f64()),
+        name if name == LIMIT_IOPS.name => text.sample(family, &labels, volume.meter.limited().iops),
+        name if name == LIMIT_BYTES.name => text.sample(family, &labels, volume.meter.limited().bytes_per_second),
+        name if name == LIMITED.name => text.sample(family, &labels, volume.meter.limited().waiting),
+        name if name == LIMITED_TOTAL.name => text.sample(family, &labels, volume.meter.limited().waited),
+        name if name == LIMITED_SECONDS.name => {
+            text.sample(family, &labels, volume.meter.limited().time.as_secs_f64());
+        }
         _ => {
             for kind in Kind::ALL {
                 let reading = volume.meter.reading(kind);
@@ -82,7 +112,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use block_device::Meter;
+    use block_device::{Limits, Meter};
     use uuid::Uuid;
 
     use super::*;
@@ -96,14 +126,36 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_without_requests_has_three_series() {
+    fn a_volume_without_requests_has_series_of_its_state_and_limits() {
         let text = render(Meter::default());
         let labels = format!("{{volume=\"v\",uuid=\"{}\"}}", Uuid::nil());
         let expected = format!(
             "ashlar_volume_healthy{labels} 1\nashlar_volume_requests_in_flight{labels} 2\n\
-             ashlar_volume_oldest_request_seconds{labels} 1.5\n"
+             ashlar_volume_oldest_request_seconds{labels} 1.5\n\
+             ashlar_volume_limit_iops{labels} 0\nashlar_volume_limit_bytes_per_second{labels} 0\n\
+             ashlar_volume_limited_requests{labels} 0\nashlar_volume_limited_requests_total{labels} 0\n\
+             ashlar_volume_limited_seconds_total{labels} 0\n"
         );
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn limits_are_told_with_what_they_did() {
+        let meter = Meter::default();
+        meter.set_limits(Limits { iops: 100, bytes_per_second: 1 << 20, burst: Duration::ZERO });
+        (0..3).for_each(|_| meter.begin_limited());
+        meter.end_limited(Duration::from_millis(250));
+        let text = render(meter);
+        for (name, value) in [
+            ("limit_iops", "100"),
+            ("limit_bytes_per_second", "1048576"),
+            ("limited_requests", "2"),
+            ("limited_requests_total", "1"),
+            ("limited_seconds_total", "0.25"),
+        ] {
+            let line = text.lines().find(|line| line.starts_with(&format!("ashlar_volume_{name}{{")));
+            assert_eq!(line.and_then(|line| line.rsplit(' ').next()), Some(value), "{name}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod health;
 mod hosts;
 mod identity;
 mod iscsi;
+mod limits;
 mod lvols;
 mod membership;
 mod mending;
