@@ -16,6 +16,7 @@ mod locks;
 mod memory;
 mod outages;
 mod processes;
+mod proxy;
 mod removal;
 mod s3;
 mod s3_server;
