@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod contestant;
 mod device;
 mod echo;
@@ -48,9 +49,14 @@ enum Bench {
     Node(node::NodeArguments),
     /// A daemon with very many volumes that is short of everything: is it called dead, and does I/O go on?
     Soak(soak::SoakArguments),
+    /// Backups and restores to and from a folder, beside a copy of the same bytes and its checksums
+    Backup(backup::BackupArguments),
     /// Opens a store and tells what that took, for `store`
     #[command(hide = true)]
     StoreOpen(store::OpenArguments),
+    /// Runs one job and tells what that took, for `backup`
+    #[command(hide = true)]
+    BackupJob(backup::JobArguments),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +68,8 @@ fn main() -> ExitCode {
         Bench::Replication(arguments) => replication::run(&arguments),
         Bench::Node(arguments) => node::run(&arguments),
         Bench::Soak(arguments) => soak::run(&arguments),
+        Bench::Backup(arguments) => backup::run(&arguments),
+        Bench::BackupJob(arguments) => backup::run_job(&arguments),
         Bench::StoreOpen(arguments) => store::open_in_this_process(&arguments),
     };
     match result {

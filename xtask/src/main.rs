@@ -48,7 +48,7 @@ enum Task {
     /// Test with the test programs of others; ends with `N passed, N failed, N skipped`
     Conformance {
         /// What to test
-        frontend: Conformance,
+        what: Conformance,
     },
     /// Fuzz the parsers and the opening of stores with libFuzzer
     Fuzz {
@@ -99,6 +99,8 @@ enum Task {
 enum Conformance {
     /// iSCSI and SCSI, with libiscsi's tests
     Iscsi,
+    /// Backups, with Ceph's object gateway
+    S3,
 }
 
 fn main() -> Result<ExitCode> {
@@ -118,11 +120,16 @@ fn main() -> Result<ExitCode> {
             }
             Ok(report.close())
         }
-        Task::Conformance { frontend: Conformance::Iscsi } => {
+        Task::Conformance { what: Conformance::Iscsi } => {
             let mut report = Report::default();
             if report.check("build", || programs::build(&workspace)).is_some() {
                 conformance::iscsi(&workspace, &mut report);
             }
+            Ok(report.close())
+        }
+        Task::Conformance { what: Conformance::S3 } => {
+            let mut report = Report::default();
+            conformance::s3(&workspace, &mut report);
             Ok(report.close())
         }
         Task::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),

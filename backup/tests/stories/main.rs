@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod basics;
+mod ceph;
 mod faults;
 mod fixtures;
 mod folder;
@@ -16,6 +17,8 @@ mod locks;
 mod memory;
 mod outages;
 mod processes;
+mod proxy;
+mod radosgw;
 mod removal;
 mod s3;
 mod s3_server;

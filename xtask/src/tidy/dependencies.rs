@@ -28,7 +28,7 @@ const HOUSE: &[Room] = &[
     room("iscsi-target-protocol", &[]),
     room("proto", &[]),
     Room { name: "tls", uses: &[], tests_use: &["certificates"] },
-    // The data path never links its dependencies: nothing but the daemon uses it.
+    // The data path never links its dependencies: nothing but the daemon and the benchmarks use it.
     room("backup", &[]),
     Room { name: "lvol", uses: &["block-device", "reactor"], tests_use: &["loop-device"] },
     room("replica", &["lvol", "replica-protocol", "block-device", "reactor"]),
@@ -99,6 +99,7 @@ const HOUSE: &[Room] = &[
         "benches",
         &[
             "integration",
+            "backup",
             "cli",
             "proto",
             "iscsi-target",
