@@ -2,13 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod contestant;
 mod device;
 mod echo;
 mod iscsi;
 mod limit;
+mod node;
 mod replication;
 mod report;
+mod soak;
 mod store;
 mod table;
 mod thread;
@@ -42,9 +45,18 @@ enum Bench {
     Iscsi(iscsi::IscsiArguments),
     /// Volumes of real daemons on loopback: crashes, outages, rebuilds, stalls, and what replicas cost
     Replication(replication::ReplicationArguments),
+    /// One daemon with 1,200 volumes: starts, what it uses while idle, lists, attaches, memory
+    Node(node::NodeArguments),
+    /// A daemon with very many volumes that is short of everything: is it called dead, and does I/O go on?
+    Soak(soak::SoakArguments),
+    /// Backups and restores to and from a folder, beside a copy of the same bytes and its checksums
+    Backup(backup::BackupArguments),
     /// Opens a store and tells what that took, for `store`
     #[command(hide = true)]
     StoreOpen(store::OpenArguments),
+    /// Runs one job and tells what that took, for `backup`
+    #[command(hide = true)]
+    BackupJob(backup::JobArguments),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +66,10 @@ fn main() -> ExitCode {
         Bench::Store(arguments) => store::run(&arguments),
         Bench::Iscsi(arguments) => iscsi::run(&arguments),
         Bench::Replication(arguments) => replication::run(&arguments),
+        Bench::Node(arguments) => node::run(&arguments),
+        Bench::Soak(arguments) => soak::run(&arguments),
+        Bench::Backup(arguments) => backup::run(&arguments),
+        Bench::BackupJob(arguments) => backup::run_job(&arguments),
         Bench::StoreOpen(arguments) => store::open_in_this_process(&arguments),
     };
     match result {

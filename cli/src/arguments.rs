@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod backup;
 mod lvol;
 mod operation;
 mod orphan;
@@ -13,6 +14,10 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use tls::Files;
 
+pub(crate) use self::backup::{
+    BackupCommand, CreateBackup, CreateSchedule, RestoreBackup, ScheduleCommand, StandbyCommand, TargetCommand,
+    WhichBackup,
+};
 pub(crate) use self::lvol::{CreateLvol, ImportLvol, LvolCommand};
 pub(crate) use self::operation::OperationCommand;
 pub(crate) use self::orphan::{KindName, OrphanCommand};
@@ -141,7 +146,19 @@ pub(crate) enum DaemonCommand {
     /// This node's copies of volumes
     #[command(subcommand)]
     Replica(ReplicaCommand),
-    /// Long work that goes on by itself: merges, scrubs, rebuilds, replacements, late deletions
+    /// Where this node keeps backups: object stores and folders
+    #[command(subcommand, name = "backup-target")]
+    Target(TargetCommand),
+    /// Backups of volumes, in the format of Longhorn's backup store
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Volumes that follow the backups of others, for when those are lost
+    #[command(subcommand)]
+    Standby(StandbyCommand),
+    /// Snapshots and backups that are made again and again
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
+    /// Long work that goes on by itself: merges, scrubs, rebuilds, backups, restores, late deletions
     #[command(subcommand)]
     Operation(OperationCommand),
     /// What is on the node and belongs to nobody
@@ -279,10 +296,13 @@ mod tests {
         let has = |noun: &str, verb: &str| {
             command.find_subcommand(noun).is_some_and(|noun| noun.find_subcommand(verb).is_some())
         };
-        for noun in ["store", "lvol", "volume", "snapshot"] {
+        for noun in ["store", "lvol", "volume", "snapshot", "backup-target", "standby", "schedule"] {
             for verb in ["create", "list", "show", "delete"] {
                 assert!(has(noun, verb), "{noun} {verb}");
             }
+        }
+        for verb in ["create", "list", "inspect", "delete", "verify", "restore"] {
+            assert!(has("backup", verb), "{verb}");
         }
         assert!(has("replica", "list") && has("replica", "show") && has("node", "show"));
         check_help(&command);

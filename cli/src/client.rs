@@ -9,12 +9,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
+use proto::v1::backup_schedule_service_client::BackupScheduleServiceClient;
+use proto::v1::backup_service_client::BackupServiceClient;
+use proto::v1::backup_target_service_client::BackupTargetServiceClient;
 use proto::v1::engine_service_client::EngineServiceClient;
 use proto::v1::lvol_service_client::LvolServiceClient;
 use proto::v1::node_service_client::NodeServiceClient;
 use proto::v1::operation_service_client::OperationServiceClient;
 use proto::v1::orphan_service_client::OrphanServiceClient;
 use proto::v1::replica_service_client::ReplicaServiceClient;
+use proto::v1::standby_service_client::StandbyServiceClient;
 use proto::v1::store_service_client::StoreServiceClient;
 use proto::v1::volume_service_client::VolumeServiceClient;
 use serde_json::json;
@@ -55,7 +59,7 @@ impl Destination {
         if let Some(host) = host.filter(|host| !self.insecure && !is_this_machine(host)) {
             // As the daemon refuses to listen there.
             bail!(
-                "{host} is not this machine, and http:// is plaintext: whoever is on the way reads and changes what is asked\n\
+                "{host} is not on loopback, and http:// is plaintext: whoever is on the way reads and changes what is asked\n\
                  Name it with https:// and a certificate (docs/security.md), or allow plaintext with --insecure."
             );
         }
@@ -155,6 +159,27 @@ impl Client {
     /// The same for what becomes of them for as long as somebody listens.
     pub fn patient_volumes(&self) -> VolumeServiceClient<Channel> {
         VolumeServiceClient::new(self.patient.clone())
+    }
+
+    /// Where it keeps backups.
+    pub fn targets(&self) -> BackupTargetServiceClient<Channel> {
+        // A check may have to wait for each of its steps.
+        BackupTargetServiceClient::new(self.patient.clone())
+    }
+
+    /// Backups, of its volumes and in its targets. A target with many answers as slowly as it is.
+    pub fn backups(&self) -> BackupServiceClient<Channel> {
+        BackupServiceClient::new(self.patient.clone())
+    }
+
+    /// Its standby volumes.
+    pub fn standbys(&self) -> StandbyServiceClient<Channel> {
+        StandbyServiceClient::new(self.channel.clone())
+    }
+
+    /// Its schedules.
+    pub fn schedules(&self) -> BackupScheduleServiceClient<Channel> {
+        BackupScheduleServiceClient::new(self.channel.clone())
     }
 
     /// Its long work.

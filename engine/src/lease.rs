@@ -20,10 +20,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Core {
-    /// Whether a read that has its data may be answered (I9, I14). It costs a look at the clock: time that passed while the process was
-    /// stopped counts too.
-    pub(crate) fn may_answer_reads(&self) -> bool {
-        let now = reactor::now();
+    /// Whether a read that has its data may be answered (I9, I14). `now` is a look at the clock since it has: time that passed while the process
+    /// was stopped counts too.
+    pub(crate) fn may_answer_reads(&self, now: reactor::Instant) -> bool {
         now <= self.leased.get() || self.renew_lease(now) || bug!("read-after-the-lease")
     }
 
@@ -76,7 +75,7 @@ impl Core {
     pub(crate) async fn keep_lease(&self) {
         loop {
             self.signals.lease.notified().await;
-            while self.is_running() && !self.may_answer_reads() {
+            while self.is_running() && !self.may_answer_reads(reactor::now()) {
                 reactor::sleep(PAUSE).await;
             }
             if self.is_running() {
@@ -99,7 +98,7 @@ impl Core {
             let outcome = error.map_or(outcome, |error| Some(Err(error.clone())));
             let Some(outcome) = outcome else { continue };
             match others {
-                true => self.answer_early(index, outcome),
+                true => self.answer_early(index, outcome, reactor::now()),
                 false => self.finish(index, outcome),
             }
         }

@@ -108,7 +108,7 @@ impl Core {
             Phase::Serving | Phase::Stopping => {}
             Phase::Waiting(_) | Phase::Stopped(_) => return,
         }
-        self.start(index);
+        self.start(index, reactor::now());
     }
 
     /// Ends what was at no replica when the session ended: writes that were not sent, reads whose answer was kept.

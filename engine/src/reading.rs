@@ -36,12 +36,12 @@ enum Next {
 
 impl Core {
     /// Sends a read to the best replica that was not asked yet, and now and then to one that has to be measured.
-    pub(crate) fn start_read(&self, index: usize) {
+    pub(crate) fn start_read(&self, index: usize, now: Instant) {
         let (targets, request, others) = {
             let mut flight = self.flight.borrow_mut();
             let slot = flight.slot(index);
             let members = self.members.borrow();
-            let targets = choose(slot, &members, now());
+            let targets = choose(slot, &members, now);
             (targets, as_sent(&slot.request), members.readable() & !slot.sent != 0)
         };
         if targets.is_empty() {
@@ -72,6 +72,8 @@ impl Core {
 
     /// One member has answered a read.
     pub(crate) fn read_answered(&self, index: usize, member: usize, outcome: Outcome) {
+        // Once: a look at the clock costs as much as all the rest of this.
+        let now = now();
         let next = {
             let mut flight = self.flight.borrow_mut();
             let slot = flight.slot(index);
@@ -79,7 +81,7 @@ impl Core {
             let members = self.members.borrow();
             let (asked, since) = slot.asked;
             if let Some(member) = members.0.get(member).filter(|_| outcome.is_ok() && asked & bit(member) != 0) {
-                member.latency.note(now() - since, slot.request.transfer());
+                member.latency.note(now - since, slot.request.transfer());
             }
             if matches!(&outcome, Err(error) if error.kind() == ErrorKind::ReadFailed) {
                 self.want_mended(member, range_of(&slot.request));
@@ -93,17 +95,17 @@ impl Core {
                 self.again.borrow_mut().push(index);
                 self.signals.pump.notify_one();
             }
-            Next::Answer(outcome, _) if !self.may_answer_reads() || self.is_beside_a_write(index) => {
+            Next::Answer(outcome, _) if !self.may_answer_reads(now) || self.is_beside_a_write(index) => {
                 self.hold_answer(index, outcome)
             }
-            Next::Answer(outcome, false) => self.finish(index, outcome),
-            Next::Answer(outcome, true) => self.answer_early(index, outcome),
-            Next::Over => self.finish(index, Ok(Segments::none())),
+            Next::Answer(outcome, false) => self.finish_at(index, outcome, now),
+            Next::Answer(outcome, true) => self.answer_early(index, outcome, now),
+            Next::Over => self.finish_at(index, Ok(Segments::none()), now),
         }
     }
 
     /// Answers the host while others are still at the read.
-    pub(crate) fn answer_early(&self, index: usize, outcome: Outcome) {
+    pub(crate) fn answer_early(&self, index: usize, outcome: Outcome, now: Instant) {
         // I14: an engine that has stopped answers nothing.
         let outcome = self.stopped().map_or(outcome, Err);
         let reply = {
@@ -112,7 +114,7 @@ impl Core {
             slot.stage = Stage::Answered;
             if slot.reply.is_some() {
                 self.config.meter.end(slot.sequence);
-                self.measure(&slot.request, now() - slot.since, &outcome);
+                self.measure(&slot.request, now - slot.since, &outcome);
             }
             slot.reply.take()
         };
@@ -133,7 +135,7 @@ impl Core {
             (slot.reply.is_none(), slot.pending == 0)
         };
         match (answered, over) {
-            (false, _) => self.start_read(index),
+            (false, _) => self.start_read(index, now()),
             (true, true) => self.finish(index, Ok(Segments::none())),
             (true, false) => {}
         }
@@ -166,7 +168,7 @@ impl Core {
             self.is_late(slot, &members)
         };
         if late {
-            self.start_read(index);
+            self.start_read(index, now());
         }
     }
 

@@ -201,7 +201,19 @@ fn link(name: &str) -> String {
     format!("[{name}](#{})", name.to_lowercase())
 }
 
+/// The pair that a field is a map of, if it is one.
+fn map_entry<'a>(message: &'a DescriptorProto, field: &FieldDescriptorProto) -> Option<&'a DescriptorProto> {
+    let name = field.type_name().rsplit('.').next();
+    let is_entry = |nested: &&DescriptorProto| nested.options.as_ref().is_some_and(|options| options.map_entry());
+    message.nested_type.iter().filter(is_entry).find(|nested| Some(nested.name()) == name)
+}
+
 fn kind(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
+    if let Some(entry) = map_entry(message, field)
+        && let [key, value] = entry.field.as_slice()
+    {
+        return format!("map of {} to {}", kind(entry, key), kind(entry, value));
+    }
     let kind = match field.r#type() {
         Type::Message | Type::Enum => link(field.type_name()),
         kind => format!("{kind:?}").to_lowercase(),

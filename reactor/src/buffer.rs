@@ -87,10 +87,14 @@ fn take_block(size: usize) -> Rc<Block> {
 }
 
 /// Drops one owner of a block; the last one returns it to the pool of this thread.
+#[inline]
 fn release(block: Rc<Block>) {
-    if Rc::strong_count(&block) > 1 {
-        return;
+    if Rc::strong_count(&block) == 1 {
+        give_back(block);
     }
+}
+
+fn give_back(block: Rc<Block>) {
     // Thread-locals may be gone already while the thread ends; then the block is simply freed.
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
@@ -176,6 +180,7 @@ impl Buffer {
 impl Deref for Buffer {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: the range lies within the block (kept so by `new` and `split_off`), is initialised (blocks start
         // zeroed), and no other `Buffer` or `Slice` covers it.
@@ -184,6 +189,7 @@ impl Deref for Buffer {
 }
 
 impl DerefMut for Buffer {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` makes this the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.block().memory.as_ptr().add(self.start), self.length) }
@@ -191,6 +197,7 @@ impl DerefMut for Buffer {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             release(block);
@@ -250,6 +257,7 @@ impl Slice {
 }
 
 impl Clone for Slice {
+    #[inline]
     fn clone(&self) -> Self {
         Self { block: self.block.clone(), start: self.start, length: self.length }
     }
@@ -258,6 +266,7 @@ impl Clone for Slice {
 impl Deref for Slice {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.block {
             // SAFETY: the range lies within the block, is initialised, and no `Buffer` covers it since it was frozen.
@@ -268,6 +277,7 @@ impl Deref for Slice {
 }
 
 impl Drop for Slice {
+    #[inline]
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             release(block);

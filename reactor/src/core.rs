@@ -130,6 +130,8 @@ pub(crate) struct Core {
     /// Operations cancelled in the backlog, to be told of in the next turn.
     withdrawn: RefCell<Vec<Completion>>,
     timers: RefCell<BTreeMap<TimerKey, Waker>>,
+    /// When this turn began.
+    turned: Cell<Instant>,
     next_timer: Cell<u64>,
     /// Reused by each turn.
     messages: RefCell<Messages>,
@@ -139,6 +141,7 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(driver: Box<dyn Driver>, inbox: Arc<Inbox>, stats: Arc<Stats>) -> Rc<Self> {
+        let turned = Cell::new(driver.now());
         Rc::new(Self {
             executor: Executor::new(Arc::clone(&stats)),
             stats,
@@ -148,6 +151,7 @@ impl Core {
             backlog: RefCell::default(),
             withdrawn: RefCell::default(),
             timers: RefCell::default(),
+            turned,
             next_timer: Cell::new(0),
             messages: RefCell::default(),
             completions: RefCell::default(),
@@ -195,6 +199,7 @@ impl Core {
     ///
     /// `wait` says how long the driver may wait at most; it waits less when a timer is due or a task ready.
     pub(crate) fn turn(&self, wait: Wait) -> io::Result<()> {
+        self.turned.set(self.driver.borrow().now());
         self.take_messages();
         self.fire_timers();
         self.executor.run_ready();
@@ -279,7 +284,7 @@ impl Core {
         if self.timers.borrow().is_empty() {
             return;
         }
-        let now = self.driver.borrow().now();
+        let now = self.turned.get();
         loop {
             let waker = {
                 let mut timers = self.timers.borrow_mut();
@@ -462,6 +467,15 @@ impl Drop for Performing {
 /// Outside a reactor.
 pub fn now() -> Instant {
     current(|core| core.driver.borrow().now())
+}
+
+/// When the reactor's turn began: the time now or a little earlier, without a look at the clock, which costs more than most of what is done for a
+/// command. For ages that people look at, not for what must not be late.
+///
+/// # Panics
+/// Outside a reactor.
+pub fn turn_began() -> Instant {
+    current(|core| core.turned.get())
 }
 
 /// The time now, on the clock that all reactors but simulated ones have; from any thread.

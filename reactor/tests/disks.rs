@@ -315,3 +315,38 @@ fn memory_of_an_ended_reactor_is_the_kernels_no_more() {
         assert!(buffers.iter().all(|buffer| buffer.iter().all(|&byte| byte == 0)));
     }
 }
+
+/// More than the kernel gets at once of one disk: the others wait, whoever gives up is taken out, and the disk closes after them all.
+#[test]
+fn a_disk_takes_more_operations_than_the_kernel_gets_at_once() {
+    const BLOCKS: u64 = 1024;
+    with_disk(|disk, folder| async move {
+        let write = |block: u64, byte: u8| {
+            let disk = disk.clone();
+            spawn(async move { disk.write(block * 4096, Slice::from(&[byte; 4096][..])).await })
+        };
+        for write in (0..BLOCKS).map(|block| write(block, block as u8)).collect::<Vec<_>>() {
+            write.await.expect("not aborted").expect("written");
+        }
+        let mut writes: Vec<_> = (0..BLOCKS).map(|block| write(block, 0xee)).collect();
+        // All of them begin, and the last ones are far from their turn when whoever wanted them gives up.
+        reactor::yield_now().await;
+        let given_up = writes.split_off(BLOCKS as usize - 100);
+        given_up.iter().for_each(|write| write.abort());
+        for write in writes {
+            write.await.expect("not aborted").expect("written");
+        }
+        let content = read(&disk, 0, BLOCKS as usize * 4096).await;
+        for (block, bytes) in content.chunks(4096).enumerate() {
+            let expected = if block < BLOCKS as usize - 100 { 0xee } else { block as u8 };
+            assert!(bytes.iter().all(|byte| *byte == expected), "{block}");
+        }
+        for write in (0..BLOCKS).map(|block| write(block, 7)).collect::<Vec<_>>() {
+            write.await.expect("not aborted").expect("written");
+        }
+        assert!(read(&disk, 0, BLOCKS as usize * 4096).await.iter().all(|byte| *byte == 7));
+        drop(disk);
+        let again = Disk::open(&folder.path().join("disk"), &create(4 << 20));
+        assert!(again.is_ok(), "nothing holds it any more");
+    });
+}

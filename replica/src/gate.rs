@@ -46,7 +46,7 @@ impl Gate {
                 drop(state);
                 return reply.fail(error);
             }
-            state.insert(Slot { reply: Some(reply), since: reactor::now(), used: true })
+            state.insert(Slot { reply: Some(reply), since: reactor::turn_began(), used: true })
         };
         let device = self.device();
         device.submit(request, Reply::new(Rc::clone(self) as Rc<dyn ReplySink>, token as u64));

@@ -1,4 +1,4 @@
-//! One entry for people and CI: `cargo xtask test|tidy|api|e2e|conformance|fuzz|miri|instructions|demo|simulate|bench|package`. docs/testing.md tells what each does.
+//! One entry for people and CI: `cargo xtask test|tidy|api|e2e|conformance|fuzz|miri|instructions|demo|simulate|bench|soak|package`. docs/testing.md tells what each does.
 #![forbid(unsafe_code)]
 
 mod conformance;
@@ -48,7 +48,7 @@ enum Task {
     /// Test with the test programs of others; ends with `N passed, N failed, N skipped`
     Conformance {
         /// What to test
-        frontend: Conformance,
+        what: Conformance,
     },
     /// Fuzz the parsers and the opening of stores with libFuzzer
     Fuzz {
@@ -84,6 +84,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Keep a daemon with very many volumes short of everything for a long time (lesson L1): `--volumes N --minutes M --json F`, see docs/testing.md
+    Soak {
+        /// Passed on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Build a Debian package of the release build, with manual and completions (needs cargo-deb)
     Package,
 }
@@ -93,6 +99,8 @@ enum Task {
 enum Conformance {
     /// iSCSI and SCSI, with libiscsi's tests
     Iscsi,
+    /// Backups, with Ceph's object gateway
+    S3,
 }
 
 fn main() -> Result<ExitCode> {
@@ -112,11 +120,16 @@ fn main() -> Result<ExitCode> {
             }
             Ok(report.close())
         }
-        Task::Conformance { frontend: Conformance::Iscsi } => {
+        Task::Conformance { what: Conformance::Iscsi } => {
             let mut report = Report::default();
             if report.check("build", || programs::build(&workspace)).is_some() {
                 conformance::iscsi(&workspace, &mut report);
             }
+            Ok(report.close())
+        }
+        Task::Conformance { what: Conformance::S3 } => {
+            let mut report = Report::default();
+            conformance::s3(&workspace, &mut report);
             Ok(report.close())
         }
         Task::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
@@ -135,6 +148,10 @@ fn main() -> Result<ExitCode> {
         Task::Package => package::run(&workspace).map(|()| ExitCode::SUCCESS),
         Task::Demo { arguments } => programs::demo(&workspace, &arguments),
         Task::Simulate { arguments } => programs::simulate(&workspace, &arguments),
+        Task::Soak { arguments } => {
+            let arguments: Vec<OsString> = std::iter::once("soak".into()).chain(arguments).collect();
+            programs::bench(&workspace, &arguments)
+        }
         Task::Bench { arguments } => {
             let arguments = programs::with_table(&workspace, arguments);
             match arguments.first().and_then(|bench| bench.to_str()) {

@@ -95,8 +95,12 @@ pub(crate) fn provide_tgt() {
 
 /// Builds the benchmarks in release, and the daemon for those that measure it, and becomes them.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
-    let of_daemons = arguments.first().is_some_and(|bench| bench == "replication");
-    build_release(workspace, if of_daemons { &["benches", "daemon"] } else { &["benches"] })?;
+    let packages: &[&str] = match arguments.first().and_then(|bench| bench.to_str()) {
+        Some("node") => &["benches", "daemon", "cli"],
+        Some("replication" | "soak") => &["benches", "daemon"],
+        _ => &["benches"],
+    };
+    build_release(workspace, packages)?;
     become_program(Command::new(workspace.target.join("release/benches")).args(arguments))
 }
 

@@ -46,6 +46,7 @@ pub(crate) fn run(workspace: &Workspace, fast: bool, long: bool) -> Result<ExitC
     if report.check("build", || programs::build_with_tests(workspace)).is_some() {
         provide_for_scenarios(&mut report);
         provide_tshark(&mut report);
+        provide_ceph(&mut report);
         let seeds = simulate(workspace, if fast { SIMULATED_FAST } else { SIMULATED }, &mut report);
         test(workspace, fast, long, &mut report);
         if let Some(seeds) = seeds {
@@ -127,6 +128,15 @@ fn provide_tshark(report: &mut Report) {
         Ok(()) => {}
         Err(Missing::LeftOut(reason)) => report.skip("recorded sessions", reason),
         Err(Missing::Failed(error)) => report.skip("recorded sessions", format_args!("{error:#}")),
+    }
+}
+
+/// The S3 that `backup/tests/stories/radosgw.rs` starts. Without it that story leaves itself out.
+fn provide_ceph(report: &mut Report) {
+    match debian::provide(conformance::CEPH) {
+        Ok(()) => {}
+        Err(Missing::LeftOut(reason)) => report.skip("backups to Ceph", reason),
+        Err(Missing::Failed(error)) => report.skip("backups to Ceph", format_args!("{error:#}")),
     }
 }
 

@@ -11,7 +11,7 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
+use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
 
 use super::http::{Connector, Fault};
 use super::store::{Body, Content, Folder, LARGEST_FOLDER, Listing, ObjectInfo, Store};
@@ -25,8 +25,11 @@ pub(super) struct CloudStore {
     prefix: Path,
 }
 
-/// Pieces of a payload made of a file.
-const PIECE: usize = 1 << 20;
+/// Largest file that is stored by one PUT, which has to be in memory as a whole. Larger ones come in parts.
+const LARGEST_PUT: u64 = 32 << 20;
+
+/// Bytes of a part: the largest file of a backup, at 16 TiB, has some 60 of them.
+const PART: u64 = 16 << 20;
 
 /// Opens the store of a URL that is one.
 pub(super) fn open(
@@ -204,24 +207,70 @@ fn listing_error(error: &object_store::Error, folder: &str) -> Error {
     if error.kind() == Kind::NotFound { Error::new(Kind::Empty, error.reason()) } else { error }
 }
 
-fn payload(content: Content) -> Result<PutPayload> {
-    match content {
-        Content::Bytes(bytes) => Ok(bytes.into()),
-        Content::File(path) => {
-            use std::io::Read;
-            let failed = || local(path.display());
-            let mut file = std::fs::File::open(&path).map_err(failed())?;
-            let mut pieces = Vec::new();
-            loop {
-                let mut piece = Vec::with_capacity(PIECE);
-                let length = (&mut file).take(PIECE as u64).read_to_end(&mut piece).map_err(failed())?;
-                if length == 0 {
-                    return Ok(pieces.into_iter().collect());
-                }
-                pieces.push(Bytes::from(piece));
-            }
-        }
+/// The next bytes of a file, at most `most`.
+fn read_part(mut file: std::fs::File, most: u64) -> std::io::Result<(std::fs::File, Bytes)> {
+    use std::io::Read;
+    let mut part = Vec::new();
+    (&mut file).take(most).read_to_end(&mut part)?;
+    Ok((file, part.into()))
+}
+
+/// A failure to write. "Not found" then means that there is no bucket, or no store.
+fn writing_error(error: &object_store::Error, key: &str) -> Error {
+    let error = store_error(error, "writing", key);
+    if error.kind() == Kind::NotFound { Error::new(Kind::Empty, error.reason()) } else { error }
+}
+
+impl CloudStore {
+    async fn put_bytes(&self, key: &str, path: &Path, bytes: Bytes) -> Result<()> {
+        let put = self.store.put(path, bytes.into()).await;
+        put.map(|_| ()).map_err(|error| writing_error(&error, key))
     }
+
+    async fn put_file(&self, key: &str, path: &Path, source: &std::path::Path) -> Result<()> {
+        let failed = || local(source.display());
+        let opened = source.to_owned();
+        let opened = off_thread(key, move || {
+            let file = std::fs::File::open(opened)?;
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        });
+        let (file, length) = opened.await?.map_err(failed())?;
+        if length > LARGEST_PUT {
+            return self.put_parts(key, path, file, source).await;
+        }
+        let (_, bytes) = off_thread(key, move || read_part(file, LARGEST_PUT)).await?.map_err(failed())?;
+        self.put_bytes(key, path, bytes).await
+    }
+
+    /// One part after the other: the object is there as a whole when all are, or not at all.
+    async fn put_parts(&self, key: &str, path: &Path, mut file: std::fs::File, source: &std::path::Path) -> Result<()> {
+        let failed = |error| writing_error(&error, key);
+        let mut upload = self.store.put_multipart(path).await.map_err(failed)?;
+        let stored = async {
+            loop {
+                let read = off_thread(key, move || read_part(file, PART)).await?;
+                let (rest, part) = read.map_err(local(source.display()))?;
+                if part.is_empty() {
+                    return upload.complete().await.map(|_| ()).map_err(failed);
+                }
+                upload.put_part(part.into()).await.map_err(failed)?;
+                file = rest;
+            }
+        };
+        let stored = stored.await;
+        if stored.is_err() {
+            // Parts that cannot be removed are no object: stores drop them by a rule of the bucket's.
+            let _ = upload.abort().await;
+        }
+        stored
+    }
+}
+
+/// Does something that blocks.
+async fn off_thread<T: Send + 'static>(key: &str, what: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(what).await;
+    done.map_err(|_| Error::new(Kind::Interrupted, format!("writing {key}: stopped")))
 }
 
 #[async_trait]
@@ -234,13 +283,10 @@ impl Store for CloudStore {
 
     async fn put(&self, key: &str, content: Content) -> Result<()> {
         let path = self.path(key)?;
-        let payload = tokio::task::spawn_blocking(move || payload(content)).await;
-        let payload = payload.map_err(|_| Error::new(Kind::Interrupted, format!("writing {key}: stopped")))??;
-        self.store.put(&path, payload).await.map(|_| ()).map_err(|error| match store_error(&error, "writing", key) {
-            // There is no bucket, or no store.
-            error if error.kind() == Kind::NotFound => Error::new(Kind::Empty, error.reason()),
-            error => error,
-        })
+        match content {
+            Content::Bytes(bytes) => self.put_bytes(key, &path, bytes).await,
+            Content::File(source) => self.put_file(key, &path, &source).await,
+        }
     }
 
     async fn create(&self, key: &str, bytes: Bytes) -> Result<bool> {

@@ -17,13 +17,13 @@ use crate::memory::MemoryStore;
 use crate::volume::{CHUNK, TestDevice, Volume};
 use crate::{BLOCK, MIB, back_up, check, in_time, restore, target};
 
-const SIZE: u64 = 64 * MIB;
-const HASHES: [&str; 2] = [
+pub(crate) const SIZE: u64 = 64 * MIB;
+pub(crate) const HASHES: [&str; 2] = [
     "f042d3b57d487cbf585067984508bc15268cb6b59fd9f82d52f4e11472402ff9",
     "a8cdc0ca3383f367d8898ae4135315fd48fdb0dea3383f0216841d6061324a6f",
 ];
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
@@ -47,7 +47,7 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-fn sha256(device: &TestDevice) -> String {
+pub(crate) fn sha256(device: &TestDevice) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, &device.bytes());
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -112,7 +112,7 @@ async fn a_backup_waits_for_a_removal_that_is_under_way() {
 }
 
 /// A client that is not ours and follows the rules: it backs up one block that it finds or stores.
-async fn foreign_backup(
+pub(crate) async fn foreign_backup(
     store: &dyn Store,
     folder: &str,
     backup: &str,

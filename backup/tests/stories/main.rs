@@ -5,15 +5,20 @@
 #![forbid(unsafe_code)]
 
 mod basics;
+mod ceph;
 mod faults;
 mod fixtures;
 mod folder;
 mod gone;
 mod hostile;
+mod interleavings;
 mod kills;
 mod locks;
 mod memory;
 mod outages;
+mod processes;
+mod proxy;
+mod radosgw;
 mod removal;
 mod s3;
 mod s3_server;

@@ -28,6 +28,12 @@ impl MemoryStore {
         Self { objects: Mutex::default(), begin: Instant::now(), clock }
     }
 
+    /// Another store with the same objects, whose clock goes on from here.
+    pub(crate) fn copy(&self) -> Self {
+        let objects = self.objects.lock().expect("no panic").clone();
+        Self { objects: Mutex::new(objects), begin: self.begin, clock: self.clock }
+    }
+
     pub(crate) fn now(&self) -> SystemTime {
         // Whole seconds, as S3 has them.
         self.clock + Duration::from_secs(self.begin.elapsed().as_secs())

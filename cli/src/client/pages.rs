@@ -1,9 +1,11 @@
 //! Whole lists, page by page.
 
 use proto::v1::{
-    Engine, ListEnginesRequest, ListLvolsRequest, ListLvolsResponse, ListOperationsRequest, ListOrphansRequest,
-    ListOrphansResponse, ListReplicasRequest, ListReplicasResponse, ListSnapshotsRequest, ListStoresRequest,
-    ListVolumesRequest, Operation, Snapshot, Store, Volume,
+    Backup, BackupSchedule, BackupTarget, BackupVolume, Engine, ListBackupSchedulesRequest, ListBackupTargetsRequest,
+    ListBackupVolumesRequest, ListBackupsRequest, ListEnginesRequest, ListLvolsRequest, ListLvolsResponse,
+    ListOperationsRequest, ListOrphansRequest, ListOrphansResponse, ListReplicasRequest, ListReplicasResponse,
+    ListSnapshotsRequest, ListStandbysRequest, ListStoresRequest, ListVolumesRequest, Operation, Snapshot, Standby,
+    Store, Volume,
 };
 
 use super::{Client, answer};
@@ -52,6 +54,40 @@ impl Client {
     /// All that belongs to nobody on the node.
     pub async fn list_orphans(&self) -> anyhow::Result<ListOrphansResponse> {
         Ok(all_pages!(self.orphans(), ListOrphansRequest::default(), orphans))
+    }
+
+    /// All backup targets of the node.
+    pub async fn list_targets(&self) -> anyhow::Result<Vec<BackupTarget>> {
+        Ok(all_pages!(self.targets(), ListBackupTargetsRequest::default(), targets).targets)
+    }
+
+    /// All backups that a request asks for.
+    pub async fn list_backups(&self, request: ListBackupsRequest) -> anyhow::Result<Vec<Backup>> {
+        Ok(all_pages!(self.backups(), request, backups).backups)
+    }
+
+    /// All volumes of a target.
+    pub async fn list_backup_volumes(&self, request: ListBackupVolumesRequest) -> anyhow::Result<Vec<BackupVolume>> {
+        let mut request = request;
+        let mut all = Vec::new();
+        loop {
+            let page = answer(self.backups().list_volumes(request.clone()).await)?;
+            all.extend(page.volumes);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// All standbys of the node.
+    pub async fn list_standbys(&self) -> anyhow::Result<Vec<Standby>> {
+        Ok(all_pages!(self.standbys(), ListStandbysRequest::default(), standbys).standbys)
+    }
+
+    /// All schedules of the node.
+    pub async fn list_schedules(&self) -> anyhow::Result<Vec<BackupSchedule>> {
+        Ok(all_pages!(self.schedules(), ListBackupSchedulesRequest::default(), schedules).schedules)
     }
 
     /// All operations that a request asks for.

@@ -1,5 +1,6 @@
 //! One file for each noun.
 
+mod backup;
 mod events;
 mod export;
 mod lvol;
@@ -27,6 +28,10 @@ pub(crate) async fn run(destination: &Destination, command: &DaemonCommand, outp
         DaemonCommand::Lvol(command) => lvol::run(&client, command, output).await,
         DaemonCommand::Volume(command) => volume::run(&client, command, output).await,
         DaemonCommand::Snapshot(command) => snapshot::run(&client, command, output).await,
+        DaemonCommand::Target(command) => backup::target(&client, command, output).await,
+        DaemonCommand::Backup(command) => backup::run(&client, command, output).await,
+        DaemonCommand::Standby(command) => backup::standby(&client, command, output).await,
+        DaemonCommand::Schedule(command) => backup::schedule(&client, command, output).await,
         DaemonCommand::Operation(command) => operation::run(&client, command, output).await,
         DaemonCommand::Orphan(command) => orphan::run(&client, command, output).await,
         DaemonCommand::Replica(command) => replica::run(&client, command, output).await,

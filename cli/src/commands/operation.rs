@@ -8,9 +8,10 @@ use proto::v1::{
     OperationState, WatchOperationsRequest,
 };
 
+use super::utc;
 use crate::arguments::OperationCommand;
 use crate::client::{CallError, Client, answer};
-use crate::output::{Fixed, Name, Output, Table, Width, look_on};
+use crate::output::{Fixed, Name, Output, Table, Width, duration, look_on};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &OperationCommand, output: Output) -> anyhow::Result<()> {
@@ -53,7 +54,8 @@ async fn watch(client: &Client, id: &str, output: Output) -> anyhow::Result<()> 
     }
 }
 
-fn show(operation: &Operation, output: Output) -> anyhow::Result<()> {
+/// Prints one.
+pub(super) fn show(operation: &Operation, output: Output) -> anyhow::Result<()> {
     output.print(operation, |operation, _| render(operation))
 }
 
@@ -70,7 +72,7 @@ fn render_list(operations: &[Operation], width: Width) -> String {
 
 /// What it is about, in a word or two.
 fn about(operation: &Operation) -> String {
-    let words = [&operation.volume, &operation.store, &operation.node];
+    let words = [&operation.volume, &operation.backup, &operation.store, &operation.node];
     let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).map(String::as_str).collect();
     words.join(" ")
 }
@@ -104,8 +106,15 @@ fn render(operation: &Operation) -> String {
         ("kind", operation.kind().to_string()),
         ("state", operation.state().to_string()),
         ("reason", operation.reason.clone()),
+        ("failure", operation.failure.clone()),
+        ("next try", operation.next_try_unix_ms.map_or(String::new(), utc)),
         ("done", progress),
+        ("left", operation.remaining_ms.map_or(String::new(), duration)),
         ("volume", named(&operation.volume, &operation.volume_uuid)),
+        ("snapshot", operation.snapshot_uuid.clone()),
+        ("target", operation.target.clone()),
+        ("stored as", operation.backup_volume.clone()),
+        ("backup", operation.backup.clone()),
         ("replica", operation.replica_uuid.clone()),
         ("node", operation.node.clone()),
         ("store", named(&operation.store, &operation.store_uuid)),
@@ -160,6 +169,22 @@ mod tests {
         assert!(text.contains("done       1 MiB of 4 MiB (25%)"), "{text}");
         assert!(text.contains("ashlar operation cancel merge-6f1c"), "{text}");
         assert!(!render(&Operation { can_cancel: false, ..operation() }).contains("cancel"));
+    }
+
+    #[test]
+    fn one_that_waits_says_until_when() {
+        let (reason, failure) = ("listing: no answer".to_owned(), "timed_out".to_owned());
+        let next_try_unix_ms = Some(1_709_164_800_000);
+        let waiting = Operation { reason, failure, next_try_unix_ms, remaining_ms: Some(61_000), ..operation() };
+        let text = render(&waiting);
+        for line in [
+            "reason     listing: no answer",
+            "failure    timed_out",
+            "next try   2024-02-29T00:00:00Z",
+            "left       1 min 01 s",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
     }
 
     #[test]

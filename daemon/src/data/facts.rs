@@ -285,6 +285,7 @@ impl EngineSpec {
             block_size: 4096,
             members: Vec::new(),
             rebuild: engine::RebuildSettings::default(),
+            limits: block_device::Limits::default(),
             frontends: Frontends::default(),
         }
     }

@@ -8,6 +8,7 @@ mod log;
 mod metrics;
 mod notify;
 mod pages;
+mod ticks;
 mod watchdog;
 
 use std::io;
@@ -28,6 +29,7 @@ pub(crate) use self::link::{Link, Readiness};
 use self::board::{About, Board};
 use self::notify::Notifier;
 use self::pages::Pages;
+use self::ticks::Ticks;
 use crate::config::Config;
 use crate::listening;
 use crate::runs::LastRun;
@@ -90,7 +92,7 @@ fn run(
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let pages = Rc::new(Pages::new(board, tokio::net::UnixStream::from_std(questions)?, notifier, log));
         tokio::task::spawn_local(Rc::clone(&pages).hear());
-        tokio::task::spawn_local(Rc::clone(&pages).watch());
+        tokio::task::spawn_local(Rc::clone(&pages).watch(Ticks::every(watchdog::INTERVAL)?));
         tokio::task::spawn_local(Rc::clone(&pages).tell_systemd());
         http::serve(listener, pages).await;
         Ok(())

@@ -15,7 +15,8 @@ use super::http::{Answer, Site};
 use super::link::{FACTS, PING, READY, SERVING, STOPPING, UNREADY};
 use super::log::Log;
 use super::notify::Notifier;
-use super::watchdog::{Finding, INTERVAL};
+use super::ticks::Ticks;
+use super::watchdog::Finding;
 use super::{Phase, watchdog_interval};
 
 /// For the control threads to answer. Probes wait a second.
@@ -103,10 +104,9 @@ impl Pages {
     }
 
     /// Watches the reactors, for ever.
-    pub(super) async fn watch(self: Rc<Self>) {
+    pub(super) async fn watch(self: Rc<Self>, ticks: Ticks) {
         let mut told = READY;
-        loop {
-            tokio::time::sleep(INTERVAL).await;
+        while ticks.next().await.is_ok() {
             let found = self.board.borrow_mut().look(monotonic_now());
             for (reactor, finding) in found {
                 self.log.say(move || match finding {

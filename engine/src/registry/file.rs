@@ -21,9 +21,12 @@ const ENDING: &str = ".json";
 /// its state directory.
 pub struct FileRegistry {
     folder: PathBuf,
-    /// Makes compare and swap one step.
-    swapping: Mutex<()>,
+    /// Each makes compare and swap one step for its volumes. Others do not wait: at a start a thousand records change at once.
+    swapping: [Mutex<()>; LOCKS],
 }
+
+/// So many volumes can be swapped at once.
+const LOCKS: usize = 64;
 
 /// A file's content.
 #[derive(Serialize, Deserialize)]
@@ -41,7 +44,12 @@ struct Format {
 impl FileRegistry {
     /// The registry in `folder`, which must exist.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), swapping: Mutex::new(()) }
+        Self { folder: folder.into(), swapping: std::array::from_fn(|_| Mutex::new(())) }
+    }
+
+    fn swapping(&self, volume: Uuid) -> &Mutex<()> {
+        // Its last byte is as random as any.
+        &self.swapping[usize::from(volume.as_bytes()[15]) % LOCKS]
     }
 
     fn path(&self, volume: Uuid) -> PathBuf {
@@ -57,7 +65,7 @@ impl FileRegistry {
     }
 
     async fn swap(&self, expected: Option<u64>, mut record: VolumeRecord) -> Result<u64, RegistryError> {
-        let _swapping = self.swapping.lock().await;
+        let _swapping = self.swapping(record.volume).lock().await;
         let found = self.read(record.volume).await?.map(|record| record.version);
         if found != expected {
             return Err(RegistryError::Conflict { volume: record.volume, found });
@@ -97,7 +105,7 @@ impl Registry for FileRegistry {
 
     fn set_aside(&self, volume: Uuid) -> LocalFuture<'_, Result<(), RegistryError>> {
         Box::pin(async move {
-            let _swapping = self.swapping.lock().await;
+            let _swapping = self.swapping(volume).lock().await;
             match self.read(volume).await {
                 Err(RegistryError::Damaged { .. }) => {}
                 Ok(None) => return Ok(()),
@@ -113,7 +121,7 @@ impl Registry for FileRegistry {
 
     fn remove(&self, volume: Uuid) -> LocalFuture<'_, Result<(), RegistryError>> {
         Box::pin(async move {
-            let _swapping = self.swapping.lock().await;
+            let _swapping = self.swapping(volume).lock().await;
             Ok(files::remove(&self.path(volume)).await?)
         })
     }

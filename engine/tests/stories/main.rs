@@ -2,13 +2,14 @@
 //!
 //! `fakes` are replicas and a registry of memory with faults to inject; `model` knows what each block may read as;
 //! `writing`, `reading`, `rebuilding`, `pacing`, `lacking`, `changes`, `cuts`, `membership`, `registry_lost` and `reservations` are stories about
-//! them. `cluster` and
+//! them. `cluster`, `idle` and
 //! `leases` have real replicas on simulated nodes, `loopback` on reactors of the kernel.
 
 mod changes;
 mod cluster;
 mod cuts;
 mod fakes;
+mod idle;
 mod lacking;
 mod leases;
 mod loopback;

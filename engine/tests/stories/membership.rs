@@ -358,3 +358,26 @@ fn an_engine_that_serves_stops_when_another_replica_was_made_to_count() {
         assert_eq!(cluster.nodes[0].disk.borrow().content()[0], 0, "what n1 had when it left");
     });
 }
+
+#[test]
+fn a_start_that_changes_nothing_but_the_epoch_writes_the_record_once() {
+    story(31, async {
+        let cluster = Cluster::new(3, SIZE);
+        // The first start notes the tokens of the replicas.
+        let engine = cluster.serve().await;
+        engine.stop().await;
+        let (before, epoch) = (cluster.registry.stores.get(), cluster.registry.record().epoch);
+        let engine = cluster.serve().await;
+        assert_eq!(cluster.registry.stores.get() - before, 1, "the one that raises the epoch");
+        let record = cluster.registry.record();
+        assert_eq!((record.epoch, record.clean), (epoch + 1, false));
+        write(&*engine, 0, 1).await.expect("written");
+        drop(engine);
+        // Now the others may differ from the one that counts: they settle, and that is on record before the first request (I7, I8).
+        let before = cluster.registry.stores.get();
+        let engine = cluster.serve().await;
+        assert!(cluster.registry.stores.get() - before >= 2);
+        in_sync(&cluster, 3).await;
+        engine.stop().await;
+    });
+}

@@ -28,7 +28,7 @@ const HOUSE: &[Room] = &[
     room("iscsi-target-protocol", &[]),
     room("proto", &[]),
     Room { name: "tls", uses: &[], tests_use: &["certificates"] },
-    // The data path never links its dependencies: nothing but the daemon uses it.
+    // The data path never links its dependencies: nothing but the daemon and the benchmarks use it.
     room("backup", &[]),
     Room { name: "lvol", uses: &["block-device", "reactor"], tests_use: &["loop-device"] },
     room("replica", &["lvol", "replica-protocol", "block-device", "reactor"]),
@@ -64,23 +64,6 @@ const HOUSE: &[Room] = &[
     },
     // `store check` and `store dump` must work when the daemon does not: docs/decisions/0004-offline-tools-read-the-disk.md.
     room("cli", &["tls", "proto", "iscsi-initiator", "nvmf-initiator", "host-load", "lvol", "reactor"]),
-    room(
-        "benches",
-        &[
-            "cli",
-            "proto",
-            "iscsi-target",
-            "iscsi-initiator",
-            "nvmf-target",
-            "nvmf-initiator",
-            "host-load",
-            "engine",
-            "replica",
-            "lvol",
-            "block-device",
-            "reactor",
-        ],
-    ),
     room("simulator", &["nvmf-target", "nvmf-initiator", "engine", "replica", "lvol", "block-device", "reactor"]),
     room(
         "fuzzing",
@@ -109,6 +92,26 @@ const HOUSE: &[Room] = &[
             "reactor",
             "loop-device",
             "certificates",
+        ],
+    ),
+    // Of the tests it has what stops threads and freezes disks: for the soak.
+    room(
+        "benches",
+        &[
+            "integration",
+            "backup",
+            "cli",
+            "proto",
+            "iscsi-target",
+            "iscsi-initiator",
+            "nvmf-target",
+            "nvmf-initiator",
+            "host-load",
+            "engine",
+            "replica",
+            "lvol",
+            "block-device",
+            "reactor",
         ],
     ),
     room("e2e", &["cli"]),

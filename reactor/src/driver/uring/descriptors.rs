@@ -3,6 +3,7 @@
 //! Sockets are not in it. What the table has stays open until the kernel has taken the ring apart, which it does in the background when a process
 //! is killed, and takes a tenth of a second for: for so long whoever is connected to it would not hear that it is gone.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -16,6 +17,10 @@ use crate::driver::{OperationId, ResourceId};
 /// How many descriptors have a place in the table at most. Those beyond, and sockets, work all the same, with a reference count
 /// for each operation.
 const TABLE: u64 = 8192;
+
+/// How many operations of one disk the kernel has at most; more wait here. Most disks have no use for more. One that hangs can keep a thread of the
+/// kernel busy with each of them, and the others need some as well: see [`Descriptors::threads`].
+const DISK_DEPTH: usize = 256;
 
 /// What a descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +42,20 @@ pub(super) struct Resource {
     users: usize,
     /// The operations in flight on a socket or listener, to cancel at close.
     cancellable: SmallVec<[OperationId; 2]>,
+    /// Operations of a disk that the kernel does not have yet, in order. They are in flight, too.
+    parked: VecDeque<OperationId>,
     closing: bool,
+}
+
+impl Resource {
+    fn is_disk(&self) -> bool {
+        matches!(self.kind, Kind::File { .. } | Kind::BlockDevice)
+    }
+
+    /// Whether the kernel has as many operations of it as it may.
+    fn is_full(&self) -> bool {
+        self.is_disk() && self.users - self.parked.len() >= DISK_DEPTH
+    }
 }
 
 /// How an entry of the submission queue names its file.
@@ -77,8 +95,21 @@ impl Descriptors {
             // Below TABLE.
             submitter.register_files_update(id as u32, &[file.as_raw_fd()])?;
         }
-        entry.insert(Resource { file, kind, users: 0, cancellable: SmallVec::new(), closing: false });
+        entry.insert(Resource {
+            file,
+            kind,
+            users: 0,
+            cancellable: SmallVec::new(),
+            parked: VecDeque::new(),
+            closing: false,
+        });
         Ok(id)
+    }
+
+    /// How many threads the kernel may need for what blocks, so that a disk that hangs leaves enough to the others.
+    pub(super) fn threads(&self) -> u32 {
+        let disks = self.open.iter().filter(|(_, resource)| resource.is_disk()).count();
+        u32::try_from((disks + 1) * DISK_DEPTH).unwrap_or(u32::MAX)
     }
 
     /// An open resource that is not being closed.
@@ -108,6 +139,29 @@ impl Descriptors {
         if matches!(resource.kind, Kind::Socket | Kind::Listener) {
             resource.cancellable.push(operation);
         }
+    }
+
+    /// Whether an operation of this resource has to wait for others before the kernel gets it.
+    pub(super) fn is_full(&self, id: ResourceId) -> bool {
+        self.open[id].is_full()
+    }
+
+    /// Keeps an operation that has begun until the kernel may have it.
+    pub(super) fn park(&mut self, id: ResourceId, operation: OperationId) {
+        self.open[id].parked.push_back(operation);
+    }
+
+    /// Takes an operation out that was kept; false if it was not.
+    pub(super) fn unpark(&mut self, id: ResourceId, operation: OperationId) -> bool {
+        let parked = &mut self.open[id].parked;
+        let place = parked.iter().position(|&other| other == operation);
+        place.is_some_and(|place| parked.remove(place).is_some())
+    }
+
+    /// The next operation of this resource that the kernel may have, if one was kept.
+    pub(super) fn next_parked(&mut self, id: ResourceId) -> Option<OperationId> {
+        let resource = self.open.get_mut(id).filter(|resource| !resource.is_full())?;
+        resource.parked.pop_front()
     }
 
     /// Counts an operation that has ended; the last one of a closed resource closes the descriptor.
@@ -143,7 +197,7 @@ impl Descriptors {
     pub(super) fn remove(&mut self, submitter: &Submitter<'_>, id: ResourceId) -> OwnedFd {
         assert_eq!(self.open[id].users, 0, "a descriptor in use stays open");
         let resource = self.open.remove(id);
-        if matches!(resource.kind, Kind::File { .. } | Kind::BlockDevice) {
+        if resource.is_disk() {
             disks::unlock(&resource.file);
         }
         if has_place(self.registered, id, resource.kind)

@@ -243,6 +243,7 @@ impl UringDriver {
         let operation = flight.finish(&mut self.spare);
         if let Some(resource) = resource_of(&operation) {
             self.descriptors.end(&self.ring.submitter(), resource, id);
+            self.again.extend(self.descriptors.next_parked(resource));
         }
         self.ended.push(Completion { id, result, operation: Some(operation) });
     }
@@ -273,6 +274,7 @@ impl Driver for UringDriver {
     fn open_disk(&mut self, path: &Path, options: &DiskOptions) -> io::Result<OpenDisk> {
         let disk = disks::open(path, options)?;
         let id = self.descriptors.add(&self.ring.submitter(), disk.file, disk.kind)?;
+        self.ring.allow_threads(self.descriptors.threads());
         Ok(OpenDisk { id, size: disk.size, alignment: disk.alignment, atomic_write: disk.atomic_write })
     }
 
@@ -343,13 +345,18 @@ impl Driver for UringDriver {
             self.delegate(id, job);
             return Ok(());
         }
-        if !self.launch(id)
+        let parked = resource.filter(|resource| self.descriptors.is_full(*resource));
+        if parked.is_none()
+            && !self.launch(id)
             && let Some(flight) = self.flights.remove(id)
         {
             return Err(flight.finish(&mut self.spare));
         }
         if let Some(resource) = resource {
             self.descriptors.begin(resource, id);
+        }
+        if let Some(resource) = parked {
+            self.descriptors.park(resource, id);
         }
         self.blocking += usize::from(blocking);
         if is_transfer {
@@ -362,6 +369,11 @@ impl Driver for UringDriver {
     fn cancel(&mut self, id: OperationId) {
         let Some(flight) = self.flights.get(id) else { return };
         if std::mem::replace(&mut flight.cancelled, true) {
+            return;
+        }
+        let resource = resource_of(&flight.operation);
+        if resource.is_some_and(|resource| self.descriptors.unpark(resource, id)) {
+            self.finish(id, Err(io::Error::from_raw_os_error(libc::ECANCELED)));
             return;
         }
         if let Some(place) = self.again.iter().position(|&waiting| waiting == id) {

@@ -37,6 +37,15 @@ impl Ring {
         self.uring.submitter()
     }
 
+    /// Lets the kernel have so many threads at a time for operations on disks that block. Without a word it has a few, whatever the disk: those that hang
+    /// at one would be missing for all others.
+    pub(super) fn allow_threads(&self, count: u32) {
+        // The second number is for what is no disk; zero leaves it as it is.
+        if let Err(error) = self.submitter().register_iowq_max_workers(&mut [count, 0]) {
+            tracing::warn!(%error, "a disk that hangs may hold up others");
+        }
+    }
+
     /// Puts an entry into the submission queue, making room once by submitting what is there. False if there is none.
     ///
     /// # Safety

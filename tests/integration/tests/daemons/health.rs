@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -18,6 +19,9 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 /// The threads that serve gRPC, and the main one.
 const CONTROL: [&str; 2] = ["control", "ashlard"];
+
+/// Writes that a disk has when it hangs.
+const HANGING_WRITES: u64 = 100;
 
 fn health_of(house: &House) -> SocketAddr {
     house.cluster.nodes()[0].addresses().health
@@ -162,7 +166,14 @@ async fn a_disk_that_hangs_makes_its_own_volumes_unhealthy_only() -> anyhow::Res
     let nqn = hanging.clone();
     let written = other.run(move || async move {
         let controller = integration::attach(nvmf, &nqn).await?;
-        controller.write(0, reactor::Slice::from(&[2; 4096][..]), false).await?;
+        // More than the kernel has threads for if nobody asks for more: those that hang must not be missing for the other disk.
+        let writes = (0..HANGING_WRITES).map(|block| {
+            let (controller, data) = (Rc::clone(&controller), reactor::Slice::from(&[2; 4096][..]));
+            reactor::spawn(async move { controller.write(block * 4096, data, false).await })
+        });
+        for write in writes.collect::<Vec<_>>() {
+            write.await.context("it was given up")??;
+        }
         controller.disconnect().await;
         Ok(())
     });

@@ -13,6 +13,7 @@ mod identity;
 mod iscsi;
 mod limits;
 mod lvols;
+mod many;
 mod membership;
 mod mending;
 mod merges;

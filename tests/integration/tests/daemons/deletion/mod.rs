@@ -2,7 +2,7 @@
 
 mod deletes;
 mod failing;
-mod failpoints;
+pub(crate) mod failpoints;
 mod left;
 mod orphans;
 mod records;
