@@ -91,7 +91,7 @@ mod tests {
         write("AWS_SECRET_ACCESS_KEY=s3cret", 0o640);
         assert!(read(&text).is_err_and(|error| error.contains("chmod 600")));
         write("fine=1\ns3cret", 0o600);
-        let error = read(&text).err().expect("no pair");
+        let error = read(&text).expect_err("no pair");
         assert!(error.contains("line 2") && !error.contains("s3cret"), "{error}");
         assert!(read("keys").is_err_and(|error| error.contains('/')));
         assert!(read(folder.path().to_str().expect("a path")).is_err_and(|error| error.contains("no file")));

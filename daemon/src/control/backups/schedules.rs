@@ -381,7 +381,8 @@ impl Schedules {
     async fn keep_newest(&self, record: &mut ScheduleRecord) -> Result<(), ControlError> {
         let keep = if record.target.is_some() { 1 } else { record.retain as usize };
         let old = record.snapshots.len().saturating_sub(keep);
-        for snapshot in record.snapshots[..old].to_vec() {
+        let old: Vec<_> = record.snapshots.iter().take(old).copied().collect();
+        for snapshot in old {
             self.delete_snapshot(record, snapshot).await?;
         }
         Ok(())
