@@ -380,8 +380,8 @@ impl Schedules {
     /// Of snapshots for backups the newest stays, on which the next backup builds; of others as many as are wanted.
     async fn keep_newest(&self, record: &mut ScheduleRecord) -> Result<(), ControlError> {
         let keep = if record.target.is_some() { 1 } else { record.retain as usize };
-        let old = record.snapshots.len().saturating_sub(keep);
-        let old: Vec<_> = record.snapshots.iter().take(old).copied().collect();
+        let surplus = record.snapshots.len().saturating_sub(keep);
+        let old = record.snapshots[..surplus].to_vec();
         for snapshot in old {
             self.delete_snapshot(record, snapshot).await?;
         }
