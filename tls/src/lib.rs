@@ -8,7 +8,7 @@
 //!  files ──▶ ClientConnector ──────────────────▶ the API, for people      by address or name, as a browser does
 //! ```
 //!
-//! Connections that began with certificates which are not in use any more are judged anew: [`standing`].
+//! Connections that began with certificates which are not in use any more are judged anew: module `standing`.
 //!
 //! A [`Session`] does no I/O: bytes go in and out of it, on whatever thread the connection is.
 

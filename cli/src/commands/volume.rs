@@ -301,6 +301,10 @@ fn render(volume: &Volume, width: Width) -> String {
     }
     if let Some(engine) = &volume.engine {
         push_engine(&mut text, engine, width);
+        // Of these the reason says when hosts may have them.
+        if !matches!(volume.state(), VolumeState::Standby | VolumeState::Restoring) {
+            export::push_frontends(&mut text, engine);
+        }
     }
     text
 }
@@ -323,7 +327,6 @@ fn push_engine(text: &mut String, engine: &Engine, width: Width) {
     }
     push(text, format_args!("\n{}", table.render(width)));
     engine.members.iter().filter_map(details).for_each(|line| text.push_str(&line));
-    export::push_frontends(text, engine);
 }
 
 fn limits_of(limits: VolumeLimits) -> String {
@@ -480,6 +483,14 @@ Attach it to a Linux host:
   nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2026-11.example:v
 ";
         assert_eq!(render(&volume(), Width::Narrow), expected);
+    }
+
+    #[test]
+    fn a_standby_says_when_hosts_may_have_it_and_not_how() {
+        let reason = "it follows backups: activate the standby to use it";
+        let standby = Volume { state: VolumeState::Standby.into(), reason: reason.to_owned(), ..volume() };
+        let text = render(&standby, Width::Narrow);
+        assert!(text.contains(reason) && !text.contains("export") && !text.contains("nvme connect"), "{text}");
     }
 
     #[test]
