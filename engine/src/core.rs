@@ -344,6 +344,7 @@ impl Core {
         };
         match next {
             Verdict::Acknowledge => {
+                self.fail_lacking_copies(index);
                 self.end_flush(index, true);
                 self.finish(index, Ok(Segments::none()));
             }
@@ -395,6 +396,26 @@ impl Core {
         };
         let error = Error::with_detail(ErrorKind::Aborted, "a write failed on the source of the copy");
         for member in (0..u32::BITS as usize).filter(|&member| copies & bit(member) != 0) {
+            self.member_failed(member, &error);
+        }
+    }
+
+    /// A replica on its way lacks what is acknowledged now: the copy has passed the place, perhaps. It begins anew (I17, I18).
+    fn fail_lacking_copies(&self, index: usize) {
+        if bug!("acknowledge-what-a-copy-lacks") {
+            return;
+        }
+        let lacking: SmallVec<[(usize, Error); 1]> = {
+            let mut flight = self.flight.borrow_mut();
+            let slot = flight.slot(index);
+            if slot.errors.is_empty() {
+                return;
+            }
+            let members = self.members.borrow();
+            let on_their_way = members.receiving() & !members.recorded();
+            slot.errors.iter().filter(|(member, _)| on_their_way & bit(*member) != 0).cloned().collect()
+        };
+        for (member, error) in lacking {
             self.member_failed(member, &error);
         }
     }

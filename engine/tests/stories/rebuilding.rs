@@ -152,6 +152,36 @@ fn writes_during_a_rebuild_reach_the_target_whatever_the_interleaving() {
 }
 
 #[test]
+fn a_write_that_fails_on_a_replica_on_its_way_is_not_forgotten() {
+    // I17, I18: others have it, so it is acknowledged; the copy may have passed its place.
+    for seed in crate::seeds(12) {
+        story(seed, async move {
+            let cluster = Cluster::new(2, SIZE);
+            let engine = cluster.serve().await;
+            let model = Model::new(BLOCKS);
+            model.run(&engine, 4, 100).await;
+            cluster.nodes[1].kill();
+            model.run(&engine, 4, 50).await;
+            let delay = Duration::from_millis(1 + seed % 5);
+            cluster.nodes.iter().for_each(|node| node.delay.set(delay));
+            cluster.nodes[1].revive();
+            let mut failures = 4;
+            while !cluster.registry.is_in_sync(1) {
+                if failures > 0 && cluster.registry.state(1) == MemberState::Rebuilding {
+                    failures -= 1;
+                    cluster.nodes[1].write_error.set(Some(ErrorKind::ReadFailed));
+                }
+                model.run(&engine, 2, 1).await;
+                cluster.nodes[1].write_error.set(None);
+                model.run(&engine, 8, 20).await;
+            }
+            model.check_all(&engine).await;
+            assert_equal(&cluster);
+        });
+    }
+}
+
+#[test]
 fn a_rebuild_copies_every_snapshot_and_those_taken_meanwhile() {
     // I24, I17
     for seed in crate::seeds(8) {

@@ -64,6 +64,8 @@ pub const ALL: &[Bug] = &[
     ),
     in_cluster("copy-without-the-lock", "a region is copied beside writes to it (I17)").from(10),
     in_cluster("copy-beside-earlier-writes", "the copier does not wait for writes that began before it (I17)").from(10),
+    in_cluster("acknowledge-what-a-copy-lacks", "a write that fails on a replica on its way is forgotten (I17, I18)")
+        .from(421),
     in_cluster("skip-zeroes-in-a-rebuild", "what the source has cleared is not cleared on the target (I18)"),
     in_cluster("look-only-at-what-the-source-has", "a rebuild leaves what only the target has (I18)"),
     in_cluster("follow-no-writes", "the map of what a replica lacks has no new writes (I23)").from(10),
