@@ -42,6 +42,8 @@ pub(crate) struct FakeNode {
     pub(crate) copy_error: Cell<Option<ErrorKind>>,
     /// There is no space for copies that need some.
     pub(crate) full_copies: Cell<bool>,
+    /// The next write of blocks of this byte fails.
+    pub(crate) refused: Cell<Option<u8>>,
     /// What notes fail with.
     pub(crate) note_error: Cell<Option<ErrorKind>>,
     /// How many requests are answered with Busy first.
@@ -64,6 +66,7 @@ impl FakeNode {
             delay: Cell::new(Duration::ZERO),
             stalled: Cell::new(false),
             write_error: Cell::new(None),
+            refused: Cell::new(None),
             read_error: Cell::new(None),
             snapshot_error: Cell::new(None),
             copy_error: Cell::new(None),
@@ -214,6 +217,12 @@ impl FakeReplica {
         let injected = match request {
             Request::Read { .. } => node.read_error.get(),
             Request::Flush => None,
+            Request::Write { data, .. }
+                if node.refused.get().is_some_and(|byte| data.iter().all(|other| *other == byte)) =>
+            {
+                node.refused.take();
+                Some(ErrorKind::ReadFailed)
+            }
             _ => node.write_error.get(),
         };
         match injected {
