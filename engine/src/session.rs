@@ -288,13 +288,15 @@ impl Core {
             record.pending = None;
             true
         };
+        // Under the lock: a change that is under way, as by force, is seen or waits.
+        let _recording = self.recording.lock().await;
         let before = self.record.borrow().clone();
         let mut after = before.clone();
-        if admit(&mut after) && after == before {
+        if self.stopped().is_none() && admit(&mut after) && after == before {
             // The record that raised the epoch says so already, durably. After a start of a thousand volumes in order that is how all of them are.
             return Ok(());
         }
-        self.change_record(admit).await?;
+        self.change_locked_record(admit).await?;
         Ok(())
     }
 
