@@ -23,6 +23,7 @@ mod pages;
 mod reactor;
 pub mod simulated;
 mod stats;
+mod streaming;
 mod time;
 mod timer;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use crate::pages::Pages;
+use crate::streaming::Streaming;
 
 /// Bytes that a sparse memory keeps or leaves out together.
 const PAGE: usize = 4096;
@@ -13,7 +14,7 @@ static ZEROES: [u8; PAGE] = [0; PAGE];
 /// Memory that is read and written by offset. Ranges are checked by its user.
 pub(crate) enum Memory {
     /// All of it.
-    Dense(Pages),
+    Dense(Box<Streaming>, Pages),
     /// Only pages that are not zero.
     Sparse(HashMap<u64, Box<[u8; PAGE]>>),
 }
@@ -21,7 +22,7 @@ pub(crate) enum Memory {
 impl Memory {
     /// `size` bytes of zeroes.
     pub(crate) fn dense(size: u64) -> io::Result<Self> {
-        Pages::for_random_access(size).map(Self::Dense)
+        Ok(Self::Dense(Box::default(), Pages::for_random_access(size)?))
     }
 
     /// As many zeroes as one likes.
@@ -31,7 +32,11 @@ impl Memory {
 
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) {
         match self {
-            Self::Dense(pages) => into.copy_from_slice(&pages[range(offset, into.len() as u64)]),
+            Self::Dense(streaming, pages) => {
+                let range = range(offset, into.len() as u64);
+                streaming.touch(range.clone());
+                into.copy_from_slice(&pages[range]);
+            }
             Self::Sparse(pages) => {
                 for (page, within, bytes) in parts(offset, into.len()) {
                     let page = pages.get(&page).map_or(&ZEROES, |page| page);
@@ -43,7 +48,8 @@ impl Memory {
 
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
         match self {
-            Self::Dense(pages) => pages[range(offset, data.len() as u64)].copy_from_slice(data),
+            // Checked, so it is a usize.
+            Self::Dense(streaming, pages) => streaming.copy(pages, offset as usize, data),
             Self::Sparse(pages) => {
                 for (page, within, bytes) in parts(offset, data.len()) {
                     let data = &data[bytes];
@@ -59,7 +65,11 @@ impl Memory {
 
     pub(crate) fn zero(&mut self, offset: u64, length: u64) {
         match self {
-            Self::Dense(pages) => pages[range(offset, length)].fill(0),
+            Self::Dense(streaming, pages) => {
+                let range = range(offset, length);
+                streaming.touch(range.clone());
+                pages[range].fill(0);
+            }
             Self::Sparse(pages) if length / PAGE as u64 > pages.len() as u64 => {
                 // Fewer pages than the range could have: those that are not whole in it are cut, the others go.
                 let end = offset + length;
@@ -82,7 +92,8 @@ impl Memory {
 
     pub(crate) fn resize(&mut self, from: u64, to: u64) -> io::Result<()> {
         match self {
-            Self::Dense(memory) => {
+            Self::Dense(streaming, memory) => {
+                streaming.touch(0..memory.len());
                 let mut resized = Pages::for_random_access(to)?;
                 let kept = resized.len().min(memory.len());
                 resized[..kept].copy_from_slice(&memory[..kept]);
@@ -167,7 +178,7 @@ mod tests {
         memory.write(1 << 40, &[0; 4 * PAGE]);
         let count = |memory: &Memory| match memory {
             Memory::Sparse(pages) => pages.len(),
-            Memory::Dense(_) => unreachable!("made sparse"),
+            Memory::Dense(..) => unreachable!("made sparse"),
         };
         assert_eq!(count(&memory), 1);
         memory.zero(0, 1 << 60);

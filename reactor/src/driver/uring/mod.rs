@@ -34,7 +34,7 @@ use self::receive::ReceiveRing;
 pub(crate) use self::receive::RingChunk;
 use self::ring::Ring;
 pub(crate) use self::waiting::Doorbell;
-use self::waiting::{BELL, Waiting};
+use self::waiting::{Awaited, BELL, Waiting};
 use crate::Config;
 use crate::disk::DiskOptions;
 use crate::driver::{Completion, Driver, OpenDisk, Operation, OperationId, Output, ResourceId, Wait};
@@ -63,6 +63,8 @@ pub(crate) struct UringDriver {
     in_kernel: usize,
     /// Operations in flight that something else must run for: see [`Flight::is_blocking`].
     blocking: usize,
+    /// Reads and writes of disks in flight.
+    transfers: usize,
     /// Operations to submit again for the rest.
     again: VecDeque<OperationId>,
     /// Keys of operations to cancel, for which the ring had no room.
@@ -94,6 +96,7 @@ impl UringDriver {
             doorbell,
             in_kernel: 0,
             blocking: 0,
+            transfers: 0,
             again: VecDeque::new(),
             cancels: VecDeque::new(),
             ended: Vec::new(),
@@ -139,6 +142,14 @@ impl UringDriver {
     fn is_blocking(&self, flight: &Flight) -> bool {
         let kind = resource_of(&flight.operation).map(|resource| self.descriptors.kind(resource));
         flight.is_blocking(kind == Some(Kind::File { direct: false }))
+    }
+
+    fn awaited(&self) -> Awaited {
+        match (self.blocking, self.transfers) {
+            (0, 0) => Awaited::Others,
+            (0, _) => Awaited::Disks,
+            _ => Awaited::Threads,
+        }
     }
 
     /// Submits what is left to submit from earlier. False if some still is.
@@ -240,6 +251,7 @@ impl UringDriver {
     fn finish(&mut self, id: OperationId, result: io::Result<Output>) {
         let Some(flight) = self.flights.remove(id) else { return };
         self.blocking -= usize::from(self.is_blocking(&flight));
+        self.transfers -= usize::from(flight.is_transfer());
         let operation = flight.finish(&mut self.spare);
         if let Some(resource) = resource_of(&operation) {
             self.descriptors.end(&self.ring.submitter(), resource, id);
@@ -339,7 +351,7 @@ impl Driver for UringDriver {
             }
         }
         let blocking = self.is_blocking(&flight);
-        let is_transfer = matches!(flight.operation, Operation::DiskRead { .. } | Operation::DiskWrite { .. });
+        let is_transfer = flight.is_transfer();
         self.flights.insert(id, flight);
         if let Some(job) = job {
             self.delegate(id, job);
@@ -360,6 +372,7 @@ impl Driver for UringDriver {
         }
         self.blocking += usize::from(blocking);
         if is_transfer {
+            self.transfers += 1;
             // The disk works on it while this turn goes on.
             self.ring.submit_early();
         }
@@ -391,7 +404,8 @@ impl Driver for UringDriver {
         let caught_up = self.catch_up();
         let has_news = !self.ended.is_empty() || !completions.is_empty();
         let wait = if caught_up && !has_news { wait } else { Wait::Poll };
-        let result = self.waiting.advance(&mut self.ring, wait, self.blocking == 0);
+        let awaited = self.awaited();
+        let result = self.waiting.advance(&mut self.ring, wait, awaited);
         // Before looking for what rings announce: results of the helper here, messages when the reactor takes over.
         self.doorbell.answer();
         let before = completions.len();

@@ -72,6 +72,11 @@ impl Flight {
         }
     }
 
+    /// Whether it moves bytes from or to a disk.
+    pub(super) fn is_transfer(&self) -> bool {
+        matches!(self.operation, Operation::DiskRead { .. } | Operation::DiskWrite { .. })
+    }
+
     /// Gives a connect its socket.
     pub(super) fn set_socket(&mut self, spare: &mut Spare, socket: OwnedFd) {
         self.scratch.get_or_insert_with(|| spare.take()).socket = Some(socket);

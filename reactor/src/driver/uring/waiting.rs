@@ -77,13 +77,27 @@ impl Doorbell {
     }
 }
 
+/// What a wait is for, as far as it tells whether spinning pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// Also something that runs on another thread, which needs the processor that a spin would take.
+    Threads,
+    /// Disks, whatever else.
+    Disks,
+    /// Anything else: hosts, replicas, timers.
+    Others,
+}
+
 /// The wait of a turn.
 pub(super) struct Waiting {
     doorbell: Arc<Doorbell>,
     /// Whether a read of the bell's event is in flight, into `event`.
     listening: bool,
     event: Box<u64>,
-    patience: Patience,
+    /// One for waits with disks in them and one for those without: a host on a fast network before a slow disk makes short waits and long
+    /// ones by turns, and one that is lost takes away what two gave.
+    disks: Patience,
+    others: Patience,
     stats: Arc<Stats>,
 }
 
@@ -92,11 +106,12 @@ pub(super) const BELL: u64 = u64::MAX;
 
 impl Waiting {
     pub(super) fn new(doorbell: Arc<Doorbell>, busy_poll: Duration, stats: Arc<Stats>) -> Self {
-        Self { doorbell, listening: false, event: Box::default(), patience: Patience::new(busy_poll), stats }
+        let (disks, others) = (Patience::new(busy_poll), Patience::new(busy_poll));
+        Self { doorbell, listening: false, event: Box::default(), disks, others, stats }
     }
 
     /// Submits what there is and waits as told, unless there are completions already.
-    pub(super) fn advance(&mut self, ring: &mut Ring, wait: Wait, may_spin: bool) -> io::Result<()> {
+    pub(super) fn advance(&mut self, ring: &mut Ring, wait: Wait, awaited: Awaited) -> io::Result<()> {
         self.submit(ring)?;
         let deadline = match wait {
             Wait::Poll => return Ok(()),
@@ -106,13 +121,24 @@ impl Waiting {
         if ring.has_completions() || self.doorbell.is_rung() {
             return Ok(());
         }
-        let spin = self.patience.spin_time().filter(|_| may_spin);
+        let spin = self.patience(awaited).spin_time().filter(|_| awaited != Awaited::Threads);
         if let Some(limit) = spin
-            && self.spin(ring, limit, deadline)
+            && self.spin(ring, limit, deadline, awaited)
         {
             return self.submit(ring);
         }
-        self.sleep(ring, deadline, spin.is_none())
+        let slept = self.sleep(ring, deadline)?;
+        if let Some(time) = slept.filter(|_| spin.is_none()) {
+            self.patience(awaited).slept(time);
+        }
+        Ok(())
+    }
+
+    fn patience(&mut self, awaited: Awaited) -> &mut Patience {
+        match awaited {
+            Awaited::Disks => &mut self.disks,
+            Awaited::Threads | Awaited::Others => &mut self.others,
+        }
     }
 
     /// The read of the bell's event has completed.
@@ -142,21 +168,21 @@ impl Waiting {
     }
 
     /// Looks for completions and rings until the limit. False if none came and the deadline is still ahead.
-    fn spin(&mut self, ring: &mut Ring, limit: Duration, deadline: Option<Instant>) -> bool {
+    fn spin(&mut self, ring: &mut Ring, limit: Duration, deadline: Option<Instant>, awaited: Awaited) -> bool {
         let start = super::monotonic_now();
         let end = start + limit;
         let (over, now) = loop {
             let found = ring.has_deferred_work() || ring.has_completions() || self.doorbell.is_rung();
             let now = super::monotonic_now();
             if found {
-                self.patience.spin_paid();
+                self.patience(awaited).spin_paid();
                 break (true, now);
             }
             if deadline.is_some_and(|deadline| deadline <= now) {
                 break (true, now);
             }
             if end <= now {
-                self.patience.spin_lost();
+                self.patience(awaited).spin_lost();
                 break (false, now);
             }
             std::hint::spin_loop();
@@ -165,9 +191,10 @@ impl Waiting {
         over
     }
 
-    fn sleep(&mut self, ring: &mut Ring, deadline: Option<Instant>, unspun: bool) -> io::Result<()> {
+    /// Returns how long it slept, if it did.
+    fn sleep(&mut self, ring: &mut Ring, deadline: Option<Instant>) -> io::Result<Option<Duration>> {
         if !self.listen(ring) || !self.doorbell.fall_asleep() {
-            return Ok(());
+            return Ok(None);
         }
         let start = super::monotonic_now();
         self.stats.begin_sleep(start);
@@ -175,10 +202,7 @@ impl Waiting {
         self.doorbell.wake_up();
         let time = super::monotonic_now() - start;
         self.stats.end_sleep(time);
-        if unspun {
-            self.patience.slept(time);
-        }
-        result
+        result.map(|()| Some(time))
     }
 
     /// Sees to it that the bell wakes a sleep. False if the ring has no room for it now.
