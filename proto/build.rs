@@ -18,7 +18,7 @@ const FILES: [&str; 10] = [
 ];
 
 /// Fields that hold a state, and how they are serialized.
-const STATES: [(&str, &str); 16] = [
+const STATES: [(&str, &str); 20] = [
     (".ashlar.v1.Event.subject", "event_subject"),
     (".ashlar.v1.LastRun.end", "run_end"),
     (".ashlar.v1.Store.state", "store_state"),
@@ -29,6 +29,10 @@ const STATES: [(&str, &str); 16] = [
     (".ashlar.v1.Volume.state", "volume_state"),
     (".ashlar.v1.VolumeChange.kind", "change_kind"),
     (".ashlar.v1.OperationChange.kind", "change_kind"),
+    (".ashlar.v1.NodeChange.kind", "change_kind"),
+    (".ashlar.v1.StoreChange.kind", "change_kind"),
+    (".ashlar.v1.LvolChange.kind", "change_kind"),
+    (".ashlar.v1.ReplicaChange.kind", "change_kind"),
     (".ashlar.v1.Operation.kind", "operation_kind"),
     (".ashlar.v1.Operation.state", "operation_state"),
     (".ashlar.v1.Peer.state", "peer_state"),

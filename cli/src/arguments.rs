@@ -26,6 +26,7 @@ pub(crate) use self::tools::{BundleOptions, PreflightOptions, Shell};
 pub(crate) use self::volume::{CreateVolume, ExportVolume, FrontendName, LimitVolume, RebuildCommand, VolumeCommand};
 use crate::bench::BenchArguments;
 use crate::client::Destination;
+use crate::commands::Since;
 use crate::output::{Output, Watch};
 use crate::size::Size;
 
@@ -164,11 +165,14 @@ pub(crate) enum DaemonCommand {
     /// What is on the node and belongs to nobody
     #[command(subcommand)]
     Orphan(OrphanCommand),
-    /// What happened on the node since it was started
+    /// What happened on the node, before its last restarts too
     Events {
         /// Go on with what comes, until interrupted
         #[arg(long, short)]
         follow: bool,
+        /// Leave out what is older: so long ago, as 90s, 30m, 12h or 7d, or a time as 2026-11-21T03:00:00Z
+        #[arg(long, value_name = "TIME")]
+        since: Option<Since>,
     },
 }
 

@@ -126,12 +126,17 @@ impl Client {
         StoreServiceClient::new(self.channel.clone())
     }
 
+    /// The same for what becomes of them for as long as somebody listens.
+    pub fn patient_stores(&self) -> StoreServiceClient<Channel> {
+        StoreServiceClient::new(self.patient.clone())
+    }
+
     /// Its lvols.
     pub fn lvols(&self) -> LvolServiceClient<Channel> {
         LvolServiceClient::new(self.channel.clone())
     }
 
-    /// The same for exports and imports, which take as long as they take.
+    /// The same for exports, imports and watches, which take as long as they take.
     pub fn transfers(&self) -> LvolServiceClient<Channel> {
         LvolServiceClient::new(self.patient.clone())
     }
@@ -139,6 +144,11 @@ impl Client {
     /// Its replicas.
     pub fn replicas(&self) -> ReplicaServiceClient<Channel> {
         ReplicaServiceClient::new(self.channel.clone())
+    }
+
+    /// The same for what becomes of them for as long as somebody listens.
+    pub fn patient_replicas(&self) -> ReplicaServiceClient<Channel> {
+        ReplicaServiceClient::new(self.patient.clone())
     }
 
     /// What belongs to nobody there.

@@ -127,6 +127,7 @@ async fn stop(api: Api, control: &Arc<Control>, data: &DataPath) {
     control.engines.stop().await;
     tracing::debug!("the engines have ended");
     data.stop_replicas_and_stores().await;
+    control.events.close().await;
 }
 
 /// The API while it is served.

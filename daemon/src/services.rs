@@ -46,8 +46,7 @@ impl Services {
         let work = work(Arc::clone(&control));
         let task = calls::detached(async move {
             let result = work.await;
-            // It may have begun long work, or ended some.
-            control.operations.tell();
+            control.was_asked();
             result
         });
         let result = task.await;
@@ -66,6 +65,12 @@ fn answer<T>(result: Result<T, ControlError>) -> Answer<T> {
 impl NodeService for Services {
     async fn info(&self, _: Request<v1::NodeInfoRequest>) -> Answer<v1::NodeInfo> {
         answer(self.control.node_info().await)
+    }
+
+    type WatchStream = ChangeStream<v1::NodeChange>;
+
+    async fn watch(&self, request: Request<v1::WatchNodeRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.watch_node(request.into_inner()).await)
     }
 
     type EventsStream = EventStream;
@@ -90,7 +95,13 @@ impl StoreService for Services {
     }
 
     async fn list(&self, request: Request<v1::ListStoresRequest>) -> Answer<v1::ListStoresResponse> {
-        answer(self.control.stores.list_page(request.into_inner()).await)
+        answer(self.control.list_stores(request.into_inner()).await)
+    }
+
+    type WatchStream = ChangeStream<v1::StoreChange>;
+
+    async fn watch(&self, request: Request<v1::WatchStoresRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.watch_stores(request.into_inner()).await)
     }
 
     async fn get(&self, request: Request<v1::GetStoreRequest>) -> Answer<v1::Store> {
@@ -128,7 +139,13 @@ impl LvolService for Services {
     }
 
     async fn list(&self, request: Request<v1::ListLvolsRequest>) -> Answer<v1::ListLvolsResponse> {
-        answer(self.control.lvols.list(&request.into_inner()).await)
+        answer(self.control.list_lvols(request.into_inner()).await)
+    }
+
+    type WatchStream = ChangeStream<v1::LvolChange>;
+
+    async fn watch(&self, request: Request<v1::WatchLvolsRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.watch_lvols(request.into_inner()).await)
     }
 
     async fn get(&self, request: Request<v1::GetLvolRequest>) -> Answer<v1::Lvol> {
@@ -186,7 +203,13 @@ impl ReplicaService for Services {
     }
 
     async fn list(&self, request: Request<v1::ListReplicasRequest>) -> Answer<v1::ListReplicasResponse> {
-        answer(self.control.replicas.list(request.into_inner()).await)
+        answer(self.control.list_replicas(request.into_inner()).await)
+    }
+
+    type WatchStream = ChangeStream<v1::ReplicaChange>;
+
+    async fn watch(&self, request: Request<v1::WatchReplicasRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.watch_replicas(request.into_inner()).await)
     }
 
     async fn delete(&self, request: Request<v1::DeleteReplicaRequest>) -> Answer<v1::DeleteReplicaResponse> {

@@ -18,8 +18,20 @@ const BUILD_LIMIT: Duration = Duration::from_secs(25 * 60);
 /// A command for the cargo that runs us, in the workspace.
 pub(crate) fn cargo(workspace: &Workspace) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What `cargo run` says of us is no setting. Some build scripts look at it, and what they made would be made again, with all that
+    // depends on it, whenever somebody builds with cargo alone or with us in turn.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_of_a_package)) {
+        command.env_remove(name);
+    }
     command.current_dir(&workspace.root).env("CARGO_TERM_COLOR", "never");
     command
+}
+
+/// Whether a variable describes a package to its programs.
+fn is_of_a_package(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"]
+        .iter()
+        .any(|of| name.starts_with(of))
 }
 
 /// Builds `ashlar` and `ashlard` for tests that start them.
@@ -148,4 +160,24 @@ pub(crate) fn build_release(workspace: &Workspace, packages: &[&str]) -> Result<
 fn become_program(command: &mut Command) -> Result<ExitCode> {
     let error = command.exec();
     Err(error).with_context(|| format!("cannot run {command:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_stay_and_what_describes_a_package_goes() {
+        let workspace = Workspace::find();
+        // Of the package of this test.
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some() && std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+        let command = cargo(&workspace);
+        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"] {
+            assert!(removed.iter().any(|known| *known == name), "{removed:?}");
+        }
+        for name in ["CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_BUILD_JOBS", "CARGO_NET_OFFLINE"] {
+            assert!(!is_of_a_package(name), "{name}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 mod burners;
 mod load;
 mod prober;
+mod quota;
 mod stage;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use integration::{Network, Stopped, probe, probe_until};
 use self::burners::Burners;
 use self::load::Loads;
 use self::prober::Prober;
+use self::quota::Quota;
 use self::stage::Stage;
 use crate::report::{Report, Row, Target};
 
@@ -42,6 +44,9 @@ pub(crate) struct SoakArguments {
     /// Threads that take processor time from the daemon and its hosts; as many as there are cores if none are named
     #[arg(long)]
     burners: Option<usize>,
+    /// Processor time that the daemon gets at most, in percent of one processor, as a container's limit holds it; as much as there is if none is named
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    quota: Option<u32>,
     /// The folder for the files, on a file system with O_DIRECT; removed at the end
     #[arg(long, value_name = "FOLDER", default_value_os_t = std::env::temp_dir())]
     folder: PathBuf,
@@ -69,7 +74,9 @@ pub(crate) fn run(arguments: &SoakArguments) -> anyhow::Result<()> {
     runtime.block_on(async {
         // A usize has 32 bits at least.
         let mut stage = Stage::open(folder.path(), arguments.volumes as usize).await?;
-        let outcome = soak(&mut stage, &mut report, busy, stopped, burners).await;
+        // Once its volumes are made: what is measured is how it lives with that.
+        let quota = arguments.quota.and_then(|percent| hold(stage.pid(), percent));
+        let outcome = soak(&mut stage, &mut report, busy, stopped, burners, quota.as_ref()).await;
         outcome.with_context(|| format!("the daemon's log ends so:\n{}", stage.log_tail()))
     })?;
     if let Some(path) = &arguments.json {
@@ -80,12 +87,19 @@ pub(crate) fn run(arguments: &SoakArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The limit that was asked for; where it cannot be had, that is said.
+fn hold(pid: anyhow::Result<u32>, percent: u32) -> Option<Quota> {
+    let held = pid.and_then(|pid| Quota::hold(pid, percent));
+    held.inspect_err(|error| eprintln!("without --quota {percent}: {error:#}")).ok()
+}
+
 async fn soak(
     stage: &mut Stage,
     report: &mut Report,
     busy: Duration,
     stopped: Duration,
     burners: usize,
+    quota: Option<&Quota>,
 ) -> anyhow::Result<()> {
     eprintln!("{} volumes are made, {} of them get a load", stage.volumes(), stage.loaded().len());
     let pid = stage.pid()?;
@@ -105,6 +119,11 @@ async fn soak(
             .note(format!("{} probes, the longest {:.1} ms", busy_probes.count(), busy_probes.percentile(100.0))),
         Row::alone("busy: volumes that got nothing done in 10 s, at some time", "", stuck as f64).target(NONE),
     ]);
+
+    if let Some(throttled) = quota.map(Quota::throttled).transpose()? {
+        let share = throttled.periods as f64 / (throttled.of.max(1) as f64) * 100.0;
+        report.add(vec![Row::alone("busy: share of the time in which the daemon had used up its quota", "%", share)]);
+    }
 
     let held = Stopped::threads(pid, &CONTROL)?;
     let stuck = stuck_during(&loads, stopped).await?;

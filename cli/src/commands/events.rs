@@ -1,12 +1,47 @@
 //! `ashlar events`.
 
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use proto::v1::{Event, EventsRequest};
 
 use crate::client::{CallError, Client, answer};
 use crate::output::Output;
 
-pub(super) async fn run(client: &Client, follow: bool, output: Output) -> anyhow::Result<()> {
-    let request = EventsRequest { follow, ..EventsRequest::default() };
+/// A time, as one or as how long ago it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    Ago(Duration),
+    At(SystemTime),
+}
+
+impl FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+            return Ok(Self::At(time));
+        }
+        humantime::parse_duration(text)
+            .map(Self::Ago)
+            .map_err(|_| "write 30m, 12h, 7d or 2026-11-21T03:00:00Z".to_owned())
+    }
+}
+
+impl Since {
+    fn unix_ms(self, now: SystemTime) -> i64 {
+        let time = match self {
+            Self::Ago(ago) => now.checked_sub(ago).unwrap_or(UNIX_EPOCH),
+            Self::At(time) => time,
+        };
+        let since_then = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since_then.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+pub(super) async fn run(client: &Client, follow: bool, since: Option<Since>, output: Output) -> anyhow::Result<()> {
+    let since_unix_ms = since.map_or(0, |since| since.unix_ms(SystemTime::now()));
+    let request = EventsRequest { follow, since_unix_ms, ..EventsRequest::default() };
     let mut events = answer(client.patient_node().events(request).await)?;
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
@@ -67,6 +102,20 @@ mod tests {
         assert_eq!(utc(951_868_800_000), "2000-03-01T00:00:00Z");
         assert_eq!(utc(1_709_164_800_000), "2024-02-29T00:00:00Z");
         assert_eq!(utc(4_107_542_400_000), "2100-03-01T00:00:00Z");
+    }
+
+    #[test]
+    fn a_time_is_one_or_so_long_ago() {
+        let now = UNIX_EPOCH + Duration::from_secs(10 * 86_400);
+        let since = |text: &str| text.parse().map(|since: Since| since.unix_ms(now));
+        assert_eq!(since("90s"), Ok((10 * 86_400 - 90) * 1000));
+        assert_eq!(since("7d"), Ok(3 * 86_400_000));
+        assert_eq!(since("1000d"), Ok(0));
+        assert_eq!(since("1970-01-02T00:00:00Z"), Ok(86_400_000));
+        assert_eq!(since("1970-01-02 00:00:01"), Ok(86_401_000));
+        for text in ["", "yesterday", "7", "-1h"] {
+            assert!(since(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod snapshot;
 mod store;
 mod volume;
 
-pub(crate) use self::events::utc;
+pub(crate) use self::events::{Since, utc};
 use crate::arguments::DaemonCommand;
 use crate::client::Destination;
 use crate::output::Output;
@@ -22,7 +22,7 @@ use crate::output::Output;
 pub(crate) async fn run(destination: &Destination, command: &DaemonCommand, output: Output) -> anyhow::Result<()> {
     let client = destination.connect().await?;
     match command {
-        DaemonCommand::Events { follow } => events::run(&client, *follow, output).await,
+        DaemonCommand::Events { follow, since } => events::run(&client, *follow, *since, output).await,
         DaemonCommand::Node(command) => node::run(&client, command, output).await,
         DaemonCommand::Store(command) => store::run(&client, command, output).await,
         DaemonCommand::Lvol(command) => lvol::run(&client, command, output).await,

@@ -6,13 +6,14 @@ use proto::v1::{GetLogRequest, LastRun, NodeCertificate, NodeInfo, NodeInfoReque
 
 use crate::arguments::NodeCommand;
 use crate::client::{Client, answer};
-use crate::output::{End, Fixed, Name, Output, Table, Width, look};
+use crate::output::{End, Fixed, Name, Output, Table, Width, look_on};
 
 pub(super) async fn run(client: &Client, command: &NodeCommand, output: Output) -> anyhow::Result<()> {
     let filter = match command {
         NodeCommand::Show { watch } => {
             let fetch = async || Ok(answer(client.node().info(NodeInfoRequest {}).await)?.into());
-            return look(*watch, output, fetch, render).await;
+            let follow = async |_: &NodeInfo| client.follow_node().await.map(Some);
+            return look_on(*watch, output, fetch, follow, render).await;
         }
         NodeCommand::Log { filter } => filter.clone(),
     };

@@ -8,15 +8,16 @@ use proto::v1::{ListReplicasRequest, ListReplicasResponse, Replica};
 use super::store::unopened_notes;
 use crate::arguments::ReplicaCommand;
 use crate::client::Client;
-use crate::output::{Fixed, Look, Name, Output, Table, Wide, Width, look};
+use crate::output::{Fixed, Look, Name, Output, Table, Wide, Width, look_on};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &ReplicaCommand, output: Output) -> anyhow::Result<()> {
     match command {
         ReplicaCommand::List { volume, watch } => {
             let volume = volume.clone().unwrap_or_default();
-            look(*watch, output, async || list(client, &volume).await, |replicas, width| render_list(replicas, width))
-                .await
+            let fetch = async || list(client, &volume).await;
+            let follow = async |_: &Vec<_>| client.follow_replicas(&volume).await.map(Some);
+            look_on(*watch, output, fetch, follow, |replicas: &Vec<_>, width| render_list(replicas, width)).await
         }
         ReplicaCommand::Show { replica, watch } => {
             let fetch = async || {
@@ -29,7 +30,8 @@ pub(super) async fn run(client: &Client, command: &ReplicaCommand, output: Outpu
                 })?;
                 Ok(Look { value, notes })
             };
-            look(*watch, output, fetch, |replica, _| render(replica)).await
+            let follow = async |replica: &Replica| client.follow_replicas(&replica.volume_uuid).await.map(Some);
+            look_on(*watch, output, fetch, follow, |replica, _| render(replica)).await
         }
     }
 }

@@ -8,7 +8,7 @@ use proto::v1::{
 use super::scrub;
 use crate::arguments::{CreateStore, SetLimits, StoreCommand};
 use crate::client::{Client, answer};
-use crate::output::{End, Fixed, Name, Output, Table, Wide, Width, look};
+use crate::output::{End, Fixed, Name, Output, Table, Wide, Width, look_on};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output) -> anyhow::Result<()> {
@@ -16,12 +16,14 @@ pub(super) async fn run(client: &Client, command: &StoreCommand, output: Output)
         StoreCommand::Create(options) => create(client, options, output).await,
         StoreCommand::List { watch } => {
             let fetch = async || Ok(client.list_stores().await?.into());
-            look(*watch, output, fetch, |stores: &Vec<_>, width| render_list(stores, width)).await
+            let follow = async |_: &Vec<_>| client.follow_stores("").await.map(Some);
+            look_on(*watch, output, fetch, follow, |stores: &Vec<_>, width| render_list(stores, width)).await
         }
         StoreCommand::Show { store, watch } => {
             let fetch =
                 async || Ok(answer(client.stores().get(GetStoreRequest { store: store.clone() }).await)?.into());
-            look(*watch, output, fetch, |store, _| render(store)).await
+            let follow = async |store: &Store| client.follow_stores(&store.uuid).await.map(Some);
+            look_on(*watch, output, fetch, follow, |store, _| render(store)).await
         }
         StoreCommand::Grow { store, size } => {
             let request = GrowStoreRequest { store: store.clone(), size_bytes: size.map_or(0, |size| size.0) };

@@ -124,6 +124,14 @@ impl ControlError {
         self.code == Code::Aborted
     }
 
+    /// Whether a replica could not be made because another volume has one of that UUID there.
+    pub(crate) fn is_replica_of_another_volume(&self) -> bool {
+        let has = |key: &str, wanted: Option<&str>| {
+            self.details.iter().any(|(known, value)| known == key && wanted.is_none_or(|wanted| value == wanted))
+        };
+        self.code == Code::FailedPrecondition && has("kind", Some("replica")) && has("volume_uuid", None)
+    }
+
     /// Adds a detail for programs.
     pub(crate) fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
         self.details.push((key.to_owned(), value.to_string()));
@@ -231,6 +239,19 @@ mod tests {
         assert_eq!(info.reason, "CONFLICT");
         assert_eq!(info.metadata["size_bytes"], "is 1, asked for 2");
         assert!(!info.metadata.contains_key("uuid"));
+    }
+
+    #[test]
+    fn a_replica_of_another_volume_is_known_by_its_details_also_from_a_peer() {
+        let of = |volume: u32, size: u32| {
+            let there = Comparison::default().field("volume_uuid", 1, volume).field("size_bytes", 1, size);
+            there.finish("replica", "r").expect_err("they differ")
+        };
+        for (error, is) in [(of(2, 1), true), (of(2, 2), true), (of(1, 2), false)] {
+            assert_eq!(error.is_replica_of_another_volume(), is, "{error}");
+            let told = ControlError::of_peer("b", &Status::from(error));
+            assert_eq!(told.is_replica_of_another_volume(), is, "{told}");
+        }
     }
 
     #[test]

@@ -26,9 +26,11 @@ mod streams;
 mod touches;
 mod versions;
 mod volumes;
+mod watched;
+mod watches;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use proto::v1;
@@ -54,6 +56,7 @@ pub(crate) use self::touches::Touches;
 pub(crate) use self::volumes::Volumes;
 
 use self::scrubs::ScrubRecords;
+use self::watches::Watches;
 use crate::config::Config;
 use crate::data::DataPath;
 use crate::health::Feed;
@@ -73,6 +76,7 @@ pub(crate) struct Control {
     certificates: Option<Arc<Certificates>>,
     pub(crate) events: Arc<Events>,
     data: DataPath,
+    watches: Watches,
     peers: Arc<Peers>,
     deletions: Arc<Deletions>,
     pub(crate) stores: Arc<Stores>,
@@ -99,7 +103,7 @@ impl Control {
         certificates: Option<Arc<Certificates>>,
     ) -> anyhow::Result<Arc<Self>> {
         let run = last_run.number + 1;
-        let events = Events::new(run);
+        let events = Events::start(run, &config.node, state);
         let touches = data.touches().clone();
         data.events().into_iter().for_each(|told| events.collect(told));
         events.note(Happened::of_node(&config.node, state.node_uuid(), "started", &last_run.sentence()));
@@ -170,7 +174,7 @@ impl Control {
             deletions: Arc::clone(&deletions),
             events: Arc::clone(&events),
         });
-        Ok(Arc::new(Self {
+        Ok(Arc::new_cyclic(|control| Self {
             config: config.clone(),
             state_directory: state.path().display().to_string(),
             node_uuid: state.node_uuid(),
@@ -179,6 +183,7 @@ impl Control {
             log,
             certificates,
             events,
+            watches: Watches::start(run, Weak::clone(control), &stores, &replicas, &lvols),
             peers,
             deletions,
             stores,
@@ -220,6 +225,13 @@ impl Control {
         self.events.end();
         self.volumes.end_watches();
         self.operations.end_watches();
+        self.watches.end();
+    }
+
+    /// A call that may have changed something is over: it may have begun long work, or ended some.
+    pub(crate) fn was_asked(&self) {
+        self.operations.tell();
+        self.watches.tell();
     }
 
     /// Notes what became of the node.
@@ -251,8 +263,8 @@ impl Control {
         })
     }
 
-    /// Who this node is.
-    pub(crate) async fn node_info(&self) -> Result<v1::NodeInfo, ControlError> {
+    /// Who this node is, now.
+    async fn describe(&self) -> Result<v1::NodeInfo, ControlError> {
         let replicas = self.replicas.count().await?;
         let started_at = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let texts = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
@@ -276,6 +288,7 @@ impl Control {
             health_address: self.config.health.to_string(),
             last_run: Some(describe_last_run(&self.last_run)),
             certificate: self.certificates.as_deref().map(security::describe),
+            resource_version: String::new(),
         })
     }
 }

@@ -7,7 +7,6 @@ use uuid::Uuid;
 
 use super::error::{Comparison, ControlError};
 use super::locks::KeyedLocks;
-use super::pages;
 use super::request;
 use super::stores::{OpenStore, Stores};
 use crate::data::{DataPath, ReplicaFacts, ReplicaOrigin, ReplicaSpec};
@@ -89,23 +88,12 @@ impl Replicas {
         })
     }
 
-    /// All replicas, or those of one volume, in order of name and UUID; and the stores that could not be looked into (L2).
-    pub(crate) async fn list(
-        &self,
-        request: v1::ListReplicasRequest,
-    ) -> Result<v1::ListReplicasResponse, ControlError> {
-        let volume = request::optional_uuid("volume_uuid", &request.volume_uuid)?;
-        let unopened = self.stores.unopened().await;
+    /// All replicas in open stores, in order of name and UUID.
+    pub(crate) async fn all(&self) -> Result<Vec<v1::Replica>, ControlError> {
         let mut found = self.facts().await?;
-        found.retain(|facts| volume.is_none_or(|volume| facts.spec.volume == volume));
-        found.sort_by(|one, other| (&one.spec.name, one.spec.uuid).cmp(&(&other.spec.name, other.spec.uuid)));
         // UUIDs are in the same order as their texts.
-        let replicas = found.iter().map(|facts| self.describe(facts)).collect();
-        let list = format!("replicas of {}", request.volume_uuid);
-        let wanted = pages::Wanted { size: request.page_size, token: request.page_token };
-        let (replicas, next_page_token) =
-            pages::page(&list, replicas, |replica| [&replica.name, &replica.uuid], &wanted)?;
-        Ok(v1::ListReplicasResponse { replicas, unopened, next_page_token })
+        found.sort_by(|one, other| (&one.spec.name, one.spec.uuid).cmp(&(&other.spec.name, other.spec.uuid)));
+        Ok(found.iter().map(|facts| self.describe(facts)).collect())
     }
 
     /// How many there are in open stores.

@@ -12,6 +12,7 @@
 
 mod extend;
 mod states;
+mod unopened;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -399,21 +400,6 @@ impl Stores {
             // Whatever ends the wait, the states are looked at.
             let _ = tokio::time::timeout(left(), changed.changed()).await;
         }
-    }
-
-    /// The stores that are not open, after a moment for those that are being opened: what they hold is in no list.
-    pub(crate) async fn unopened(&self) -> Vec<v1::UnopenedStore> {
-        self.wait_while_opening(|_| true).await;
-        self.entries().values().filter(|entry| entry.state.may_hide()).map(Entry::unopened).collect()
-    }
-
-    /// The same, and an error also if one has failed, and so may hold things that nobody sees now.
-    pub(crate) async fn all_open(&self) -> Result<(), ControlError> {
-        self.none_opening().await?;
-        self.first_in(State::may_hide).map_or(Ok(()), |entry| {
-            let text = format!("store `{}` is not open, and may hold it", entry.spec.name);
-            Err(ControlError::unavailable("STORE_FAILED", text))
-        })
     }
 
     fn first_in(&self, wanted: impl Fn(&State) -> bool) -> Option<Entry> {

@@ -80,6 +80,11 @@ pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), Con
     if !find(spec.volume).is_some_and(|found| Rc::ptr_eq(&found, &export)) {
         return Err(ControlError::not_found("export", spec.volume));
     }
+    let runs = |engine: &Rc<Engine>| !matches!(engine.status().state, EngineState::Stopped { .. });
+    if export.engine.borrow().as_ref().is_some_and(runs) {
+        // The answer to the call before was lost, or who asked has ended: another engine would end this one, and the path with it (I14).
+        return Ok(());
+    }
     let registry = room().registry(&inner);
     let config = EngineConfig { meter: Arc::clone(&export.meter), ..config(&inner, &spec) };
     failpoint::step("a lost membership is restored", restore_lost(&*registry, &config, &spec)).await?;
@@ -89,7 +94,7 @@ pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), Con
     *export.engine.borrow_mut() = Some(Rc::clone(&engine));
     reactor::spawn(happened::tell(inner.events.clone(), inner.touches.clone(), spec.name, Rc::clone(&engine)));
     reactor::spawn(serve_until_lost(inner, export, engine));
-    Ok(())
+    Ok(failpoint::pass("an engine starts", true)?)
 }
 
 fn config(inner: &Inner, spec: &EngineSpec) -> EngineConfig {
@@ -114,18 +119,29 @@ async fn restore_lost(registry: &dyn Registry, config: &EngineConfig, spec: &Eng
     if recorded(registry, spec.volume).await?.is_some() {
         return Ok(());
     }
+    failpoint::pass("replicas are asked", false)?;
     let survey = engine::survey(config, &new_replicas(spec)).await;
     let record = match survey.is_untouched() {
         true => VolumeRecord::new(spec.volume, spec.size, spec.block_size, new_replicas(spec)),
         false => survey.record().map_err(|error| engine_error(&spec.name, error))?,
     };
-    engine::restore(registry, None, &record).await.map_err(|error| engine_error(&spec.name, error))?;
+    let restored =
+        async { engine::restore(registry, None, &record).await.map_err(|error| engine_error(&spec.name, error)) };
+    failpoint::step("a membership is written", restored).await?;
     Ok(())
+}
+
+/// What the registry says; the outer error is one that a test asked for.
+async fn load(
+    registry: &dyn Registry,
+    volume: Uuid,
+) -> Result<Result<Option<VolumeRecord>, RegistryError>, ControlError> {
+    failpoint::step("a membership is read", async { Ok(registry.load(volume).await) }).await
 }
 
 /// The record, if there is one that can be read as such.
 async fn recorded(registry: &dyn Registry, volume: Uuid) -> Result<Option<VolumeRecord>, ControlError> {
-    match registry.load(volume).await {
+    match load(registry, volume).await? {
         Ok(record) => Ok(record),
         Err(error @ RegistryError::Damaged { .. }) => {
             tracing::error!(%volume, %error, "the replicas' copies are asked");
@@ -236,7 +252,8 @@ pub(super) async fn record_membership(inner: Arc<Inner>, spec: EngineSpec) -> Re
 /// Takes addresses that the configuration has changed over into the record.
 async fn update_addresses(registry: &dyn Registry, spec: &EngineSpec) -> Result<(), ControlError> {
     // An absent record is for the engine to complain about.
-    let Some(mut record) = registry.load(spec.volume).await.map_err(registry_error)? else { return Ok(()) };
+    let loaded = load(registry, spec.volume).await?;
+    let Some(mut record) = loaded.map_err(registry_error)? else { return Ok(()) };
     let before = record.clone();
     for replica in &mut record.replicas {
         if let Some(member) = spec.members.iter().find(|member| member.replica == replica.replica) {
@@ -244,7 +261,8 @@ async fn update_addresses(registry: &dyn Registry, spec: &EngineSpec) -> Result<
         }
     }
     if record != before {
-        registry.store(Some(before.version), &record).await.map_err(registry_error)?;
+        let stored = async { registry.store(Some(before.version), &record).await.map_err(registry_error) };
+        failpoint::step("a membership is written", stored).await?;
     }
     Ok(())
 }
@@ -310,7 +328,8 @@ pub(super) fn set_limits(volume: Uuid, limits: Limits) {
 /// The snapshots of a volume, oldest first.
 pub(super) async fn snapshots(volume: Uuid, name: String) -> Result<Vec<SnapshotFacts>, ControlError> {
     let (_, engine) = running(volume)?;
-    let snapshots = engine.snapshots().await.map_err(|error| engine_error(&name, error))?;
+    let listed = async { engine.snapshots().await.map_err(|error| engine_error(&name, error)) };
+    let snapshots = failpoint::step("snapshots are listed", listed).await?;
     let facts = |entry: replica::ChainEntry| SnapshotFacts {
         uuid: entry.id,
         name: entry.name,
@@ -328,7 +347,7 @@ pub(super) fn running(volume: Uuid) -> Result<(Rc<Export>, Rc<Engine>), ControlE
 
 /// The size on record, which a grow may have changed when the daemon had no time left to note it; none without a record.
 pub(super) async fn recorded_size(inner: Arc<Inner>, volume: Uuid) -> Result<Option<u64>, ControlError> {
-    let record = room().registry(&inner).load(volume).await.map_err(registry_error)?;
+    let record = load(&*room().registry(&inner), volume).await?.map_err(registry_error)?;
     Ok(record.map(|record| record.size))
 }
 

@@ -17,6 +17,7 @@ use super::errors::{engine_error, registry_error};
 use super::room::room;
 use super::standby::Standby;
 use crate::control::{ControlError, Frontends, Iscsi, Nvmf};
+use crate::failpoint;
 
 /// How long the end of a frontend waits for what its hosts have sent before.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -89,18 +90,18 @@ impl Shown {
     /// Makes the frontends those that are wanted. The caller does not call it twice at once.
     pub(super) async fn set(self: &Rc<Self>, inner: &Inner, wanted: &Frontends) -> Result<(), ControlError> {
         // What goes first: a host that is told to use the other frontend has nothing under way at this one any more.
-        self.end_iscsi_unless(wanted.iscsi.is_some()).await?;
-        self.end_nvmf_unless(wanted.nvmf.is_some()).await?;
+        failpoint::step("a target ends", self.end_iscsi_unless(wanted.iscsi.is_some())).await?;
+        failpoint::step("a subsystem ends", self.end_nvmf_unless(wanted.nvmf.is_some())).await?;
         if wanted.iscsi.is_none() {
             // Nobody could release them.
             self.awaited.take();
-            self.forget_reservations().await?;
+            failpoint::step("reservations are forgotten", self.forget_reservations()).await?;
         }
         if let Some(iscsi) = &wanted.iscsi {
-            self.show_iscsi(inner, iscsi).await?;
+            failpoint::step("a target is shown", self.show_iscsi(inner, iscsi)).await?;
         }
         if let Some(nvmf) = &wanted.nvmf {
-            self.show_nvmf(inner, nvmf)?;
+            failpoint::step("a subsystem is shown", async { self.show_nvmf(inner, nvmf) }).await?;
         }
         self.update_paths();
         Ok(())

@@ -99,14 +99,16 @@ pub(super) async fn change(store: Uuid, change: LvolChange) -> Result<(), Contro
 /// Sends an lvol's data, in order, until nobody takes it any more.
 pub(super) async fn export(store: Uuid, id: Uuid, pieces: mpsc::Sender<LvolPiece>) -> Result<(), ControlError> {
     let open = server(store)?.store().clone();
-    let mut export = open.export(id).await.map_err(lvol_error)?;
-    while let Some(piece) = export.next().await.map_err(lvol_error)? {
+    let begun = async { open.export(id).await.map_err(lvol_error) };
+    let mut export = failpoint::step("an export begins", begun).await?;
+    loop {
+        let next = async { export.next().await.map_err(lvol_error) };
+        let Some(piece) = failpoint::step("a piece is read", next).await? else { return Ok(()) };
         let piece = LvolPiece { offset: piece.offset, data: piece.data.to_vec() };
         if pieces.send(piece).await.is_err() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Fills an lvol with what comes until `whole` says that it was all. False if it was there and complete: nothing is taken then.
@@ -117,14 +119,19 @@ pub(super) async fn import(
     whole: oneshot::Receiver<()>,
 ) -> Result<bool, ControlError> {
     let open = server(store)?.store().clone();
-    let Some(import) = open.import(&spec).await.map_err(lvol_error)? else { return Ok(false) };
+    let begun = async { open.import(&spec).await.map_err(lvol_error) };
+    let Some(import) = failpoint::step("an import begins", begun).await? else { return Ok(false) };
     while let Some(piece) = pieces.recv().await {
         for (step, offset) in piece.data.chunks(STEP).zip((piece.offset..).step_by(STEP)) {
-            import.write(offset, Slice::from(step)).await.map_err(lvol_error)?;
+            let written = async { import.write(offset, Slice::from(step)).await.map_err(lvol_error) };
+            failpoint::step("a piece is written", written).await?;
         }
     }
     match whole.await {
-        Ok(()) => import.finish().await.map(|_| true).map_err(lvol_error),
+        Ok(()) => {
+            let finished = async { import.finish().await.map(|_| true).map_err(lvol_error) };
+            failpoint::step("an import ends", finished).await
+        }
         // Dropped without a word: the lvol stays incomplete.
         Err(_) => Err(ControlError::unavailable("INCOMPLETE", "the import was cut off")),
     }

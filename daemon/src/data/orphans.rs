@@ -72,7 +72,9 @@ pub(super) async fn memberships(inner: Arc<Inner>) -> Result<Vec<Uuid>, ControlE
 
 /// The registry's record of a volume; none if there is none.
 pub(super) async fn membership(inner: Arc<Inner>, volume: Uuid) -> Result<Option<CopyFacts>, ControlError> {
-    let record = room().registry(&inner).load(volume).await.map_err(registry_error)?;
+    let registry = room().registry(&inner);
+    let loaded = async { registry.load(volume).await.map_err(registry_error) };
+    let record = failpoint::step("a membership is read", loaded).await?;
     Ok(record.map(copy_facts))
 }
 

@@ -85,7 +85,7 @@ pub(super) async fn open(inner: Arc<Inner>, spec: StoreSpec, last_scrub: Option<
     }
     let disk = match &spec.backing {
         Backing::Memory { size } => memory(spec.uuid, *size)?,
-        Backing::Path { path, .. } => open_disk(path, None).await?,
+        Backing::Path { path, .. } => failpoint::step("a disk is opened", open_disk(path, None)).await?,
     };
     failpoint::pass("a store is opened", false)?;
     let store = Store::open(disk).await.map_err(|error| store_error(&spec, error))?;
@@ -101,7 +101,7 @@ pub(super) async fn open(inner: Arc<Inner>, spec: StoreSpec, last_scrub: Option<
         scrubs::recall(Arc::clone(&inner), spec.uuid, &store, last);
     }
     room().stores.borrow_mut().insert(spec.uuid, server);
-    Ok(())
+    Ok(failpoint::pass("a store is opened", true)?)
 }
 
 /// Closes a store in order. An absent one is a success.

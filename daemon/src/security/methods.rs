@@ -28,11 +28,11 @@ const SHOWING: [&str; 3] =
 
 /// All methods of `ashlar.v1`. What an export hands out is what a volume holds.
 const METHODS: &[(&str, Class, &[&str])] = &[
-    ("NodeService", Class::Read, &["Info", "Events", "GetLog"]),
+    ("NodeService", Class::Read, &["Info", "Watch", "Events", "GetLog"]),
     ("NodeService", Class::Change, &["SetLog"]),
-    ("StoreService", Class::Read, &["List", "Get"]),
+    ("StoreService", Class::Read, &["List", "Get", "Watch"]),
     ("StoreService", Class::Change, &["Create", "Delete", "Grow", "SetLimits", "StartScrub", "StopScrub"]),
-    ("LvolService", Class::Read, &["List", "Get"]),
+    ("LvolService", Class::Read, &["List", "Get", "Watch"]),
     (
         "LvolService",
         Class::Change,
@@ -49,7 +49,7 @@ const METHODS: &[(&str, Class, &[&str])] = &[
             "Import",
         ],
     ),
-    ("ReplicaService", Class::Read, &["List"]),
+    ("ReplicaService", Class::Read, &["List", "Watch"]),
     ("ReplicaService", Class::Replica, &["Create", "Delete"]),
     ("EngineService", Class::Read, &["List", "Get"]),
     ("EngineService", Class::Change, &["Create", "Delete", "Snapshot"]),

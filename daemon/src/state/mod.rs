@@ -10,12 +10,14 @@
 //! deletions/      a record for each replica elsewhere that waits to be deleted
 //! operations/     a record for each operation that has ended, up to 256
 //! registry/       the engines' membership records (crate engine)
+//! events/         what happened, the last 4,096 events at least
 //! ```
 //!
-//! Every file is replaced as a whole: a temporary file, fsync, rename, fsync of the folder. After a crash a file has its
+//! Every file but those of events, which are appended to, is replaced as a whole: a temporary file, fsync, rename, fsync of the folder. After a crash a file has its
 //! old content or its new one.
 
 mod file;
+mod log;
 mod modes;
 mod records;
 
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub(crate) use log::{Kept, Log};
 pub(crate) use records::{Loaded, Records, StateError, Unchanged, changed_at, read, write};
 
 const REGISTRY: &str = "registry";
@@ -101,6 +104,11 @@ impl StateDirectory {
     /// The records of one kind.
     pub(crate) fn records<T>(&self, kind: &'static str) -> Result<Records<T>, StateError> {
         Records::open(self.path.join(kind))
+    }
+
+    /// The log of one kind, with what is in it; each of its files takes `most` lines.
+    pub(crate) fn log(&self, kind: &'static str, most: usize) -> io::Result<(Log, Kept)> {
+        Log::open(&self.path.join(kind), most)
     }
 
     /// Where the engines keep their membership records.

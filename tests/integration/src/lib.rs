@@ -12,6 +12,7 @@ mod initiator;
 pub mod lvols;
 mod mounted;
 mod network;
+mod power;
 mod probe;
 mod secured;
 mod stopped;
@@ -37,6 +38,7 @@ pub use crate::host::{Host, attach};
 pub use crate::initiator::{Answer, INITIATOR, Initiator, login_options};
 pub use crate::mounted::Mounted;
 pub use crate::network::Network;
+pub use crate::power::{FileSystem, PoweredDisk};
 pub use crate::probe::{Page, probe, probe_until};
 pub use crate::secured::{Secured, node, uri};
 pub use crate::stopped::Stopped;
@@ -63,7 +65,11 @@ impl House {
 
     /// The same; `extra` is added to their configurations.
     pub fn prepare_with(names: &[&str], extra: &str) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ashlar-test-").tempdir()?;
+        Self::prepare_in(tempfile::Builder::new().prefix("ashlar-test-").tempdir()?, names, extra)
+    }
+
+    /// The same in a folder that is there.
+    pub fn prepare_in(folder: TempDir, names: &[&str], extra: &str) -> anyhow::Result<Self> {
         let cluster = Cluster::prepare(&program("ashlard")?, folder.path(), names, extra)?;
         Ok(Self { cluster, folder })
     }
@@ -240,7 +246,14 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
 
 fn build() -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo).args(["build", "--quiet", "-p", "cli", "-p", "daemon"]).status()?;
+    let mut build = Command::new(cargo);
+    // What cargo says of this test's package: some build scripts would run again for it, and again without.
+    let of_this_package = |name: &&str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    let names: Vec<_> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+    for name in names.iter().map(String::as_str).filter(of_this_package) {
+        build.env_remove(name);
+    }
+    let built = build.args(["build", "--quiet", "-p", "cli", "-p", "daemon"]).status()?;
     ensure!(built.success(), "the programs cannot be built");
     Ok(())
 }

@@ -49,7 +49,7 @@ impl Drop for Mounted {
     }
 }
 
-fn run<const N: usize>(program: &str, arguments: [&OsStr; N]) -> anyhow::Result<()> {
+pub(crate) fn run<const N: usize>(program: &str, arguments: [&OsStr; N]) -> anyhow::Result<()> {
     let output = Command::new(program).args(arguments).output().with_context(|| format!("cannot run {program}"))?;
     ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())

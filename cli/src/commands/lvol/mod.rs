@@ -10,7 +10,7 @@ use anyhow::{bail, ensure};
 use proto::v1::{
     CancelDeleteLvolRequest, CloneLvolRequest, CreateLvolRequest, DeleteLvolRequest, DeleteLvolResponse,
     GetLvolRequest, GrowLvolRequest, ListLvolsRequest, ListLvolsResponse, Lvol, RenameLvolRequest, RevertLvolRequest,
-    SnapshotLvolRequest,
+    SnapshotLvolRequest, WatchLvolsRequest,
 };
 use tonic::Code;
 
@@ -18,7 +18,7 @@ use self::render::{kind, render, render_list};
 use super::store::unopened_notes;
 use crate::arguments::{CreateLvol, LvolCommand};
 use crate::client::{Client, answer};
-use crate::output::{Look, Output, Progress, look};
+use crate::output::{Look, Output, Progress, look_on};
 use crate::size::Size;
 
 /// Between two looks at a deletion.
@@ -29,14 +29,25 @@ pub(super) async fn run(client: &Client, command: &LvolCommand, output: Output) 
         LvolCommand::Create(options) => create(client, options, output).await,
         LvolCommand::List { store, watch } => {
             let store = store.clone().unwrap_or_default();
-            look(*watch, output, async || list(client, &store).await, |lvols, width| render_list(lvols, width)).await
+            let follow = async |lvols: &Vec<Lvol>| {
+                // Of a store that is asked for by name and has nothing yet, whatever comes.
+                let store_uuid = lvols.first().filter(|_| !store.is_empty()).map(|lvol| lvol.store_uuid.clone());
+                let request = WatchLvolsRequest { store_uuid: store_uuid.unwrap_or_default(), ..Default::default() };
+                client.follow_lvols(request).await.map(Some)
+            };
+            let fetch = async || list(client, &store).await;
+            look_on(*watch, output, fetch, follow, |lvols, width| render_list(lvols, width)).await
         }
         LvolCommand::Show { lvol, watch } => {
             let fetch = async || {
                 let request = GetLvolRequest { lvol: lvol.clone(), with_usage: true };
                 Ok(answer(client.lvols().get(request).await)?.into())
             };
-            look(*watch, output, fetch, |lvol, _| render(lvol)).await
+            let follow = async |lvol: &Lvol| {
+                let request = WatchLvolsRequest { lvol_uuid: lvol.uuid.clone(), ..Default::default() };
+                client.follow_lvols(request).await.map(Some)
+            };
+            look_on(*watch, output, fetch, follow, |lvol, _| render(lvol)).await
         }
         LvolCommand::Delete { lvol, expected_uuid, wait } => {
             delete(client, lvol, expected_uuid.as_deref(), *wait, output).await

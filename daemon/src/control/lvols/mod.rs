@@ -18,7 +18,6 @@ use self::exported::Exported;
 pub(crate) use self::transfer::Parts;
 use super::error::{Comparison, ControlError};
 use super::locks::KeyedLocks;
-use super::pages;
 use super::request;
 use super::stores::{OpenStore, Stores};
 use crate::data::{DataPath, LvolChange, LvolFacts};
@@ -129,23 +128,12 @@ impl Lvols {
             .optional("uuid", facts.info.uuid, uuid)
     }
 
-    /// All lvols, or those of one store, in order of store and name; and the stores that could not be looked into (L2).
-    pub(crate) async fn list(&self, request: &v1::ListLvolsRequest) -> Result<v1::ListLvolsResponse, ControlError> {
-        let store = request.store.as_str();
-        let unopened = if store.is_empty() { self.stores.unopened().await } else { Vec::new() };
-        let only = match store {
-            "" => None,
-            store => Some(self.store(store).await?.uuid),
-        };
-        let mut found = self.facts().await?;
-        found.retain(|facts| only.is_none_or(|store| facts.store == store));
+    /// All lvols in open stores, in order of store and name.
+    pub(crate) async fn all(&self) -> Result<Vec<v1::Lvol>, ControlError> {
+        let found = self.facts().await?;
         let mut lvols: Vec<_> = found.iter().map(|facts| describe(facts, self.stores.name(facts.store))).collect();
         lvols.sort_by(|one, other| (&one.store, &one.name, &one.uuid).cmp(&(&other.store, &other.name, &other.uuid)));
-        let list = format!("lvols in {store}");
-        let wanted = pages::Wanted { size: request.page_size, token: request.page_token.clone() };
-        let (lvols, next_page_token) =
-            pages::page(&list, lvols, |lvol| [&lvol.store, &lvol.name, &lvol.uuid], &wanted)?;
-        Ok(v1::ListLvolsResponse { lvols, unopened, next_page_token })
+        Ok(lvols)
     }
 
     /// Those that are to be deleted, in open stores.

@@ -1,10 +1,6 @@
-//! Which states of a store follow one another, and pages of the list.
+//! Which states of a store follow one another.
 
-use proto::v1;
-
-use super::{State, Stores};
-use crate::control::error::ControlError;
-use crate::control::pages;
+use super::State;
 
 impl State {
     /// The arrows of the picture in [`super`].
@@ -14,19 +10,6 @@ impl State {
             Self::Opening => !matches!(next, Self::Creating),
             Self::Ready => matches!(next, Self::Failed(_)),
         }
-    }
-}
-
-impl Stores {
-    /// A page of all stores, in order of their names.
-    pub(crate) async fn list_page(
-        &self,
-        request: v1::ListStoresRequest,
-    ) -> Result<v1::ListStoresResponse, ControlError> {
-        let wanted = pages::Wanted { size: request.page_size, token: request.page_token };
-        let (stores, next_page_token) =
-            pages::page("stores", self.list().await?, |store| [&store.name, &store.uuid], &wanted)?;
-        Ok(v1::ListStoresResponse { stores, next_page_token })
     }
 }
 

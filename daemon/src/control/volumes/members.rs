@@ -3,6 +3,8 @@
 //! ```text
 //!        record          replica made, engine told         record              in sync: record     engine told, replica deleted
 //! (none) ─────▶ JOINS ──────────────────────────▶ STAYS ──────────▶ REPLACED BY ──────────▶ LEAVES ──────────────────────────▶ (none)
+//!    ▲            │ another volume has a replica of that UUID there
+//!    └────────────┘
 //! ```
 //!
 //! Each step can be repeated: a call that failed half way goes on where it was when it is sent again.
@@ -224,8 +226,15 @@ impl Volumes {
         let Some(replica) = record.on(node).cloned() else {
             return Err(ControlError::failed("STATE", "a replica that was just noted is not there"));
         };
-        let joined = self.join_noted(&record, &replica).await;
-        self.noting_failure(record.uuid, joined)?;
+        match self.join_noted(&record, &replica).await {
+            Err(error) if error.is_replica_of_another_volume() => {
+                // Sent again it would be refused again: what was noted has no replica and never gets one.
+                record.replicas.retain(|known| known.uuid != replica.uuid);
+                self.keep(&record).await?;
+                return Err(error);
+            }
+            joined => self.noting_failure(record.uuid, joined)?,
+        }
         record.set_change(replica.uuid, ReplicaChange::Stays);
         self.keep(&record).await?;
         Ok(record)

@@ -1,17 +1,18 @@
 //! What happened, as it is told to who follows it, and what is logged, changed while the daemon runs.
 
 use std::cell::Cell;
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use cli::client::{Client, answer};
 use integration::{Host, House, MIB, PATIENCE, export_of, program, said};
 use proto::v1::{
-    ChangeKind, DeleteVolumeRequest, EngineState, GrowVolumeRequest, ListVolumesRequest, VolumeChange,
+    ChangeKind, DeleteVolumeRequest, EngineState, EventsRequest, GrowVolumeRequest, ListVolumesRequest, VolumeChange,
     WatchVolumesRequest,
 };
 use tonic::Streaming;
@@ -95,6 +96,59 @@ async fn who_follows_hears_what_becomes_of_volumes_and_replicas() -> anyhow::Res
     follower.hear("node a stopping: asked to by SIGTERM")?;
     let status = follower.process.wait()?;
     assert!(status.success(), "the stream ends in order: {status}");
+    Ok(())
+}
+
+/// Waits until an event is in the file of the first daemon's.
+fn wait_until_kept(house: &House, text: &str) -> anyhow::Result<()> {
+    let limit = Instant::now() + PATIENCE;
+    while !fs::read_to_string(event_log(house))?.contains(text) {
+        ensure!(Instant::now() < limit, "`{text}` is not kept");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn event_log(house: &House) -> PathBuf {
+    house.cluster.nodes()[0].folder().join("state/events/1.log")
+}
+
+#[tokio::test]
+async fn events_are_there_after_a_kill_and_a_torn_end_is_told() -> anyhow::Result<()> {
+    let mut house = House::open(&["a"], 256 * MIB).await?;
+    house.create_volume("v", 16 * MIB, &[]).await?;
+    wait_until_kept(&house, "healthy")?;
+    let before = said(&house.ashlar(0, &["events"])?);
+    house.cluster.node(0).kill()?;
+    // As a power cut leaves it.
+    OpenOptions::new().append(true).open(event_log(&house))?.write_all(b"00000000 {\"run\":1,\"num")?;
+    house.cluster.node(0).start().await?;
+    house.wait_until_healthy("v").await?;
+    let after = said(&house.ashlar(0, &["events"])?);
+    ensure!(after.starts_with(&before), "{after}\n---\n{before}");
+    for part in ["node a started: the last run ended: killed", "node a events lost: 25 bytes were cut off"] {
+        ensure!(after[before.len()..].contains(part), "{after}");
+    }
+
+    // Who has the last one of the first run gets those after it; a time leaves out what was before.
+    let json = said(&house.ashlar(0, &["-o", "json", "events"])?);
+    let events: Vec<serde_json::Value> = json.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let numbers: Vec<_> = events.iter().map(|event| (event["run"].as_u64(), event["number"].as_u64())).collect();
+    let of_first = numbers.iter().filter(|(run, _)| *run == Some(1)).count();
+    let expected = (1..=of_first as u64).map(|number| (Some(1), Some(number)));
+    let expected = expected.chain((1..).map(|number| (Some(2), Some(number)))).take(numbers.len());
+    assert_eq!(numbers, expected.collect::<Vec<_>>());
+    let request = EventsRequest { run: 1, after: of_first as u64, ..EventsRequest::default() };
+    let mut rest = answer(house.client(0).await?.patient_node().events(request).await)?;
+    let next = rest.message().await?.context("those of this run")?;
+    assert_eq!((next.run, next.number), (2, 1), "{next:?}");
+    let future = said(&house.ashlar(0, &["events", "--since", "2999-01-01T00:00:00Z"])?);
+    assert_eq!(future, "");
+    assert_eq!(said(&house.ashlar(0, &["events", "--since", "1h"])?).lines().count(), events.len());
+
+    // An end in order loses nothing.
+    house.cluster.node(0).stop().await?;
+    ensure!(fs::read_to_string(event_log(&house))?.contains("asked to by SIGTERM"), "the last ones are not there");
     Ok(())
 }
 

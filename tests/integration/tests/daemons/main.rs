@@ -29,3 +29,4 @@ mod scrubs;
 mod space;
 mod stores;
 mod transfers;
+mod watching;

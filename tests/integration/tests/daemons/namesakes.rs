@@ -66,6 +66,35 @@ async fn a_replica_has_the_uuid_that_was_chosen_and_only_that_one_is_let_go() ->
 }
 
 #[tokio::test]
+async fn a_replica_of_another_nodes_volume_is_refused_and_nothing_is_left_of_it() -> anyhow::Result<()> {
+    let mut house = House::open(&["a", "b"], 256 * MIB).await?;
+    house.create_volume("v", 16 * MIB, &["a"]).await?;
+    // The second daemon's own, of which the first knows nothing.
+    let made = house.ashlar(1, &["volume", "create", "w", "--size", "16MiB", "-o", "json"])?;
+    ensure!(made.status.success(), "{}", said(&made));
+    let w: serde_json::Value = serde_json::from_slice(&made.stdout)?;
+    let taken = w["replicas"][0]["replica_uuid"].as_str().context("it has one")?;
+    let add = format!("volume add-replica v --node b --uuid {taken}");
+    let replace = format!("volume replace-replica v --node a --by b --uuid {taken}");
+    for line in [&add, &add, &replace] {
+        refused(&house, line, "PEER_REFUSED")?;
+        let volume = house.volume("v").await?;
+        ensure!(volume.replicas.len() == 1 && volume.reason.is_empty(), "{volume:#?}");
+    }
+    // Nor on record.
+    house.cluster.node(0).stop().await?;
+    house.cluster.node(0).start().await?;
+    assert_eq!(house.wait_until_healthy("v").await?.replicas.len(), 1);
+    // The node has room for one under a UUID of its own, and the other volume is as it was.
+    done(&house, "volume add-replica v --node b")?;
+    assert_eq!(house.wait_until_healthy("v").await?.replicas.len(), 2);
+    let there = house.ashlar(1, &["volume", "show", "w", "-o", "json"])?;
+    let there: serde_json::Value = serde_json::from_slice(&there.stdout)?;
+    assert_eq!((&there["replicas"], &there["engine"]["state"]), (&w["replicas"], &"healthy".into()));
+    Ok(())
+}
+
+#[tokio::test]
 async fn nothing_is_deleted_that_has_another_uuid_than_expected() -> anyhow::Result<()> {
     let house = House::open(&["a"], 256 * MIB).await?;
     let volume = house.create_volume("v", 16 * MIB, &[]).await?;

@@ -9,6 +9,7 @@
 
 mod checks;
 mod model;
+mod power;
 mod tree;
 
 use std::rc::Rc;

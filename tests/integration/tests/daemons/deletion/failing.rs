@@ -7,13 +7,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use cli::client::{Client, answer};
 use integration::{Exposition, House, MIB, PATIENCE, probe};
+use proto::chunk::chunks;
+use proto::v1::import_lvol_request::Part;
 use proto::v1::{
     AddReplicaRequest, AdoptOrphanRequest, ChapCredentials, ChapSettings, CloneVolumeRequest, CreateLvolRequest,
     CreateStoreRequest, CreateVolumeRequest, DeleteLvolRequest, DeleteReplicaRequest, DeleteSnapshotRequest,
-    DeleteStoreRequest, DeleteVolumeRequest, EngineState, ExportVolumeRequest, Frontend, GetVolumeRequest,
-    GrowStoreRequest, GrowVolumeRequest, NodeInfoRequest, RemoveReplicaRequest, RevertVolumeRequest, SetRebuildRequest,
-    SetStoreLimitsRequest, SnapshotLvolRequest, SnapshotVolumeRequest, UnexportVolumeRequest,
+    DeleteStoreRequest, DeleteVolumeRequest, EngineState, ExportLvolRequest, ExportVolumeRequest, Frontend,
+    GetVolumeRequest, GrowStoreRequest, GrowVolumeRequest, ImportLvolRequest, LvolEnd, NodeInfoRequest,
+    RemoveReplicaRequest, RevertVolumeRequest, SetRebuildRequest, SetStoreLimitsRequest, SnapshotLvolRequest,
+    SnapshotVolumeRequest, UnexportVolumeRequest,
 };
+use tonic::codegen::tokio_stream;
 use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
@@ -21,7 +25,7 @@ use super::failpoints::{Failpoints, is_long};
 use super::left::{delete, nothing_is_left, orphans};
 
 /// What an administrator does to a node from its first volume to its last, one call after the other.
-const LIFE: [&str; 22] = [
+const LIFE: [&str; 25] = [
     "store create",
     "store limits",
     "volume create",
@@ -42,6 +46,9 @@ const LIFE: [&str; 22] = [
     "lvol snapshot",
     "lvol delete",
     "lvol snapshot delete",
+    "lvol import",
+    "lvol export",
+    "imported lvol delete",
     "store grow",
     "store delete",
 ];
@@ -55,7 +62,7 @@ struct Calls {
 
 impl Calls {
     fn new(client: Client, path: String) -> Self {
-        let ids = ["v", "c", "s1", "s2", "lvol", "cut"].map(|name| (name, Uuid::new_v4().to_string()));
+        let ids = ["v", "c", "s1", "s2", "lvol", "cut", "imported"].map(|name| (name, Uuid::new_v4().to_string()));
         Self { client, path, ids: ids.into() }
     }
 
@@ -140,6 +147,24 @@ impl Calls {
             }
             "lvol snapshot delete" => {
                 lvols.delete(DeleteLvolRequest { lvol: self.id("cut"), ..Default::default() }).await.map(drop)
+            }
+            "lvol import" => {
+                let (name, uuid) = ("i".to_owned(), self.id("imported"));
+                let wanted = CreateLvolRequest { name, store: store(), size_bytes: MIB, uuid, ..Default::default() };
+                let data = vec![7; 64 << 10];
+                let end = Part::End(LvolEnd { data_bytes: data.len() as u64 });
+                let parts = [Part::Lvol(wanted)].into_iter().chain(chunks(0, &data).map(Part::Chunk)).chain([end]);
+                let messages: Vec<_> = parts.map(|part| ImportLvolRequest { part: Some(part) }).collect();
+                lvols.import(tokio_stream::iter(messages)).await.map(drop)
+            }
+            "lvol export" => {
+                let request = ExportLvolRequest { lvol: self.id("imported") };
+                let mut parts = lvols.export(request).await?.into_inner();
+                while parts.message().await?.is_some() {}
+                Ok(())
+            }
+            "imported lvol delete" => {
+                lvols.delete(DeleteLvolRequest { lvol: self.id("imported"), ..Default::default() }).await.map(drop)
             }
             "store grow" => stores.grow(GrowStoreRequest { store: store(), size_bytes: 128 * MIB }).await.map(drop),
             "store delete" => {

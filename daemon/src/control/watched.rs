@@ -1,0 +1,261 @@
+//! Lists that nobody tells the changes of, looked at for those who follow them: while somebody does, and when somebody lists.
+//!
+//! ```text
+//!               somebody follows             2 s, or something was asked of the node
+//!   (nothing) ───────────────────▶ look ◀──────────────────────────────────────────── wait
+//!        ▲                          │ what differs gets a version ─────────────────────▶ │
+//!        └────────────────────────────────────────────────────────── nobody follows ────┘
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v1;
+use tokio::sync::{Mutex, Notify, watch};
+
+use super::error::ControlError;
+use super::panics;
+use super::streams::{ChangeStream, Told, stream};
+use super::versions::{Change, Versions};
+
+/// Between two looks while somebody follows and nothing is asked of the node.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Changes that come within this are one.
+const GATHERED: Duration = Duration::from_millis(50);
+/// How long a look may take: a watch has no deadline of its own to speak of.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// A list, and how it is looked at.
+#[tonic::async_trait]
+pub(crate) trait Source: Send + Sync + 'static {
+    type Object: Clone + PartialEq + Send + Sync + 'static;
+
+    /// What it lists, for the log.
+    const WHAT: &'static str;
+
+    /// All there is now.
+    async fn look(&self) -> Result<Seen<Self::Object>, ControlError>;
+
+    /// What stays the same as long as it is the same object.
+    fn key(object: &Self::Object) -> &str;
+
+    /// The store that it is in, if it cannot be seen without that.
+    fn store_uuid(_object: &Self::Object) -> &str {
+        ""
+    }
+
+    /// Without what changes all the time: that alone is no change.
+    fn lasting(object: Self::Object) -> Self::Object {
+        object
+    }
+}
+
+/// What was found at a look.
+#[derive(Debug, Default)]
+pub(crate) struct Seen<T> {
+    pub(crate) objects: Vec<T>,
+    /// Stores that could not be looked into: what was seen there before may be there still.
+    pub(crate) unopened: Vec<v1::UnopenedStore>,
+}
+
+/// A list with the versions of its objects.
+pub(crate) struct Watched<S: Source> {
+    source: S,
+    known: Arc<Versions<S::Object>>,
+    /// One look at a time: what was seen first is taken in first.
+    looking: Mutex<()>,
+    /// Somebody has begun to follow.
+    begun: Notify,
+}
+
+impl<S: Source> Watched<S> {
+    /// Sets a task on it. `asked` is sent to when something was asked of the node that may have changed it.
+    pub(crate) fn start(source: S, run: u64, asked: watch::Receiver<()>) -> Arc<Self> {
+        let watched = Self { source, known: Versions::new(run), looking: Mutex::default(), begun: Notify::new() };
+        let watched = Arc::new(watched);
+        tokio::spawn(Arc::clone(&watched).work(asked));
+        watched
+    }
+
+    /// What there is now, and the version to go on from.
+    pub(crate) async fn look(&self) -> Result<(Seen<S::Object>, String), ControlError> {
+        let looked = async {
+            let _turn = self.looking.lock().await;
+            let seen = self.source.look().await?;
+            self.take_in(&seen);
+            Ok((seen, self.known.version()))
+        };
+        let late = |_| ControlError::unavailable("REACTOR", "a thread of the data path does not answer");
+        tokio::time::timeout(LOOK_LIMIT, looked).await.map_err(late)?
+    }
+
+    /// What there is, then what becomes of it.
+    pub(crate) async fn watch<M: Send + 'static>(
+        &self,
+        version: &str,
+        tell: impl Fn(Change<S::Object>) -> Told<M> + Send + 'static,
+    ) -> Result<ChangeStream<M>, ControlError> {
+        self.look().await?;
+        let follower = self.known.follow(version)?;
+        self.begun.notify_one();
+        Ok(stream(follower, tell))
+    }
+
+    /// Ends all who follow.
+    pub(crate) fn end(&self) {
+        self.known.end();
+    }
+
+    async fn work(self: Arc<Self>, mut asked: watch::Receiver<()>) {
+        loop {
+            if !self.known.is_followed() {
+                self.begun.notified().await;
+                continue;
+            }
+            tokio::select! {
+                // Whoever asks ends with the daemon.
+                told = asked.changed() => if told.is_err() { return },
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            tokio::time::sleep(GATHERED).await;
+            asked.mark_unchanged();
+            // A panic over one object is logged, and does not end the looks.
+            if let Ok(Err(error)) = panics::caught(self.look()).await {
+                tracing::warn!(what = S::WHAT, %error, "who watches hears of changes later");
+            }
+        }
+    }
+
+    fn take_in(&self, seen: &Seen<S::Object>) {
+        for object in &seen.objects {
+            let key = S::key(object);
+            let known = self.known.get(key).map(S::lasting);
+            if known.is_none_or(|known| known != S::lasting(object.clone())) {
+                self.known.set(key, object.clone());
+            }
+        }
+        let there: BTreeSet<_> = seen.objects.iter().map(S::key).collect();
+        let is_hidden = |object: &S::Object| seen.unopened.iter().any(|store| store.uuid == S::store_uuid(object));
+        let gone = self.known.all().into_iter().filter(|known| !there.contains(S::key(known)) && !is_hidden(known));
+        gone.for_each(|object| self.known.remove(S::key(&object)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use proto::v1::ChangeKind;
+
+    use super::*;
+
+    /// Key, store, what lasts, what does not.
+    type Thing = (&'static str, &'static str, u32, u32);
+
+    #[derive(Default)]
+    struct Things {
+        there: Mutex<Vec<Thing>>,
+        unopened: Mutex<Vec<&'static str>>,
+        looks: AtomicU64,
+    }
+
+    #[tonic::async_trait]
+    impl Source for Arc<Things> {
+        type Object = Thing;
+
+        const WHAT: &'static str = "things";
+
+        async fn look(&self) -> Result<Seen<Thing>, ControlError> {
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            let unopened = self.unopened.lock().expect("no panic").clone();
+            let unopened =
+                unopened.into_iter().map(|uuid| v1::UnopenedStore { uuid: uuid.to_owned(), ..Default::default() });
+            Ok(Seen { objects: self.there.lock().expect("no panic").clone(), unopened: unopened.collect() })
+        }
+
+        fn key(object: &Thing) -> &str {
+            object.0
+        }
+
+        fn store_uuid(object: &Thing) -> &str {
+            object.1
+        }
+
+        fn lasting(object: Thing) -> Thing {
+            (object.0, object.1, object.2, 0)
+        }
+    }
+
+    fn set(things: &Arc<Things>, there: &[Thing]) {
+        *things.there.lock().expect("no panic") = there.to_vec();
+    }
+
+    fn tell(change: Change<Thing>) -> Told<(ChangeKind, Option<Thing>)> {
+        Told::Message((change.kind, change.object))
+    }
+
+    async fn next(stream: &mut ChangeStream<(ChangeKind, Option<Thing>)>) -> Option<(ChangeKind, Option<Thing>)> {
+        stream.recv().await.map(|message| message.expect("no error"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_follows_hears_what_differs_and_nobody_else_costs_a_look() {
+        let (things, asked) = (Arc::new(Things::default()), watch::Sender::new(()));
+        set(&things, &[("a", "s", 1, 1)]);
+        let watched = Watched::start(Arc::clone(&things), 1, asked.subscribe());
+        tokio::time::sleep(LOOK_EVERY * 100).await;
+        assert_eq!(things.looks.load(Ordering::Relaxed), 0, "nobody follows");
+        let mut stream = watched.watch("", tell).await.expect("it can be looked at");
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Existing, Some(("a", "s", 1, 1)))));
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Listed, None)));
+        // What does not last changes all the time, and is told with what does.
+        set(&things, &[("a", "s", 1, 2)]);
+        tokio::time::sleep(LOOK_EVERY * 10).await;
+        set(&things, &[("a", "s", 2, 3), ("b", "s", 1, 0)]);
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Changed, Some(("a", "s", 2, 3)))));
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Changed, Some(("b", "s", 1, 0)))));
+        set(&things, &[("b", "s", 1, 0)]);
+        // Before it would be looked at by itself.
+        let before = tokio::time::Instant::now();
+        asked.send_replace(());
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Deleted, Some(("a", "s", 2, 3)))));
+        assert!(before.elapsed() < LOOK_EVERY);
+        drop(stream);
+        tokio::time::sleep(LOOK_EVERY * 2).await;
+        let looks = things.looks.load(Ordering::Relaxed);
+        asked.send_replace(());
+        tokio::time::sleep(LOOK_EVERY * 100).await;
+        assert_eq!(things.looks.load(Ordering::Relaxed), looks, "nobody follows any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn from_a_list_on_nothing_is_missed_though_nobody_followed() {
+        let (things, asked) = (Arc::new(Things::default()), watch::Sender::new(()));
+        set(&things, &[("a", "s", 1, 0), ("b", "s", 1, 0)]);
+        let watched = Watched::start(Arc::clone(&things), 1, asked.subscribe());
+        let (seen, version) = watched.look().await.expect("it can be looked at");
+        assert_eq!(seen.objects.len(), 2);
+        set(&things, &[("b", "s", 2, 0)]);
+        let mut stream = watched.watch(&version, tell).await.expect("it is known");
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Changed, Some(("b", "s", 2, 0)))));
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Deleted, Some(("a", "s", 1, 0)))));
+        watched.end();
+        assert_eq!(next(&mut stream).await, None, "it ends with the daemon");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_seen_is_not_gone() {
+        let (things, asked) = (Arc::new(Things::default()), watch::Sender::new(()));
+        set(&things, &[("a", "closed", 1, 0), ("b", "open", 1, 0)]);
+        let watched = Watched::start(Arc::clone(&things), 1, asked.subscribe());
+        let (_, version) = watched.look().await.expect("it can be looked at");
+        set(&things, &[]);
+        *things.unopened.lock().expect("no panic") = vec!["closed"];
+        let mut stream = watched.watch(&version, tell).await.expect("it is known");
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Deleted, Some(("b", "open", 1, 0)))));
+        things.unopened.lock().expect("no panic").clear();
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Deleted, Some(("a", "closed", 1, 0)))));
+    }
+}

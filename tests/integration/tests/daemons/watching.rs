@@ -1,0 +1,119 @@
+//! Watches of the node, its stores, replicas and lvols: what there is, what becomes of it, and how to go on.
+
+use std::fmt::Debug;
+use std::fs;
+
+use anyhow::{Context, ensure};
+use cli::client::answer;
+use integration::{House, MIB, PATIENCE};
+use proto::v1::{
+    ChangeKind, DeleteVolumeRequest, ListLvolsRequest, ListReplicasRequest, ListStoresRequest, LvolChange, NodeChange,
+    NodeInfoRequest, PeerState, ReplicaChange, SnapshotVolumeRequest, StoreChange, StoreState, WatchLvolsRequest,
+    WatchNodeRequest, WatchReplicasRequest, WatchStoresRequest,
+};
+use tonic::Streaming;
+
+/// The next message that is as wanted; an error with those before it if none comes.
+async fn hear<M: Debug>(stream: &mut Streaming<M>, wanted: impl Fn(&M) -> bool) -> anyhow::Result<M> {
+    let mut heard = Vec::new();
+    loop {
+        let message = tokio::time::timeout(PATIENCE, stream.message()).await;
+        let message = message.with_context(|| format!("nothing more after {heard:#?}"))??;
+        let message = message.with_context(|| format!("it ended after {heard:#?}"))?;
+        if wanted(&message) {
+            return Ok(message);
+        }
+        heard.push(message);
+    }
+}
+
+fn is_store(change: &StoreChange, kind: ChangeKind, name: &str) -> bool {
+    change.kind() == kind && change.store.as_ref().is_some_and(|store| store.name == name)
+}
+
+fn is_replica(change: &ReplicaChange, kind: ChangeKind, name: &str, snapshots: u32) -> bool {
+    let is_it = |replica: &proto::v1::Replica| replica.name == name && replica.snapshots == snapshots;
+    change.kind() == kind && change.replica.as_ref().is_some_and(is_it)
+}
+
+fn is_cut(change: &LvolChange, kind: ChangeKind) -> bool {
+    change.kind() == kind && change.lvol.as_ref().is_some_and(|lvol| lvol.is_snapshot)
+}
+
+fn peer_is(change: &NodeChange, state: PeerState) -> bool {
+    change.node.as_ref().is_some_and(|node| node.peers.iter().any(|peer| peer.state() == state))
+}
+
+#[tokio::test]
+async fn who_watches_stores_replicas_and_lvols_gets_them_with_content() -> anyhow::Result<()> {
+    let mut house = House::open(&["a"], 256 * MIB).await?;
+    let client = house.client(0).await?;
+    let mut stores = answer(client.patient_stores().watch(WatchStoresRequest::default()).await)?;
+    hear(&mut stores, |change| is_store(change, ChangeKind::Existing, "main")).await?;
+    hear(&mut stores, |change| change.kind() == ChangeKind::Listed).await?;
+    let mut replicas = answer(client.patient_replicas().watch(WatchReplicasRequest::default()).await)?;
+    let empty = hear(&mut replicas, |_| true).await?;
+    assert_eq!(empty.kind(), ChangeKind::Listed, "{empty:#?}");
+
+    let volume = house.create_volume("v", 16 * MIB, &[]).await?;
+    hear(&mut replicas, |change| is_replica(change, ChangeKind::Changed, "v", 0)).await?;
+    hear(&mut stores, |change| change.store.as_ref().is_some_and(|store| store.lvols == 1)).await?;
+
+    // From a list on nothing is missed, though nobody followed meanwhile; of another volume nothing is told.
+    let listed = answer(client.lvols().list(ListLvolsRequest::default()).await)?;
+    assert_eq!(listed.lvols.len(), 1);
+    house.create_volume("other", 16 * MIB, &[]).await?;
+    let cut = SnapshotVolumeRequest { volume: "v".to_owned(), name: "s".to_owned(), uuid: String::new() };
+    answer(client.volumes().snapshot(cut).await)?;
+    let request = WatchLvolsRequest {
+        resource_version: listed.resource_version,
+        volume_uuid: volume.uuid.clone(),
+        ..WatchLvolsRequest::default()
+    };
+    let mut lvols = answer(client.transfers().watch(request).await)?;
+    let of_v = |change: &LvolChange| change.lvol.as_ref().is_some_and(|lvol| lvol.volume_uuid == volume.uuid);
+    let cut = hear(&mut lvols, |change| !of_v(change) || is_cut(change, ChangeKind::Changed)).await?;
+    ensure!(of_v(&cut), "it is not what was asked for: {cut:#?}");
+    hear(&mut replicas, |change| is_replica(change, ChangeKind::Changed, "v", 1)).await?;
+    let request = DeleteVolumeRequest { volume: "v".to_owned(), ..DeleteVolumeRequest::default() };
+    answer(client.volumes().delete(request).await)?;
+    hear(&mut lvols, |change| is_cut(change, ChangeKind::Deleted)).await?;
+    hear(&mut replicas, |change| is_replica(change, ChangeKind::Deleted, "v", 1)).await?;
+
+    // The streams end with the daemon; another run knows nothing of its versions.
+    let version = answer(client.replicas().list(ListReplicasRequest::default()).await)?.resource_version;
+    let stores_at = answer(client.stores().list(ListStoresRequest::default()).await)?.resource_version;
+    house.cluster.node(0).stop().await?;
+    while stores.message().await?.is_some() {}
+    // Nobody opens what is not there.
+    fs::remove_file(house.cluster.nodes()[0].folder().join("main.img"))?;
+    house.cluster.node(0).start().await?;
+    let client = house.client(0).await?;
+    let request = WatchReplicasRequest { resource_version: version, ..WatchReplicasRequest::default() };
+    let refused = client.patient_replicas().watch(request).await.expect_err("another run");
+    assert_eq!(proto::error::info(&refused).map(|info| info.reason).as_deref(), Some("EXPIRED"));
+    let request = WatchStoresRequest { resource_version: stores_at, ..WatchStoresRequest::default() };
+    client.patient_stores().watch(request).await.expect_err("another run");
+    let mut stores = answer(client.patient_stores().watch(WatchStoresRequest::default()).await)?;
+    let failed = |change: &StoreChange| change.store.as_ref().is_some_and(|s| s.state() == StoreState::Failed);
+    hear(&mut stores, failed).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_watches_a_node_hears_of_its_peers() -> anyhow::Result<()> {
+    let mut house = House::open(&["a", "b"], 256 * MIB).await?;
+    house.create_volume("v", 16 * MIB, &["a", "b"]).await?;
+    let client = house.client(0).await?;
+    let info = answer(client.node().info(NodeInfoRequest {}).await)?;
+    let request = WatchNodeRequest { resource_version: info.resource_version };
+    let mut node = answer(client.patient_node().watch(request).await)?;
+    house.cluster.node(1).kill()?;
+    let away = hear(&mut node, |change| peer_is(change, PeerState::Waiting)).await?;
+    assert_eq!(away.kind(), ChangeKind::Changed);
+    assert_eq!(away.node.as_ref().map(|node| &node.resource_version), Some(&away.resource_version));
+    house.cluster.node(1).start().await?;
+    hear(&mut node, |change| peer_is(change, PeerState::Connected)).await?;
+    house.wait_until_healthy("v").await?;
+    Ok(())
+}
