@@ -99,11 +99,9 @@ struct Connection {
     replica: Rc<dyn Replica>,
     epoch: u64,
     write: RefCell<Option<Write>>,
-    /// Answers were queued since the last flush.
-    unsent: Cell<bool>,
     /// The engine said Close.
     closing: Cell<bool>,
-    /// The connection's task.
+    /// The connection's task, while it waits.
     task: RefCell<Option<Waker>>,
 }
 
@@ -126,7 +124,6 @@ impl Connection {
             session: RefCell::new(session),
             replica,
             write: RefCell::new(None),
-            unsent: Cell::new(false),
             closing: Cell::new(false),
             task: RefCell::new(None),
         }
@@ -143,23 +140,27 @@ impl Connection {
 
     async fn turns(self: &Rc<Self>) -> io::Result<()> {
         loop {
-            let Some(chunk) = self.next_chunk().await? else { return self.stream.drained(0).await };
+            let Some(chunk) = self.next_chunk().await? else {
+                self.stream.flush();
+                return self.stream.drained(0).await;
+            };
             if chunk.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.receive(&chunk).map_err(io::Error::other)?;
+            drop(chunk);
+            if self.stream.flushes_soon() {
+                // The engine goes on with these answers while the next chunk is worked on.
+                reactor::yield_now().await;
+            }
         }
     }
 
-    /// Waits for bytes, and sends the answers that come up meanwhile; `None` when all is said.
+    /// Waits for bytes; `None` when all is said.
     async fn next_chunk(&self) -> io::Result<Option<Chunk>> {
         let mut receive = pin!(self.stream.receive());
         poll_fn(|context| {
-            let received = receive.as_mut().poll(context);
-            if self.unsent.take() {
-                self.stream.flush();
-            }
-            if let Poll::Ready(chunk) = received {
+            if let Poll::Ready(chunk) = receive.as_mut().poll(context) {
                 return Poll::Ready(chunk.map(Some));
             }
             if self.closing.get() && self.session.borrow().in_flight() == 0 {
@@ -305,9 +306,12 @@ impl Connection {
         }
     }
 
+    /// Sends what was queued with all else that this turn brings.
     fn send_soon(&self) {
-        self.unsent.set(true);
-        if let Some(task) = self.task.take() {
+        self.stream.flush_soon();
+        if self.closing.get()
+            && let Some(task) = self.task.take()
+        {
             task.wake();
         }
     }

@@ -27,13 +27,13 @@ const MARGIN: u64 = 5;
 const SMALL: u64 = 10;
 
 /// Ours on the path of a command. The host's side of the connection counts as well where it is the same code.
-const CRATES: [&str; 7] =
-    ["nvmf_target_protocol", "nvmf_target", "engine", "replica", "lvol", "block_device", "reactor"];
+const CRATES: [&str; 8] =
+    ["nvmf_target_protocol", "nvmf_target", "engine", "replica", "replica_protocol", "lvol", "block_device", "reactor"];
 
 /// What stands for the machine in the simulator.
 const NOT_OURS: [&str; 2] = ["simulated", "nvmf_initiator"];
 
-const WORKS: [&str; 2] = ["reads", "writes"];
+const WORKS: [&str; 3] = ["reads", "writes", "replicated-writes"];
 
 /// Instructions a command, by function.
 type Counts = BTreeMap<String, u64>;

@@ -8,7 +8,7 @@ use simulator::{Scenario, Without};
 
 pub(crate) const USAGE: &str = "\
 usage: simulator [--seed S | --seeds N | --seconds T | --bugs] [--scenario NAME] [--log LINES]
-       simulator --instructions reads|writes N
+       simulator --instructions reads|writes|replicated-writes N
        simulator --list
 
   --seed S         one seed, and its trace hash; a failure is made smaller, then told in full
@@ -19,7 +19,7 @@ usage: simulator [--seed S | --seeds N | --seconds T | --bugs] [--scenario NAME]
   --seconds T      fresh seeds of all scenarios in turn, on all cores, for that long
   --bugs           switch each deliberate bug on, and see that it is found (needs the feature deliberate-bugs)
   --bug NAME       only this bug; with --seed: switched on for that run
-  --instructions reads|writes N
+  --instructions reads|writes|replicated-writes N
                    so many commands, for a profiler to count (see docs/performance.md)
   --scenario NAME  only this one
   --log LINES      how many lines of the event log a failure prints (200)
