@@ -1,14 +1,21 @@
 //! Watches of the API: what is told as soon as it is so.
 
-use proto::v1::{ChangeKind, OperationChange, VolumeChange, WatchOperationsRequest, WatchVolumesRequest};
+use proto::v1::{
+    BackupChange, BackupScheduleChange, BackupTargetChange, ChangeKind, OperationChange, StandbyChange, VolumeChange,
+    WatchOperationsRequest, WatchVolumesRequest,
+};
 use tonic::{Status, Streaming};
 
 use super::{Client, answer};
 
-/// What becomes of volumes or operations.
+/// What becomes of objects of one kind.
 pub(crate) enum Changes {
     Volumes(Box<Streaming<VolumeChange>>),
     Operations(Box<Streaming<OperationChange>>),
+    Targets(Box<Streaming<BackupTargetChange>>),
+    Backups(Box<Streaming<BackupChange>>),
+    Standbys(Box<Streaming<StandbyChange>>),
+    Schedules(Box<Streaming<BackupScheduleChange>>),
 }
 
 impl Changes {
@@ -18,6 +25,10 @@ impl Changes {
             let kind = match self {
                 Self::Volumes(stream) => stream.message().await?.map(|change| change.kind()),
                 Self::Operations(stream) => stream.message().await?.map(|change| change.kind()),
+                Self::Targets(stream) => stream.message().await?.map(|change| change.kind()),
+                Self::Backups(stream) => stream.message().await?.map(|change| change.kind()),
+                Self::Standbys(stream) => stream.message().await?.map(|change| change.kind()),
+                Self::Schedules(stream) => stream.message().await?.map(|change| change.kind()),
             };
             match kind {
                 None => return Err(Status::unavailable("the daemon tells no more")),

@@ -23,7 +23,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Whether a list or an object is shown once, or again and again.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Watch {
-    /// Go on until interrupted, and show what changes: volumes and operations at once, others every so many seconds
+    /// Go on until interrupted, and show what changes: at once where the daemon tells changes, else every so many seconds
     #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub(crate) watch: Option<Interval>,
 }

@@ -143,7 +143,8 @@ impl Control {
                 volumes: Arc::clone(&volumes),
                 engines: Arc::clone(&engines),
                 events: Arc::clone(&events),
-                rate: Some(config.backup_rate).filter(|rate| *rate > 0),
+                rates: (config.backup_rate, config.backup_total_rate),
+                run,
                 told: Arc::clone(&observer.seen),
             },
             state,
@@ -220,6 +221,7 @@ impl Control {
         self.events.end();
         self.volumes.end_watches();
         self.operations.end_watches();
+        self.backups.end_watches();
     }
 
     /// Notes what became of the node.
