@@ -10,6 +10,8 @@ pub enum Kind {
     Resolve,
     /// Nobody accepts a connection there, or a folder is not there.
     Connect,
+    /// A folder is there without its mark: what should be mounted there is not.
+    NotMounted,
     /// No answer in time.
     TimedOut,
     /// The target asks to come back later.
@@ -53,6 +55,7 @@ impl Kind {
         match self {
             Self::Resolve => "tried again until the name resolves: check DNS and the endpoint",
             Self::Connect => "tried again until it can be reached: check endpoint, network and mounts",
+            Self::NotMounted => "tried again until its file system is mounted there",
             Self::TimedOut | Self::Server | Self::Interrupted => "tried again until the target answers well",
             Self::Throttled => "tried again more slowly",
             Self::NoSpace => "tried again until the target has room: delete backups or make it larger",
@@ -74,6 +77,7 @@ impl Kind {
         match self {
             Self::Resolve => "resolve",
             Self::Connect => "connect",
+            Self::NotMounted => "not_mounted",
             Self::TimedOut => "timed_out",
             Self::Throttled => "throttled",
             Self::Server => "server",

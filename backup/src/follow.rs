@@ -292,7 +292,8 @@ impl Follower {
         });
         let request =
             RestoreRequest { base, ..RestoreRequest::new(&request.target, &request.volume, backup, &request.device) };
-        let mut job = RestoreJob::create(&self.folder.join(RESTORE), request, self.options)?.told_to(&self.progress);
+        let mut job =
+            RestoreJob::create(&self.folder.join(RESTORE), request, self.options.clone())?.told_to(&self.progress);
         if *job.outcome() == Outcome::Running {
             job.attempt(target, standby).await?;
         }

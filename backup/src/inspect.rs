@@ -1,5 +1,8 @@
 //! What a target has: volumes, and their backups.
 
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
 use crate::error::{Error, Kind, Result};
 use crate::format::backup::BackupConfig;
 use crate::format::layout::{self, VolumeFolder};
@@ -54,24 +57,53 @@ pub async fn volume(target: &dyn OpenStore, name: &str) -> Result<VolumeConfig> 
 /// # Errors
 /// Outages: a part of a list is no list.
 pub async fn backups(target: &dyn OpenStore, volume: &str) -> Result<Vec<Listed>> {
-    let client = Client::new(target.open().await?);
-    let folder = VolumeFolder::new(volume)?;
-    let listed = client.folder(&folder.backups()).await?.objects;
-    let mut names: Vec<_> = listed.iter().filter_map(|object| layout::backup_of(&object.key)).collect();
-    names.sort_unstable();
-    let mut backups = Vec::new();
-    for name in names {
-        let read = client.backup(&folder, name, None).await;
-        let name = name.to_owned();
-        match read {
-            Ok((config, blocks)) => backups.push(Listed { name, config: Ok(config), blocks: blocks.count }),
-            // Removed since it was listed.
-            Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) if error.is_terminal() => backups.push(Listed { name, config: Err(error), blocks: 0 }),
-            Err(error) => return Err(error),
+    Known::default().look(target, volume).await
+}
+
+/// What was read of the backups of a volume, so that only files which are new or were written since are read again.
+#[derive(Debug, Default)]
+pub struct Known(BTreeMap<String, (Written, Listed)>);
+
+/// When a file was written, and its size: a file that is written again in the same second has another one, since what is in progress has no
+/// blocks and no time of its end.
+type Written = (SystemTime, u64);
+
+impl Known {
+    /// The backups of a volume, as [`backups`] has them.
+    ///
+    /// # Errors
+    /// Outages: a part of a list is no list.
+    pub async fn look(&mut self, target: &dyn OpenStore, volume: &str) -> Result<Vec<Listed>> {
+        let client = Client::new(target.open().await?);
+        let folder = VolumeFolder::new(volume)?;
+        let listed = client.folder(&folder.backups()).await?.objects;
+        let mut backups = BTreeMap::new();
+        for object in &listed {
+            let Some(name) = layout::backup_of(&object.key) else { continue };
+            let written = (object.modified, object.size);
+            let known = self.0.get(name).filter(|(read, found)| *read == written && found.config.is_ok());
+            let found = match known {
+                Some((_, found)) => Some(found.clone()),
+                None => read(&client, &folder, name).await?,
+            };
+            if let Some(found) = found {
+                backups.insert(name.to_owned(), (written, found));
+            }
         }
+        self.0 = backups;
+        Ok(self.0.values().map(|(_, found)| found.clone()).collect())
     }
-    Ok(backups)
+}
+
+/// A backup that was listed; None if it was removed since.
+async fn read(client: &Client, folder: &VolumeFolder, name: &str) -> Result<Option<Listed>> {
+    let (config, blocks) = match client.backup(folder, name, None).await {
+        Ok((config, blocks)) => (Ok(config), blocks.count),
+        Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+        Err(error) if error.is_terminal() => (Err(error), 0),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(Listed { name: name.to_owned(), config, blocks }))
 }
 
 /// One backup of a volume.

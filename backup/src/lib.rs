@@ -34,3 +34,4 @@ pub mod target;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};
+pub use pace::Limit;

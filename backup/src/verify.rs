@@ -71,7 +71,7 @@ async fn read_all(
     let (config, blocks) = client.backup(folder, backup, Some(&path)).await?;
     let (block_size, compression) = (config.block_size()?, config.compression()?);
     progress.begin(0, blocks.count * block_size);
-    let pace = Pace::new(options.rate);
+    let pace = Pace::new(options.rate, options.shared.clone());
     let damaged = || Error::new(Kind::Local, "the list was damaged while it was read");
     let opened = path.clone();
     let mut list = off_thread(move || Reader::<BlockEntry>::open(&opened)).await?.ok_or_else(damaged)?;

@@ -1,5 +1,6 @@
 //! Calls to a daemon, and their errors in words.
 
+mod backups;
 mod changes;
 mod pages;
 

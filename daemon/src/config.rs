@@ -87,6 +87,7 @@ struct File {
     rebuild_bytes_per_second: Option<u64>,
     rebuild_guard: Option<bool>,
     backup_bytes_per_second: Option<u64>,
+    backup_total_bytes_per_second: Option<u64>,
     shutdown_timeout_ms: Option<u64>,
     hash_rate: Option<u64>,
     scrub_rate: Option<u64>,
@@ -156,8 +157,10 @@ pub(crate) struct Config {
     pub(crate) rebuild_rate: u64,
     /// Whether they leave room for hosts.
     pub(crate) rebuild_guard: bool,
-    /// Bytes a second that a backup or restore may read or write; 0 for no limit.
+    /// Bytes a second that a backup or restore may read or fetch; 0 for no limit.
     pub(crate) backup_rate: u64,
+    /// The same for all of them together.
+    pub(crate) backup_total_rate: u64,
     /// How long a graceful stop may take.
     pub(crate) shutdown_timeout: Duration,
     /// Bytes a second at which each store hashes its snapshots; 0 for not at all.
@@ -229,6 +232,7 @@ impl Config {
             "rebuild_bytes_per_second": self.rebuild_rate,
             "rebuild_guard": self.rebuild_guard,
             "backup_bytes_per_second": self.backup_rate,
+            "backup_total_bytes_per_second": self.backup_total_rate,
             "shutdown_timeout_ms": self.shutdown_timeout.as_millis() as u64,
             "hash_rate": self.hash_rate >> 20,
             "scrub_rate": self.scrubs.rate >> 20,
@@ -281,6 +285,7 @@ impl Config {
             rebuild_rate: file.rebuild_bytes_per_second.unwrap_or(0),
             rebuild_guard: file.rebuild_guard.unwrap_or(true),
             backup_rate: file.backup_bytes_per_second.unwrap_or(0),
+            backup_total_rate: file.backup_total_bytes_per_second.unwrap_or(0),
             shutdown_timeout: Duration::from_millis(file.shutdown_timeout_ms.unwrap_or(20_000)),
             hash_rate: file.hash_rate.unwrap_or(64).saturating_mul(1 << 20),
             scrubs: Schedule {
@@ -512,7 +517,7 @@ mod tests {
     #[test]
     fn what_is_shown_is_the_same_configuration_again() {
         let text = "node = \"a\"\nscrub_days = 7\nhash_rate = 5\nbusy_poll_us = 9\nreactors = 2\nrebuilds = 3\n\
-                    rebuild_guard = false\nbackup_bytes_per_second = 13\nrebuild_bytes_per_second = 11\nshutdown_timeout_ms = 17\nlog = \"debug\"\n\
+                    rebuild_guard = false\nbackup_bytes_per_second = 13\nbackup_total_bytes_per_second = 19\nrebuild_bytes_per_second = 11\nshutdown_timeout_ms = 17\nlog = \"debug\"\n\
                     [tls]\ncertificate = \"/k/a.crt\"\nkey = \"/k/a.key\"\nca = \"/k/ca.crt\"\n\
                     [[peers]]\nname = \"b\"\ngrpc = \"10.0.0.2:9500\"\nreplica = \"10.0.0.2:9600\"\n";
         for text in [text, "node = \"a\"\nscrub_days = 0\ninsecure = true"] {

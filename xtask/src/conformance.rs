@@ -1,11 +1,15 @@
 //! `cargo xtask conformance iscsi`: provides libiscsi's tests, and runs the program in `tests/conformance`, which runs them.
-//! `cargo xtask conformance s3`: provides Ceph's object gateway, and runs the stories of `backup` against it.
+//! `cargo xtask conformance s3`: provides Ceph's object gateway, and runs the stories of `backup` against it; with `--long` a second server, too.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::Result;
+
 use crate::debian::{self, Missing, Tool};
 use crate::libtest::{self, Tell};
+use crate::process;
 use crate::programs::{cargo, test_programs};
 use crate::report::Report;
 use crate::workspace::Workspace;
@@ -36,21 +40,58 @@ pub(crate) const CEPH: &[Tool] = &[
     Tool { program: "radosgw", package: "radosgw" },
 ];
 
-/// Runs the stories of backups to Ceph, which start one, and counts them.
-pub(crate) fn s3(workspace: &Workspace, report: &mut Report) {
+/// Another one, which keeps objects in files, and its version.
+const S3S_FS: (&str, &str) = ("s3s-fs", "0.14.1");
+
+/// To build it takes some minutes on two cores.
+const INSTALL_LIMIT: Duration = Duration::from_secs(25 * 60);
+
+/// Runs the stories of backups to Ceph, which start one, and counts them; in a `long` run those to a second server, too.
+pub(crate) fn s3(workspace: &Workspace, long: bool, report: &mut Report) {
     let name = "conformance s3";
     match debian::provide(CEPH) {
-        Ok(()) => {}
-        Err(Missing::LeftOut(reason)) => return report.skip(name, reason),
-        Err(Missing::Failed(error)) => return report.fail(name, &error),
+        Ok(()) => stories(workspace, name, "radosgw::", None, report),
+        Err(Missing::LeftOut(reason)) => report.skip(name, reason),
+        Err(Missing::Failed(error)) => report.fail(name, &error),
     }
-    let log = match workspace.log("conformance-s3") {
+    if long {
+        second_s3(workspace, report);
+    }
+}
+
+/// Installs the second server where it is missing, and runs the stories that start it.
+pub(crate) fn second_s3(workspace: &Workspace, report: &mut Report) {
+    if let Some(program) = report.check(S3S_FS.0, || install_s3s_fs(workspace)) {
+        stories(workspace, "conformance s3s-fs", "s3s::", Some(("ASHLAR_S3S_FS", program)), report);
+    }
+}
+
+/// Runs stories of the package `backup`.
+fn stories(workspace: &Workspace, name: &str, filter: &str, program: Option<(&str, PathBuf)>, report: &mut Report) {
+    let log = match workspace.log(&name.replace(' ', "-")) {
         Ok(log) => log,
         Err(error) => return report.fail(name, &error),
     };
     let mut tests = cargo(workspace);
-    tests.args(["test", "--package=backup", "--test=stories", "--", "radosgw::"]);
+    tests.args(["test", "--package=backup", "--test=stories", "--", filter]).envs(program);
     libtest::run(&mut tests, name, &log, LIMIT, Tell::Sums, report);
+}
+
+/// The program of the second server, in a folder of the target directory. One of this version that is there is not built again.
+fn install_s3s_fs(workspace: &Workspace) -> Result<PathBuf> {
+    let (name, version) = S3S_FS;
+    let root = workspace.target.join("tools").join(format!("{name}-{version}"));
+    let program = root.join("bin").join(name);
+    if !program.is_file() {
+        println!("    building {name} {version}");
+        let mut install = cargo(workspace);
+        install.args(["install", name, "--version", version, "--locked", "--features=binary", "--root"]).arg(&root);
+        // Beside our own artefacts, which are for other flags.
+        install.arg("--target-dir").arg(root.join("build"));
+        process::run_quietly(&mut install, &workspace.log("install-s3s-fs")?, INSTALL_LIMIT)?;
+        std::fs::remove_dir_all(root.join("build"))?;
+    }
+    Ok(program)
 }
 
 /// Runs the tests with the programs that are built already, and counts them.

@@ -49,6 +49,9 @@ enum Task {
     Conformance {
         /// What to test
         what: Conformance,
+        /// With a second server of S3, which is built from source where it is missing
+        #[arg(long)]
+        long: bool,
     },
     /// Fuzz the parsers and the opening of stores with libFuzzer
     Fuzz {
@@ -120,16 +123,16 @@ fn main() -> Result<ExitCode> {
             }
             Ok(report.close())
         }
-        Task::Conformance { what: Conformance::Iscsi } => {
+        Task::Conformance { what: Conformance::Iscsi, .. } => {
             let mut report = Report::default();
             if report.check("build", || programs::build(&workspace)).is_some() {
                 conformance::iscsi(&workspace, &mut report);
             }
             Ok(report.close())
         }
-        Task::Conformance { what: Conformance::S3 } => {
+        Task::Conformance { what: Conformance::S3, long } => {
             let mut report = Report::default();
-            conformance::s3(&workspace, &mut report);
+            conformance::s3(&workspace, long, &mut report);
             Ok(report.close())
         }
         Task::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),

@@ -81,6 +81,9 @@ fn test(workspace: &Workspace, fast: bool, long: bool, report: &mut Report) {
         cargo_test(workspace, "tests of crates", &crates, long, report);
         cargo_test(workspace, "tests of documentation", &["--doc".to_owned()], long, report);
         conformance::iscsi(workspace, report);
+        if long {
+            conformance::second_s3(workspace, report);
+        }
     });
     report.take_in(of_daemons);
     report.take_in(of_miri);

@@ -176,7 +176,7 @@ impl BackupJob {
             lock: work.lock,
             source: work.source,
             progress: &self.progress,
-            pace: Pace::new(self.options.rate),
+            pace: Pace::new(self.options.rate, self.options.shared.clone()),
             compression: volume.compression()?,
             block_size,
             full: request.full,

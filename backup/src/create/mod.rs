@@ -13,6 +13,7 @@ use crate::block::{self, Compression};
 use crate::error::{Error, Kind, Result, invalid};
 use crate::format::layout::{VolumeFolder, is_name};
 use crate::format::time;
+use crate::pace::Limit;
 use crate::progress::{Phase, Progress};
 use crate::records::files;
 use crate::source::{OpenStore, Source};
@@ -66,19 +67,21 @@ impl BackupRequest {
 }
 
 /// How a job works.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Blocks at once. Those of 16 MiB are fewer.
     pub concurrency: usize,
-    /// Bytes of the volume read a second; None is no limit.
+    /// Bytes of the volume that the job may read or fetch a second; None is no limit.
     pub rate: Option<u64>,
+    /// The same for all jobs that share it.
+    pub shared: Option<Limit>,
     /// Pauses between attempts.
     pub pauses: Pauses,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { concurrency: 4, rate: None, pauses: Pauses::default() }
+        Self { concurrency: 4, rate: None, shared: None, pauses: Pauses::default() }
     }
 }
 

@@ -3,6 +3,9 @@
 use crate::block::Checksum;
 use crate::error::{Result, invalid};
 
+/// The folder of everything.
+pub(crate) const ROOT: &str = "backupstore";
+
 /// The folder of all volumes.
 pub const VOLUMES: &str = "backupstore/volumes";
 

@@ -38,7 +38,7 @@ impl RestoreJob {
         // Nothing is written to a target that shows nothing: it may be a folder that is not mounted.
         client.volume(&folder).await?;
         let lock = Lock::acquire(&client, &folder, LockType::Shared).await?;
-        let pace = Pace::new(self.options.rate);
+        let pace = Pace::new(self.options.rate, self.options.shared.clone());
         let work = Work { client: &client, folder: &folder, lock: &lock, device, pace };
         let done = self.under_lock(&work).await;
         lock.release().await;

@@ -113,7 +113,7 @@ async fn step(report: &mut Report, step: Step, work: impl Future<Output = Result
 
 /// Whether a failure of this kind is an answer of the target's.
 const fn is_answer(kind: Kind) -> bool {
-    !matches!(kind, Kind::Resolve | Kind::Connect | Kind::TimedOut | Kind::Interrupted)
+    !matches!(kind, Kind::Resolve | Kind::Connect | Kind::NotMounted | Kind::TimedOut | Kind::Interrupted)
 }
 
 /// How far the clock of a server is ahead, by its answers; of a folder, by the time of a file that was just written.

@@ -2,6 +2,9 @@
 //!
 //! Calls run on blocking threads, each with a time limit: a mount that hangs holds a thread and one of a few permits, and
 //! whoever waits longer gets `TimedOut`.
+//!
+//! A folder whose file system is not mounted is a folder all the same, on the disk below. A **mark**, a file that is made once, tells
+//! them apart: a store that knows of one does nothing where it is missing.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::store::{Body, Content, Folder, LARGEST_FOLDER, Listing, ObjectInfo, Store};
 use crate::error::{Error, Kind, Result};
+use crate::format::layout;
 
 /// Calls at once.
 const CALLS: usize = 32;
@@ -34,6 +38,8 @@ const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug)]
 pub struct FolderStore {
     root: Arc<PathBuf>,
+    /// The file that has to be there.
+    mark: Option<Arc<PathBuf>>,
     timeout: Duration,
     calls: Arc<Semaphore>,
 }
@@ -41,7 +47,22 @@ pub struct FolderStore {
 impl FolderStore {
     /// The store in `root`, which is not made.
     pub fn new(root: &Path, timeout: Duration) -> Self {
-        Self { root: Arc::new(root.to_owned()), timeout, calls: Arc::new(Semaphore::new(CALLS)) }
+        Self { root: Arc::new(root.to_owned()), mark: None, timeout, calls: Arc::new(Semaphore::new(CALLS)) }
+    }
+
+    /// The same, which does nothing unless the folder has this mark.
+    #[must_use]
+    pub fn marked(mut self, mark: Option<&str>) -> Self {
+        self.mark = mark.map(|mark| Arc::new(self.root.join(layout::ROOT).join(mark)));
+        self
+    }
+
+    /// The mark that the folder has, which is made if it has none.
+    ///
+    /// # Errors
+    /// `Auth` where nothing may be written, and outages.
+    pub async fn mark(&self) -> Result<String> {
+        self.call("marking", layout::ROOT, mark).await
     }
 
     /// Runs `call` with the path of `key` on a blocking thread.
@@ -51,39 +72,92 @@ impl FolderStore {
         key: &str,
         call: impl FnOnce(&Path, &Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (root, path) = (Arc::clone(&self.root), self.root.join(key));
+        let (root, mark, path) = (Arc::clone(&self.root), self.mark.clone(), self.root.join(key));
         let shown = path.clone();
         let late = || Error::new(Kind::TimedOut, format!("{what} {}: no answer", shown.display()));
         let work = async {
             let permit = Arc::clone(&self.calls).acquire_owned().await;
             let run = move || {
                 let _permit = permit;
-                // A root that is not there is a mount that is missing: it is neither empty nor to be made.
-                let missing = |error| Failure { unreachable: true, error };
-                fs::metadata(&*root).map_err(missing)?;
-                call(&root, &path).map_err(|error| Failure { unreachable: false, error })
+                let mark = mark.as_deref().map(PathBuf::as_path);
+                must_be_there(&root, mark)?;
+                let done = call(&root, &path).map_err(Failure::Call)?;
+                // What was unmounted meanwhile says nothing of what is in there.
+                must_be_there(&root, mark)?;
+                Ok(done)
             };
             tokio::task::spawn_blocking(run).await
         };
         match tokio::time::timeout(self.timeout, work).await {
             Err(_) => Err(late()),
             Ok(Err(_)) => Err(Error::new(Kind::Interrupted, format!("{what} {}: stopped", shown.display()))),
-            Ok(Ok(result)) => result.map_err(|failure| failure.into_error(what, &shown)),
+            Ok(Ok(result)) => result.map_err(|failure: Failure| failure.into_error(what, &shown)),
         }
     }
 }
 
 /// A call that failed.
-struct Failure {
+enum Failure {
     /// The root itself is not there.
-    unreachable: bool,
-    error: io::Error,
+    Unreachable(io::Error),
+    /// The root is there without its mark.
+    NotMounted(PathBuf),
+    Call(io::Error),
 }
 
 impl Failure {
     fn into_error(self, what: &str, path: &Path) -> Error {
-        let kind = if self.unreachable { Kind::Connect } else { kind_of(&self.error) };
-        Error::new(kind, format!("{what} {}: {}", path.display(), self.error))
+        let shown = path.display();
+        match self {
+            Self::Unreachable(error) => Error::new(Kind::Connect, format!("{what} {shown}: {error}")),
+            Self::Call(error) => Error::new(kind_of(&error), format!("{what} {shown}: {error}")),
+            Self::NotMounted(mark) => {
+                let text = format!(
+                    "{what} {shown}: not mounted: there is no {}, which was there before. If the folder was emptied on purpose, make this \
+                     file again",
+                    mark.display()
+                );
+                Error::new(Kind::NotMounted, text)
+            }
+        }
+    }
+}
+
+/// A root that is not there is a mount that is missing: it is neither empty nor to be made. The same is true of one without its mark.
+fn must_be_there(root: &Path, mark: Option<&Path>) -> Result<(), Failure> {
+    fs::metadata(root).map_err(Failure::Unreachable)?;
+    let Some(mark) = mark else { return Ok(()) };
+    match fs::metadata(mark) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::NotMounted(mark.to_owned())),
+        Err(error) => Err(Failure::Unreachable(error)),
+    }
+}
+
+/// What the name of a mark begins and ends with.
+const MARK: (&str, &str) = ("ashlar-", ".mark");
+
+/// What is in a mark, for people.
+const MARK_TEXT: &[u8] =
+    b"While this file is here, Ashlar knows that the file system of its backups is mounted. Leave it.\n";
+
+/// The mark in `folder`; of several, which nodes made at the same time, the first.
+fn mark(root: &Path, folder: &Path) -> io::Result<String> {
+    let mut found = None;
+    each_entry(folder, &mut |name, metadata| {
+        let is_mark = metadata.is_file() && name.starts_with(MARK.0) && name.ends_with(MARK.1);
+        if is_mark && found.as_ref().is_none_or(|found| name < *found) {
+            found = Some(name);
+        }
+        Ok(())
+    })?;
+    match found {
+        Some(found) => Ok(found),
+        None => {
+            let name = format!("{}{}{}", MARK.0, uuid::Uuid::new_v4().simple(), MARK.1);
+            write(root, &folder.join(&name), &Content::Bytes(Bytes::from_static(MARK_TEXT)), true)?;
+            Ok(name)
+        }
     }
 }
 
@@ -170,8 +244,12 @@ impl Store for FolderStore {
                 let (sender, folder) = (sender.clone(), folder.clone());
                 tokio::task::spawn_blocking(move || walk(&path, &folder, &sender)).await
             };
-            if let Ok(Err(error)) = walked {
-                let error = Error::new(kind_of(&error), format!("listing {folder}: {error}"));
+            let ended = match walked {
+                Ok(Err(error)) => Err(Error::new(kind_of(&error), format!("listing {folder}: {error}"))),
+                // Again, since what is unmounted in the middle lists no more.
+                _ => store.call("listing", &folder, |_, _| Ok(())).await,
+            };
+            if let Err(error) = ended {
                 let _ = sender.send(Err(error)).await;
             }
         };

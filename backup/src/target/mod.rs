@@ -33,6 +33,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long an answer may take to begin, and each part of it to come.
     pub answer_timeout: Duration,
+    /// Of a folder: the mark without which it is not the one that is meant ([`FolderStore::mark`]).
+    pub mark: Option<String>,
 }
 
 impl Default for Settings {
@@ -41,6 +43,7 @@ impl Default for Settings {
             resolver: Arc::new(SystemResolver),
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(30),
+            mark: None,
         }
     }
 }
@@ -77,7 +80,9 @@ impl Clock {
 pub fn open(url: &TargetUrl, credentials: &Credentials, settings: &Settings) -> Result<Opened> {
     let clock = Clock::default();
     let store: Arc<dyn Store> = match &url.place {
-        Place::Folder { path } => Arc::new(FolderStore::new(path, settings.answer_timeout)),
+        Place::Folder { path } => {
+            Arc::new(FolderStore::new(path, settings.answer_timeout).marked(settings.mark.as_deref()))
+        }
         Place::Mountable { scheme, .. } => {
             let advice = "mount it on this node and give the folder: vfs:///path";
             return Err(invalid(format!("{scheme} is not mounted by us: {advice}")));

@@ -7,10 +7,11 @@ use backup::create::{BackupJob, BackupRequest, Options, Outcome};
 use backup::inspect;
 use backup::progress::Phase;
 use backup::restore::{Base, Outcome as Restored, RestoreJob, RestoreRequest};
-use backup::{Kind, Result};
+use backup::{Kind, Limit, Result};
 
+use crate::faults::Faulty;
 use crate::memory::MemoryStore;
-use crate::volume::{CHUNK, TestDevice, Volume};
+use crate::volume::{CHUNK, Snapshot, TestDevice, Volume};
 use crate::{BLOCK, MIB, back_up, check, in_time, restore, target};
 
 fn request(backup: &str, snapshot: &str) -> BackupRequest {
@@ -198,6 +199,70 @@ async fn a_device_that_is_too_small_is_refused_and_untouched() {
     let outcome = in_time(restore(&store, &device, "vol-1", "backup-1")).await;
     assert!(matches!(outcome, Restored::Failed { kind: Kind::Invalid, begun: false, .. }), "{outcome:?}");
     assert!(device.bytes().iter().all(|byte| *byte == 0xa5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_again_reads_only_what_was_written_since() {
+    let memory = Arc::new(MemoryStore::new());
+    let faulty = Faulty::new(Arc::clone(&memory), 0, 0);
+    let store = target(&faulty);
+    let volume = Volume::new(16 * MIB);
+    volume.write(0, 1);
+    for name in ["backup-1", "backup-2", "backup-3"] {
+        in_time(back_up(&store, &volume.snapshot(name), request(name, name))).await;
+    }
+    let mut known = inspect::Known::default();
+    let first = in_time(known.look(&store, "vol-1")).await.expect("listed");
+    assert_eq!(first, inspect::backups(&store, "vol-1").await.expect("listed"));
+    let before = faulty.requests();
+    assert_eq!(in_time(known.look(&store, "vol-1")).await.expect("listed"), first);
+    assert_eq!(faulty.requests() - before, 1, "a listing");
+    // One is gone, one is damaged, and for as long as it is it is looked at.
+    memory.remove(&memory.key("backup_backup-1.cfg"));
+    memory.set(&memory.key("backup_backup-2.cfg"), "{");
+    for _ in 0..2 {
+        let listed = in_time(known.look(&store, "vol-1")).await.expect("listed");
+        let shown: Vec<_> = listed.iter().map(|found| (found.name.as_str(), found.config.is_ok())).collect();
+        assert_eq!(shown, [("backup-2", false), ("backup-3", true)]);
+    }
+    // An outage takes nothing away of what is known.
+    faulty.set_outage(Some(Kind::Connect));
+    assert!(in_time(known.look(&store, "vol-1")).await.is_err());
+    faulty.set_outage(None);
+    memory.remove(&memory.key("backup_backup-2.cfg"));
+    let before = faulty.requests();
+    assert_eq!(in_time(known.look(&store, "vol-1")).await.expect("listed"), first[2..]);
+    assert_eq!(faulty.requests() - before, 1, "a listing");
+}
+
+/// All jobs that share a limit come to no more than that, restores too.
+#[tokio::test(start_paused = true)]
+async fn a_shared_rate_is_kept_by_all_together() {
+    let store = target(&Arc::new(MemoryStore::new()));
+    let options = Options { shared: Limit::new(2 * MIB), ..Options::default() };
+    let volumes = ["vol-1", "vol-2", "vol-3"].map(|name| {
+        let volume = Volume::new(16 * MIB);
+        (0..8).for_each(|block| volume.write(block * BLOCK, block));
+        (name, volume.snapshot("snap-1"))
+    });
+    let back_up = async |(name, snapshot): &(&str, Snapshot)| {
+        let (folder, request) = (crate::folder(), BackupRequest::new("test", name, "backup-1", "snap-1"));
+        let mut job = BackupJob::create(folder.path(), request, options.clone()).expect("a job");
+        job.run(&store, snapshot).await.expect("its record");
+    };
+    let begin = tokio::time::Instant::now();
+    in_time(async { tokio::join!(back_up(&volumes[0]), back_up(&volumes[1]), back_up(&volumes[2])) }).await;
+    // 48 MiB, of which the first block is free, and the locks' 2 s.
+    assert_eq!(begin.elapsed().as_secs(), 25);
+    let restore = async |name: &str| {
+        let (folder, request) = (crate::folder(), RestoreRequest::new("test", name, "backup-1", "device"));
+        let device = TestDevice::garbage(16 * MIB);
+        let mut job = RestoreJob::create(folder.path(), request, options.clone()).expect("a job");
+        job.run(&store, &device).await.expect("its record");
+    };
+    let begin = tokio::time::Instant::now();
+    in_time(async { tokio::join!(restore("vol-1"), restore("vol-2")) }).await;
+    assert_eq!(begin.elapsed().as_secs(), 17);
 }
 
 #[tokio::test(start_paused = true)]

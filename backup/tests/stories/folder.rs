@@ -99,6 +99,67 @@ async fn objects_are_made_replaced_listed_and_removed() -> Result<()> {
     Ok(())
 }
 
+/// The folder on which nothing is mounted is there, and is another one.
+#[tokio::test(start_paused = true)]
+async fn a_folder_whose_file_system_is_not_mounted_is_not_the_target() -> Result<()> {
+    let parent = tempfile::tempdir().expect("a folder");
+    let (mounted, below) = (parent.path().join("mount"), parent.path().join("below"));
+    fs::create_dir(&mounted).expect("made");
+    fs::create_dir(&below).expect("made");
+    let store = FolderStore::new(&mounted, LIMIT);
+    let mark = store.mark().await?;
+    // Other nodes find it.
+    assert_eq!(FolderStore::new(&mounted, LIMIT).mark().await?, mark);
+    let store = Arc::new(store.marked(Some(&mark)));
+    let target = crate::target(&store);
+    let volume = Volume::new(16 * MIB);
+    volume.write(0, 1);
+    let request = |name: &str| BackupRequest::new("test", "vol-1", name, name);
+    in_time(back_up(&target, &volume.snapshot("one"), request("one"))).await;
+
+    let swap = || {
+        let aside = parent.path().join("aside");
+        for (from, to) in [(&mounted, &aside), (&below, &mounted), (&aside, &below)] {
+            fs::rename(from, to).expect("renamed");
+        }
+    };
+    swap();
+    let url: TargetUrl = format!("vfs://{}", mounted.display()).parse()?;
+    let settings = Settings { mark: Some(mark.clone()), ..Settings::default() };
+    let report = check(&url, &Credentials::default(), &settings).await?;
+    assert_eq!(report.steps.len(), 1, "{report:?}");
+    let error = report.steps[0].1.as_ref().expect_err("not mounted");
+    assert!(error.kind() == Kind::NotMounted && error.reason().contains(&mark), "{error}");
+    for kind in [
+        store.put("a/b", Content::from(vec![1])).await.expect_err("not mounted").kind(),
+        store.folder("backupstore").await.expect_err("not mounted").kind(),
+        store.list("backupstore").next().await.expect("an error").expect_err("not mounted").kind(),
+        store.delete("a/b").await.expect_err("not mounted").kind(),
+    ] {
+        assert_eq!(kind, Kind::NotMounted);
+    }
+    // A backup waits, and a restore says neither that there is nothing nor that it is done.
+    let device = TestDevice::garbage(16 * MIB);
+    let mount_again = async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(fs::read_dir(&mounted).expect("listed").count(), 0, "something was written below the mount");
+        swap();
+    };
+    let snapshot = volume.snapshot("two");
+    let (backed_up, restored, ()) = in_time(async {
+        tokio::join!(
+            back_up(&target, &snapshot, request("two")),
+            restore(&target, &device, "vol-1", "one"),
+            mount_again
+        )
+    })
+    .await;
+    assert!(matches!(backed_up, Outcome::Complete { .. }), "{backed_up:?}");
+    assert!(matches!(restored, backup::restore::Outcome::Complete { .. }), "{restored:?}");
+    assert!(check(&url, &Credentials::default(), &settings).await?.is_good());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_check_tells_what_a_folder_can() -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder");

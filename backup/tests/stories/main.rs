@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 mod basics;
-mod ceph;
 mod faults;
 mod fixtures;
 mod folder;
@@ -22,6 +21,7 @@ mod radosgw;
 mod removal;
 mod s3;
 mod s3_server;
+mod s3s;
 mod standby;
 mod volume;
 

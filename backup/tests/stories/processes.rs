@@ -195,7 +195,8 @@ fn work(job: &str, folder: &Path) {
                 let request = if job == "full" {
                     full
                 } else {
-                    let done = RestoreJob::open(&folder.join("jobs/full"), options).expect("a record").expect("a job");
+                    let done =
+                        RestoreJob::open(&folder.join("jobs/full"), options.clone()).expect("a record").expect("a job");
                     let base = Base { backup: "backup-1".to_owned(), block_size: BLOCK, list: done.list() };
                     RestoreRequest { backup: "backup-2".to_owned(), base: Some(base), ..full }
                 };

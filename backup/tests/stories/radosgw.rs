@@ -13,9 +13,9 @@ use backup::restore::{Base, RestoreJob, RestoreRequest};
 use backup::target::check::check as try_out;
 use backup::target::{Content, Credentials, Settings, Store, TargetUrl, open};
 use backup::{Kind, inspect};
+use ceph::{Ceph, SECRET};
 use futures_util::{StreamExt, TryStreamExt};
 
-use crate::ceph::{Ceph, SECRET};
 use crate::fixtures::{self, HASHES, fixtures, sha256};
 use crate::volume::{TestDevice, Volume};
 use crate::{BLOCK, MIB, back_up, check, remove, restore};
@@ -26,17 +26,25 @@ const SIZE: u64 = 16 * MIB;
 const MANY: usize = 1100;
 
 /// Long enough for a machine that does other things, too.
-const LIMIT: Duration = Duration::from_secs(300);
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
+
+fn url() -> TargetUrl {
+    Ceph::url().parse().expect("a target")
+}
+
+fn credentials(ceph: &Ceph, secret: &str) -> Credentials {
+    Credentials::new(ceph.credentials(secret))
+}
 
 fn store(ceph: &Ceph, secret: &str) -> Arc<dyn Store> {
-    open(&Ceph::url(), &ceph.credentials(secret), &Settings::default()).expect("a target").store
+    open(&url(), &credentials(ceph, secret), &Settings::default()).expect("a target").store
 }
 
 /// All stories at once, each with a volume of its own: one Ceph does for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stories_against_a_real_gateway() {
     let Some(ceph) = Ceph::start().await else { return };
-    let (url, credentials) = (Ceph::url(), ceph.credentials(SECRET));
+    let (url, credentials) = (url(), credentials(&ceph, SECRET));
     let all = async {
         tokio::join!(of_any_server(&url, &credentials), other_keys_are_refused(&ceph));
         // Last, since all others would see it.
@@ -59,7 +67,7 @@ async fn stories_against_another_server() {
 }
 
 /// What each server can.
-async fn of_any_server(url: &TargetUrl, credentials: &Credentials) {
+pub(crate) async fn of_any_server(url: &TargetUrl, credentials: &Credentials) {
     let store = open(url, credentials, &Settings::default()).expect("a target").store;
     a_check_finds_all_good(url, credentials).await;
     tokio::join!(
@@ -218,7 +226,7 @@ async fn other_keys_are_refused(ceph: &Ceph) {
     assert!(matches!(&outcome, Outcome::Failed { kind: Kind::Auth, .. }), "{outcome:?}");
     assert!(!format!("{outcome:?}").contains(wrong), "{outcome:?}");
     let other = "s3://elsewhere@us-east-1/".parse().expect("a URL");
-    let report = try_out(&other, &ceph.credentials(SECRET), &Settings::default()).await.expect("a target");
+    let report = try_out(&other, &credentials(ceph, SECRET), &Settings::default()).await.expect("a target");
     assert!(!report.is_good(), "a bucket that is not there: {report:?}");
 }
 

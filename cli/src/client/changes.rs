@@ -15,7 +15,7 @@ use super::{Client, answer};
 pub(crate) struct Changes(Pin<Box<dyn Stream<Item = Result<ChangeKind, Status>>>>);
 
 impl Changes {
-    fn of<M: 'static>(
+    pub(super) fn of<M: 'static>(
         watch: Result<Response<Streaming<M>>, Status>,
         kind: fn(&M) -> ChangeKind,
     ) -> anyhow::Result<Self> {

@@ -147,7 +147,8 @@ impl Control {
                 volumes: Arc::clone(&volumes),
                 engines: Arc::clone(&engines),
                 events: Arc::clone(&events),
-                rate: Some(config.backup_rate).filter(|rate| *rate > 0),
+                rates: (config.backup_rate, config.backup_total_rate),
+                run,
                 told: Arc::clone(&observer.seen),
             },
             state,
@@ -226,6 +227,7 @@ impl Control {
         self.volumes.end_watches();
         self.operations.end_watches();
         self.watches.end();
+        self.backups.end_watches();
     }
 
     /// A call that may have changed something is over: it may have begun long work, or ended some.

@@ -8,9 +8,16 @@ use proto::v1::standby_service_server::StandbyService;
 use tonic::Request;
 
 use super::{Answer, Services, answer};
+use crate::control::ChangeStream;
 
 #[tonic::async_trait]
 impl BackupTargetService for Services {
+    type WatchStream = ChangeStream<v1::BackupTargetChange>;
+
+    async fn watch(&self, request: Request<v1::WatchBackupTargetsRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.backups.targets.watch(&request.into_inner()))
+    }
+
     async fn create(&self, request: Request<v1::CreateBackupTargetRequest>) -> Answer<v1::BackupTarget> {
         self.detached(|control| async move { control.backups.create_target(request.into_inner()).await }).await
     }
@@ -38,6 +45,12 @@ impl BackupTargetService for Services {
 
 #[tonic::async_trait]
 impl BackupService for Services {
+    type WatchStream = ChangeStream<v1::BackupChange>;
+
+    async fn watch(&self, request: Request<v1::WatchBackupsRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.backups.watch(request.into_inner()).await)
+    }
+
     async fn create(&self, request: Request<v1::CreateBackupRequest>) -> Answer<v1::Operation> {
         self.detached(|control| async move { control.backups.create(request.into_inner()).await }).await
     }
@@ -72,6 +85,12 @@ impl BackupService for Services {
 
 #[tonic::async_trait]
 impl StandbyService for Services {
+    type WatchStream = ChangeStream<v1::StandbyChange>;
+
+    async fn watch(&self, request: Request<v1::WatchStandbysRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.backups.standbys.watch(&request.into_inner()))
+    }
+
     async fn create(&self, request: Request<v1::CreateStandbyRequest>) -> Answer<v1::Standby> {
         self.detached(|control| async move { control.backups.create_standby(request.into_inner()).await }).await
     }
@@ -100,6 +119,12 @@ impl StandbyService for Services {
 
 #[tonic::async_trait]
 impl BackupScheduleService for Services {
+    type WatchStream = ChangeStream<v1::BackupScheduleChange>;
+
+    async fn watch(&self, request: Request<v1::WatchBackupSchedulesRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.backups.schedules.watch(&request.into_inner()))
+    }
+
     async fn create(&self, request: Request<v1::CreateBackupScheduleRequest>) -> Answer<v1::BackupSchedule> {
         self.detached(|control| async move { control.backups.create_schedule(request.into_inner()).await }).await
     }

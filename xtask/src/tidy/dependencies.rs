@@ -20,6 +20,7 @@ const fn room(name: &'static str, uses: &'static [&'static str]) -> Room {
 const HOUSE: &[Room] = &[
     room("loop-device", &[]),
     room("certificates", &[]),
+    room("ceph", &[]),
     Room { name: "reactor", uses: &[], tests_use: &["loop-device"] },
     room("block-device", &["reactor"]),
     room("replica-protocol", &[]),
@@ -29,7 +30,7 @@ const HOUSE: &[Room] = &[
     room("proto", &[]),
     Room { name: "tls", uses: &[], tests_use: &["certificates"] },
     // The data path never links its dependencies: nothing but the daemon and the benchmarks use it.
-    room("backup", &[]),
+    Room { name: "backup", uses: &[], tests_use: &["ceph"] },
     Room { name: "lvol", uses: &["block-device", "reactor"], tests_use: &["loop-device"] },
     room("replica", &["lvol", "replica-protocol", "block-device", "reactor"]),
     Room { name: "engine", uses: &["replica", "block-device", "reactor"], tests_use: &["lvol"] },
@@ -92,6 +93,7 @@ const HOUSE: &[Room] = &[
             "reactor",
             "loop-device",
             "certificates",
+            "ceph",
         ],
     ),
     // Of the tests it has what stops threads and freezes disks: for the soak.
@@ -132,7 +134,7 @@ const RESTRICTED: &[(&str, &[&str], &str)] = &[
     ("sha2", &["iscsi-target-protocol"], CHAP),
     ("sha3", &["iscsi-target-protocol"], CHAP),
     ("nix", &["integration"], "tests make networks of their own; the reactor has its system calls"),
-    ("object_store", &["backup"], BACKUPS),
+    ("object_store", &["backup", "ceph"], BACKUPS),
     ("ring", &["backup", "certificates"], CRYPTOGRAPHY),
     ("rustls", &["backup", "tls"], CRYPTOGRAPHY),
     ("rustls-webpki", &["tls"], CRYPTOGRAPHY),
@@ -151,7 +153,7 @@ const CHAP: &str = "CHAP needs these hashes, and nothing else should; digests of
 /// Why what encrypts is for two packages.
 const CRYPTOGRAPHY: &str = "connections are encrypted in `tls`, object storage in `backup`: nothing else knows how";
 
-/// Why object storage and what it needs is for one package.
+/// Why object storage and what it needs is for backups and their tests.
 const BACKUPS: &str = "object storage is for backups, and the data path links none of it";
 
 /// Packages of others that protocol crates may use: they work on bytes and do no I/O.

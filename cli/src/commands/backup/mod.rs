@@ -16,7 +16,7 @@ pub(super) use self::standby::run as standby;
 pub(super) use self::target::run as target;
 use crate::arguments::{BackupCommand, CreateBackup, RestoreBackup, WhichBackup};
 use crate::client::{Client, answer};
-use crate::output::{Output, Watch, look};
+use crate::output::{Output, Watch, look, look_on};
 
 pub(super) async fn run(client: &Client, command: &BackupCommand, output: Output) -> anyhow::Result<()> {
     match command {
@@ -91,7 +91,9 @@ async fn list(client: &Client, target: &str, volume: &str, watch: Watch, output:
         let (target, backup_volume) = (target.to_owned(), volume.to_owned());
         Ok(client.list_backups(ListBackupsRequest { target, backup_volume, ..Default::default() }).await?.into())
     };
-    look(watch, output, fetch, |backups: &Vec<_>, width| render::backups(target, volume, backups, width)).await
+    let follow = async |_: &Vec<_>| client.follow_backups(target, volume).await.map(Some);
+    look_on(watch, output, fetch, follow, |backups: &Vec<_>, width| render::backups(target, volume, backups, width))
+        .await
 }
 
 async fn list_volumes(client: &Client, target: &str, watch: Watch, output: Output) -> anyhow::Result<()> {

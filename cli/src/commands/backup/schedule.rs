@@ -8,19 +8,21 @@ use super::render::{labels, or_dash};
 use crate::arguments::{CreateSchedule, ScheduleCommand};
 use crate::client::{Client, answer};
 use crate::commands::utc;
-use crate::output::{Fixed, Name, Output, Table, Wide, Width, look};
+use crate::output::{Fixed, Name, Output, Table, Wide, Width, look_on};
 
 pub(in crate::commands) async fn run(client: &Client, command: &ScheduleCommand, output: Output) -> anyhow::Result<()> {
     match command {
         ScheduleCommand::Create(options) => show(&answer(client.schedules().create(create(options)).await)?, output),
         ScheduleCommand::List { watch } => {
             let fetch = async || Ok(client.list_schedules().await?.into());
-            look(*watch, output, fetch, |schedules: &Vec<_>, width| render_list(schedules, width)).await
+            let follow = async |_: &Vec<_>| client.follow_schedules("").await.map(Some);
+            look_on(*watch, output, fetch, follow, |schedules: &Vec<_>, width| render_list(schedules, width)).await
         }
         ScheduleCommand::Show { schedule, watch } => {
             let request = GetBackupScheduleRequest { schedule: schedule.clone() };
             let fetch = async || Ok(answer(client.schedules().get(request.clone()).await)?.into());
-            look(*watch, output, fetch, |schedule, _| render(schedule)).await
+            let follow = async |schedule: &BackupSchedule| client.follow_schedules(&schedule.uuid).await.map(Some);
+            look_on(*watch, output, fetch, follow, |schedule, _| render(schedule)).await
         }
         ScheduleCommand::Delete { schedule, uuid } => {
             let expected_uuid = uuid.clone().unwrap_or_default();

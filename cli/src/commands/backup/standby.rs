@@ -10,7 +10,7 @@ use super::render::or_dash;
 use crate::arguments::StandbyCommand;
 use crate::client::{Client, answer};
 use crate::commands::utc;
-use crate::output::{Fixed, Name, Output, Table, Wide, Width, duration, look};
+use crate::output::{Fixed, Name, Output, Table, Wide, Width, duration, look_on};
 use crate::size::Size;
 
 pub(in crate::commands) async fn run(client: &Client, command: &StandbyCommand, output: Output) -> anyhow::Result<()> {
@@ -30,12 +30,14 @@ pub(in crate::commands) async fn run(client: &Client, command: &StandbyCommand, 
         }
         StandbyCommand::List { watch } => {
             let fetch = async || Ok(client.list_standbys().await?.into());
-            look(*watch, output, fetch, |standbys: &Vec<_>, width| render_list(standbys, width)).await
+            let follow = async |_: &Vec<_>| client.follow_standbys("").await.map(Some);
+            look_on(*watch, output, fetch, follow, |standbys: &Vec<_>, width| render_list(standbys, width)).await
         }
         StandbyCommand::Show { standby, watch } => {
             let request = GetStandbyRequest { standby: standby.clone() };
             let fetch = async || Ok(answer(client.standbys().get(request.clone()).await)?.into());
-            look(*watch, output, fetch, |standby, _| render(standby)).await
+            let follow = async |standby: &Standby| client.follow_standbys(&standby.uuid).await.map(Some);
+            look_on(*watch, output, fetch, follow, |standby, _| render(standby)).await
         }
         StandbyCommand::Activate { standby } => {
             let request = ActivateStandbyRequest { standby: standby.clone() };

@@ -12,7 +12,7 @@ use super::render::or_dash;
 use crate::arguments::TargetCommand;
 use crate::client::{Client, answer};
 use crate::commands::utc;
-use crate::output::{End, Name, Output, Table, Wide, Width, look};
+use crate::output::{End, Name, Output, Table, Wide, Width, look_on};
 
 /// From which skew of its clock on a target refuses signatures, in seconds.
 const LARGEST_SKEW: i64 = 300;
@@ -37,12 +37,14 @@ pub(in crate::commands) async fn run(client: &Client, command: &TargetCommand, o
         }
         TargetCommand::List { watch } => {
             let fetch = async || Ok(client.list_targets().await?.into());
-            look(*watch, output, fetch, |targets: &Vec<_>, width| render_list(targets, width)).await
+            let follow = async |_: &Vec<_>| client.follow_targets("").await.map(Some);
+            look_on(*watch, output, fetch, follow, |targets: &Vec<_>, width| render_list(targets, width)).await
         }
         TargetCommand::Show { target, watch } => {
             let request = GetBackupTargetRequest { target: target.clone() };
             let fetch = async || Ok(answer(client.targets().get(request.clone()).await)?.into());
-            look(*watch, output, fetch, |target, _| render(target)).await
+            let follow = async |target: &BackupTarget| client.follow_targets(&target.uuid).await.map(Some);
+            look_on(*watch, output, fetch, follow, |target, _| render(target)).await
         }
         TargetCommand::Delete { target, uuid } => {
             let expected_uuid = uuid.clone().unwrap_or_default();
@@ -77,10 +79,11 @@ fn render_list(targets: &[BackupTarget], width: Width) -> String {
 }
 
 fn render(target: &BackupTarget) -> String {
-    let BackupTarget { name, uuid, url, credentials_file, created_at_unix_ms } = target;
+    let BackupTarget { name, uuid, url, credentials_file, created_at_unix_ms, mark } = target;
     let (file, created) = (or_dash(credentials_file), utc(*created_at_unix_ms));
+    let mark = if mark.is_empty() { String::new() } else { format!("mark         backupstore/{mark}\n") };
     format!(
-        "target       {name}\nuuid         {uuid}\nurl          {url}\ncredentials  {file}\ncreated      {created}\n"
+        "target       {name}\nuuid         {uuid}\nurl          {url}\n{mark}credentials  {file}\ncreated      {created}\n"
     )
 }
 
@@ -163,6 +166,8 @@ conditional PUT ignored
         };
         let text = render_list(std::slice::from_ref(&target), Width::Narrow);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(!render(&target).contains("mark"));
+        assert!(render(&BackupTarget { mark: "m".to_owned(), ..target.clone() }).contains("backupstore/m\n"));
         assert!(render_list(&[target], Width::Full).contains("/etc/ashlar/s3.env"));
         assert!(render_list(&[], Width::Narrow).contains("backup-target create"));
     }

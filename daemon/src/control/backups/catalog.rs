@@ -9,6 +9,7 @@ use super::Backups;
 use super::errors::control_error;
 use crate::control::error::ControlError;
 use crate::control::pages::{self, Wanted};
+use crate::control::streams::ChangeStream;
 
 /// The label with the identity of the operation that made a backup, and those that tell where it comes from.
 pub(super) const UUID_LABEL: &str = "ashlar.uuid";
@@ -42,14 +43,20 @@ impl Backups {
     /// A page of the backups of a volume.
     pub(crate) async fn list(&self, request: v1::ListBackupsRequest) -> Result<v1::ListBackupsResponse, ControlError> {
         let target = self.targets.find(&request.target)?;
-        let opener = self.targets.opener(target.uuid);
-        let listed = inspect::backups(&opener, &request.backup_volume).await.map_err(|error| control_error(&error))?;
-        let describe = |listed| describe(&target.name, &request.backup_volume, listed);
-        let backups = listed.into_iter().map(describe).collect();
+        let (backups, resource_version) = self.watched.list(&target, &request.backup_volume).await?;
         let wanted = Wanted { size: request.page_size, token: request.page_token };
         let list = format!("backups of {} in {}", request.backup_volume, target.uuid);
         let (backups, next_page_token) = pages::page(&list, backups, |backup: &v1::Backup| [&backup.name], &wanted)?;
-        Ok(v1::ListBackupsResponse { backups, next_page_token })
+        Ok(v1::ListBackupsResponse { backups, next_page_token, resource_version })
+    }
+
+    /// The backups of a volume, then what becomes of them.
+    pub(crate) async fn watch(
+        &self,
+        request: v1::WatchBackupsRequest,
+    ) -> Result<ChangeStream<v1::BackupChange>, ControlError> {
+        let target = self.targets.find(&request.target)?;
+        self.watched.watch(&target, &request.backup_volume, &request.resource_version).await
     }
 
     /// One backup.
@@ -77,7 +84,7 @@ fn describe_volume(config: VolumeConfig) -> v1::BackupVolume {
     }
 }
 
-fn describe(target: &str, volume: &str, listed: Listed) -> v1::Backup {
+pub(super) fn describe(target: &str, volume: &str, listed: Listed) -> v1::Backup {
     let backup = v1::Backup {
         name: listed.name,
         backup_volume: volume.to_owned(),

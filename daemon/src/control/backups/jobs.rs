@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use backup::Kind;
 use backup::progress::{Progress, Waiting};
 use proto::v1::{self, EventSubject, OperationKind};
-use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 use uuid::Uuid;
 
 use super::job::{Ended, How, Job, JobRecord, Now, Work};
@@ -52,6 +52,8 @@ pub(crate) struct Jobs {
     events: Arc<Events>,
     /// Who looks at operations.
     told: Arc<Notify>,
+    /// How many have ended in this run.
+    ended: watch::Sender<u64>,
     pub(super) tally: Tally,
 }
 
@@ -78,6 +80,7 @@ impl Jobs {
             creating: tokio::sync::Mutex::default(),
             events,
             told,
+            ended: watch::Sender::new(0),
             tally: Tally::default(),
         }))
     }
@@ -191,6 +194,11 @@ impl Jobs {
         news.collect()
     }
 
+    /// Tells whenever one has ended.
+    pub(super) fn ends(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
+    }
+
     /// How a job ended.
     pub(super) fn end_of(&self, uuid: Uuid) -> Option<Ended> {
         self.jobs().get(&uuid)?.record.ended.clone()
@@ -264,6 +272,7 @@ impl Jobs {
             job.task = None;
         }
         self.told.notify_one();
+        self.ended.send_modify(|ended| *ended += 1);
         if let Err(error) = self.remove_folder(record.uuid).await {
             tracing::warn!(job = %record.id(), %error, "what a job has left on the local disk stays for now");
         }

@@ -15,14 +15,16 @@ mod source;
 mod standbys;
 mod tally;
 mod targets;
+mod watching;
 mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use backup::Kind;
 use backup::block::{self, Compression};
+use backup::create::Options;
 use backup::format::layout::{VolumeFolder, is_name};
+use backup::{Kind, Limit};
 use proto::v1::{self, EventSubject};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -36,6 +38,7 @@ use self::standbys::Standbys;
 pub(crate) use self::tally::Counts;
 pub(crate) use self::targets::TargetRecord;
 use self::targets::Targets;
+use self::watching::Watched;
 use self::work::Worker;
 use super::error::{Comparison, ControlError};
 use super::events::{Events, Happened};
@@ -55,18 +58,21 @@ pub(crate) struct Surroundings {
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) engines: Arc<Engines>,
     pub(crate) events: Arc<Events>,
-    /// Bytes a second that a job may read or write.
-    pub(crate) rate: Option<u64>,
+    /// Bytes a second that a job may read or fetch, and that all of them together may; 0 is no limit.
+    pub(crate) rates: (u64, u64),
+    /// The number of this run of the daemon.
+    pub(crate) run: u64,
     /// Who looks at operations.
     pub(crate) told: Arc<Notify>,
 }
 
 /// Everything about backups on this node.
 pub(crate) struct Backups {
-    pub(super) targets: Arc<Targets>,
+    pub(crate) targets: Arc<Targets>,
     pub(super) jobs: Arc<Jobs>,
     pub(crate) standbys: Arc<Standbys>,
     pub(crate) schedules: Arc<Schedules>,
+    watched: Arc<Watched>,
     volumes: Arc<Volumes>,
     engines: Arc<Engines>,
     events: Arc<Events>,
@@ -75,12 +81,15 @@ pub(crate) struct Backups {
 impl Backups {
     /// Reads the records and goes on with what had not ended.
     pub(crate) fn start(here: Surroundings, state: &StateDirectory) -> Result<Arc<Self>, StateError> {
-        let targets = Targets::load(state.records("backup-targets")?)?;
+        let run = here.run;
+        let targets = Targets::load(state.records("backup-targets")?, run)?;
+        let (rate, all) = here.rates;
+        let options = Options { rate: Some(rate), shared: Limit::new(all), ..Options::default() };
         let worker = Worker {
             targets: Arc::clone(&targets),
             volumes: Arc::clone(&here.volumes),
             engines: Arc::clone(&here.engines),
-            rate: here.rate,
+            options: options.clone(),
         };
         let (records, folder) = (state.records("backups")?, state.path().join("backup-work"));
         let jobs = Jobs::load(records, folder, worker, Arc::clone(&here.events), here.told)?;
@@ -89,18 +98,29 @@ impl Backups {
             state.path().join("standby-work"),
             Arc::clone(&targets),
             (Arc::clone(&here.volumes), Arc::clone(&here.engines)),
-            here.rate,
+            options,
+            run,
         )?;
         let schedules = Schedules::load(
             state.records("backup-schedules")?,
             (Arc::clone(&targets), Arc::clone(&jobs)),
             (Arc::clone(&here.volumes), Arc::clone(&here.engines)),
+            run,
         )?;
         jobs.resume();
         standbys.resume();
         schedules.resume();
         let Surroundings { volumes, engines, events, .. } = here;
-        Ok(Arc::new(Self { targets, jobs, standbys, schedules, volumes, engines, events }))
+        let watched = Watched::new(Arc::clone(&targets), Arc::clone(&jobs), run);
+        Ok(Arc::new(Self { targets, jobs, standbys, schedules, watched, volumes, engines, events }))
+    }
+
+    /// Ends all watches.
+    pub(crate) fn end_watches(&self) {
+        self.targets.end_watches();
+        self.standbys.end_watches();
+        self.schedules.end_watches();
+        self.watched.end();
     }
 
     pub(crate) async fn create_target(

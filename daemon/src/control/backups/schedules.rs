@@ -28,6 +28,8 @@ use crate::control::error::{Comparison, ControlError};
 use crate::control::locks::KeyedLocks;
 use crate::control::pages::{self, Wanted};
 use crate::control::retry::Backoff;
+use crate::control::streams::{ChangeStream, Told, stream};
+use crate::control::versions::{Change, Versions};
 use crate::control::{Engines, Volumes, panics, request};
 use crate::data::VolumeChange;
 use crate::state::{Records, StateError};
@@ -87,6 +89,7 @@ pub(crate) struct Schedules {
     volumes: Arc<Volumes>,
     engines: Arc<Engines>,
     known: Mutex<BTreeMap<Uuid, Entry>>,
+    versions: Arc<Versions<v1::BackupSchedule>>,
     locks: KeyedLocks<()>,
 }
 
@@ -100,20 +103,24 @@ impl Schedules {
         records: Records<ScheduleRecord>,
         (targets, jobs): (Arc<Targets>, Arc<Jobs>),
         (volumes, engines): (Arc<Volumes>, Arc<Engines>),
+        run: u64,
     ) -> Result<Arc<Self>, StateError> {
         let loaded = records.load()?;
         for error in loaded.failed {
             tracing::error!(%error, "a schedule's record is left out");
         }
         let known = loaded.records.into_iter().map(|(uuid, record)| (uuid, Entry { record, task: None })).collect();
-        let (known, locks) = (Mutex::new(known), KeyedLocks::default());
-        Ok(Arc::new(Self { records, targets, jobs, volumes, engines, known, locks }))
+        let (known, locks, versions) = (Mutex::new(known), KeyedLocks::default(), Versions::new(run));
+        Ok(Arc::new(Self { records, targets, jobs, volumes, engines, known, versions, locks }))
     }
 
     /// Goes on with all of them.
     pub(super) fn resume(self: &Arc<Self>) {
         let all: Vec<_> = self.known().keys().copied().collect();
-        all.into_iter().for_each(|uuid| self.spawn(uuid));
+        for uuid in all {
+            self.tell(uuid);
+            self.spawn(uuid);
+        }
     }
 
     pub(super) async fn create(
@@ -175,6 +182,7 @@ impl Schedules {
         self.records.change(record.uuid, None, &record).await.map_err(|unchanged| unchanged.error)?;
         let uuid = record.uuid;
         self.known().insert(uuid, Entry { record, task: None });
+        self.tell(uuid);
         self.spawn(uuid);
         self.get(&name)
     }
@@ -184,6 +192,7 @@ impl Schedules {
         request: v1::ListBackupSchedulesRequest,
     ) -> Result<v1::ListBackupSchedulesResponse, ControlError> {
         let volume = request::optional_uuid("volume_uuid", &request.volume_uuid)?;
+        let resource_version = self.versions.version();
         let records: Vec<_> = {
             let known = self.known();
             let records = known.values().map(|entry| &entry.record);
@@ -195,7 +204,36 @@ impl Schedules {
         let list = format!("schedules of {}", request.volume_uuid);
         let (schedules, next_page_token) =
             pages::page(&list, schedules, |schedule: &v1::BackupSchedule| [&schedule.name, &schedule.uuid], &wanted)?;
-        Ok(v1::ListBackupSchedulesResponse { schedules, next_page_token })
+        Ok(v1::ListBackupSchedulesResponse { schedules, next_page_token, resource_version })
+    }
+
+    /// The schedules that there are, then what becomes of them.
+    pub(crate) fn watch(
+        &self,
+        request: &v1::WatchBackupSchedulesRequest,
+    ) -> Result<ChangeStream<v1::BackupScheduleChange>, ControlError> {
+        let only = request::optional_uuid("schedule_uuid", &request.schedule_uuid)?.map(|uuid| uuid.to_string());
+        let follower = self.versions.follow(&request.resource_version)?;
+        Ok(stream(follower, move |Change { kind, object, version }| match &object {
+            Some(schedule) if only.as_ref().is_some_and(|only| *only != schedule.uuid) => Told::Nothing,
+            _ => {
+                let message =
+                    v1::BackupScheduleChange { kind: kind.into(), schedule: object, resource_version: version };
+                Told::Message(message)
+            }
+        }))
+    }
+
+    /// Ends all watches.
+    pub(super) fn end_watches(&self) {
+        self.versions.end();
+    }
+
+    /// Tells those who follow how one is now.
+    fn tell(&self, uuid: Uuid) {
+        if let Ok(record) = self.find(&uuid.to_string()) {
+            self.versions.set(&uuid.to_string(), self.describe(&record));
+        }
     }
 
     pub(crate) fn get(&self, schedule: &str) -> Result<v1::BackupSchedule, ControlError> {
@@ -218,6 +256,7 @@ impl Schedules {
         }
         self.records.remove(record.uuid).await?;
         self.known().remove(&record.uuid);
+        self.versions.remove(&record.uuid.to_string());
         Ok(())
     }
 
@@ -264,6 +303,7 @@ impl Schedules {
             if let Some(entry) = self.known().get_mut(&uuid) {
                 entry.record.last_error = why;
             }
+            self.tell(uuid);
             backoff.wait().await;
         }
     }
@@ -401,6 +441,7 @@ impl Schedules {
         if let Some(entry) = self.known().get_mut(&record.uuid) {
             entry.record = record.clone();
         }
+        self.tell(record.uuid);
         Ok(())
     }
 

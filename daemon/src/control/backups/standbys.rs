@@ -18,7 +18,7 @@ use backup::progress::Progress;
 use backup::{Error, Kind, inspect};
 use proto::v1::{self, StandbyState};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -30,6 +30,8 @@ use super::targets::Targets;
 use crate::control::error::{Comparison, ControlError};
 use crate::control::locks::KeyedLocks;
 use crate::control::pages::{self, Wanted};
+use crate::control::streams::{ChangeStream, Told, stream};
+use crate::control::versions::{Change, Versions};
 use crate::control::volumes::Hold;
 use crate::control::{Engines, Volumes, panics, request};
 use crate::state::{Records, StateError};
@@ -41,6 +43,10 @@ const LONGEST_INTERVAL: u32 = 24 * 60 * 60;
 const MOST: usize = 256;
 /// After what ended the task of one: a panic, or our own disk.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Changes that come within this are one.
+const GATHERED: Duration = Duration::from_millis(50);
+/// Between two looks at a restore that somebody follows.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 /// A standby as the state directory knows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,8 +75,11 @@ pub(crate) struct Standbys {
     targets: Arc<Targets>,
     volumes: Arc<Volumes>,
     engines: Arc<Engines>,
-    rate: Option<u64>,
+    options: Options,
     known: Mutex<BTreeMap<Uuid, Entry>>,
+    versions: Arc<Versions<v1::Standby>>,
+    /// One of them may have changed.
+    told: Notify,
     locks: KeyedLocks<()>,
 }
 
@@ -94,21 +103,70 @@ impl Standbys {
         folder: PathBuf,
         targets: Arc<Targets>,
         (volumes, engines): (Arc<Volumes>, Arc<Engines>),
-        rate: Option<u64>,
+        options: Options,
+        run: u64,
     ) -> Result<Arc<Self>, StateError> {
         let loaded = records.load()?;
         for error in loaded.failed {
             tracing::error!(%error, "a standby's record is left out");
         }
         let known = loaded.records.into_iter().map(|(uuid, record)| (uuid, Entry::new(record))).collect();
-        let (known, locks) = (Mutex::new(known), KeyedLocks::default());
-        Ok(Arc::new(Self { records, folder, targets, volumes, engines, rate, known, locks }))
+        let (known, locks, told) = (Mutex::new(known), KeyedLocks::default(), Notify::new());
+        let versions = Versions::new(run);
+        Ok(Arc::new(Self { records, folder, targets, volumes, engines, options, known, versions, told, locks }))
     }
 
     /// Goes on with all of them.
     pub(super) fn resume(self: &Arc<Self>) {
         let all: Vec<_> = self.known().keys().copied().collect();
         all.into_iter().for_each(|uuid| self.spawn(uuid));
+        tokio::spawn(Arc::clone(self).observe());
+    }
+
+    /// Looks at them when one may have changed, and while somebody follows a restore.
+    async fn observe(self: Arc<Self>) {
+        loop {
+            self.look();
+            tokio::select! {
+                () = self.told.notified() => tokio::time::sleep(GATHERED).await,
+                () = tokio::time::sleep(PROGRESS), if self.versions.is_followed() && self.is_restoring() => {}
+            }
+        }
+    }
+
+    /// Takes in how all of them are now.
+    fn look(&self) {
+        // Both at once: nobody else's older look comes after this one.
+        let known = self.known();
+        for gone in self.versions.all().iter().filter(|seen| !known.keys().any(|uuid| uuid.to_string() == seen.uuid)) {
+            self.versions.remove(&gone.uuid);
+        }
+        known.iter().for_each(|(uuid, entry)| self.versions.set(&uuid.to_string(), entry.describe()));
+    }
+
+    fn is_restoring(&self) -> bool {
+        self.known().values().any(|entry| matches!(entry.status().phase, Phase::Restoring(_)))
+    }
+
+    /// The standbys that there are, then what becomes of them.
+    pub(crate) fn watch(
+        &self,
+        request: &v1::WatchStandbysRequest,
+    ) -> Result<ChangeStream<v1::StandbyChange>, ControlError> {
+        let only = request::optional_uuid("standby_uuid", &request.standby_uuid)?.map(|uuid| uuid.to_string());
+        self.look();
+        let follower = self.versions.follow(&request.resource_version)?;
+        // From now on progress counts.
+        self.told.notify_one();
+        Ok(stream(follower, move |Change { kind, object, version }| match &object {
+            Some(standby) if only.as_ref().is_some_and(|only| *only != standby.uuid) => Told::Nothing,
+            _ => Told::Message(v1::StandbyChange { kind: kind.into(), standby: object, resource_version: version }),
+        }))
+    }
+
+    /// Ends all watches.
+    pub(super) fn end_watches(&self) {
+        self.versions.end();
     }
 
     pub(super) async fn create(
@@ -155,17 +213,20 @@ impl Standbys {
         self.records.change(record.uuid, None, &record).await.map_err(|unchanged| unchanged.error)?;
         let uuid = record.uuid;
         self.known().insert(uuid, Entry::new(record));
+        self.told.notify_one();
         self.spawn(uuid);
         self.get(&name)
     }
 
     pub(crate) fn list(&self, request: v1::ListStandbysRequest) -> Result<v1::ListStandbysResponse, ControlError> {
-        let mut standbys: Vec<_> = self.known().values().map(Entry::describe).collect();
+        self.look();
+        let resource_version = self.versions.version();
+        let mut standbys = self.versions.all();
         standbys.sort_by(|one, other| (&one.name, &one.uuid).cmp(&(&other.name, &other.uuid)));
         let wanted = Wanted { size: request.page_size, token: request.page_token };
         let (standbys, next_page_token) =
             pages::page("standbys", standbys, |standby: &v1::Standby| [&standby.name, &standby.uuid], &wanted)?;
-        Ok(v1::ListStandbysResponse { standbys, next_page_token })
+        Ok(v1::ListStandbysResponse { standbys, next_page_token, resource_version })
     }
 
     pub(crate) fn get(&self, standby: &str) -> Result<v1::Standby, ControlError> {
@@ -183,6 +244,7 @@ impl Standbys {
         }
         self.stop(record.uuid).await;
         let activated = self.activate_now(&record).await;
+        self.told.notify_one();
         self.spawn(record.uuid);
         activated?;
         self.get(standby)
@@ -193,7 +255,7 @@ impl Standbys {
             let text = format!("no backup was restored completely to standby `{}` yet", record.name);
             ControlError::precondition("NO_BACKUP", text)
         };
-        let opened = Follower::open(&self.folder_of(record.uuid), self.options());
+        let opened = Follower::open(&self.folder_of(record.uuid), self.options.clone());
         let mut follower = opened.map_err(|error| control_error(&error))?.ok_or_else(none)?;
         if follower.status().complete.is_none() {
             return Err(none());
@@ -243,6 +305,7 @@ impl Standbys {
         removed.map_err(|error| ControlError::failed("STATE_DIRECTORY", error))?;
         self.records.remove(record.uuid).await?;
         self.known().remove(&record.uuid);
+        self.told.notify_one();
         Ok(())
     }
 
@@ -303,15 +366,28 @@ impl Standbys {
             interval_seconds: record.interval_seconds.into(),
         };
         let folder = self.folder_of(record.uuid);
-        let mut follower = match Follower::open(&folder, self.options())? {
+        let mut follower = match Follower::open(&folder, self.options.clone())? {
             Some(follower) => follower,
             None => {
                 self.make_volume(record).await;
-                Follower::create(&folder, request, self.options())?
+                Follower::create(&folder, request, self.options.clone())?
             }
         };
         self.show(record.uuid, &follower);
-        follower.run(&self.targets.opener(record.target), &self.device(record)).await
+        let mut status = follower.subscribe();
+        let telling = async {
+            while status.changed().await.is_ok() {
+                self.told.notify_one();
+            }
+            std::future::pending().await
+        };
+        let (opener, device) = (self.targets.opener(record.target), self.device(record));
+        let followed = tokio::select! {
+            followed = follower.run(&opener, &device) => followed,
+            never = telling => never,
+        };
+        self.told.notify_one();
+        followed
     }
 
     /// Makes the volume once the target says how large it is, however long that takes.
@@ -351,14 +427,11 @@ impl Standbys {
         )
     }
 
-    fn options(&self) -> Options {
-        Options { rate: self.rate, ..Options::default() }
-    }
-
     fn show(&self, uuid: Uuid, follower: &Follower) {
         if let Some(entry) = self.known().get_mut(&uuid) {
             entry.now = Now::Following(follower.subscribe(), follower.progress().clone());
         }
+        self.told.notify_one();
     }
 
     fn show_waiting(&self, uuid: Uuid, error: &Error, attempt: u32, pause: Duration) {
@@ -368,6 +441,7 @@ impl Standbys {
             let phase = Phase::Waiting { kind, reason, attempt, next_try: SystemTime::now() + pause };
             entry.now = Now::Preparing(Status { phase, complete });
         }
+        self.told.notify_one();
     }
 
     fn find(&self, standby: &str) -> Result<StandbyRecord, ControlError> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backup::source::OpenStore;
 use backup::target::check::Step;
-use backup::target::{self, Settings, Store, TargetUrl};
+use backup::target::{self, FolderStore, Place, Settings, Store, TargetUrl};
 use backup::{Error, Kind};
 use proto::v1;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ use crate::control::error::{Comparison, ControlError};
 use crate::control::locks::KeyedLocks;
 use crate::control::pages::{self, Wanted};
 use crate::control::request;
+use crate::control::streams::{ChangeStream, Told, stream};
+use crate::control::versions::{Change, Versions};
 use crate::state::{Records, StateError};
 
 /// A target as the state directory knows it.
@@ -29,6 +31,9 @@ pub(crate) struct TargetRecord {
     credentials_file: String,
     /// Milliseconds since the Unix epoch.
     created_at: i64,
+    /// Of a folder: the file without which it is not the one that is meant; none before it was there once.
+    #[serde(default)]
+    mark: Option<String>,
 }
 
 /// Most targets of a node.
@@ -38,16 +43,19 @@ const MOST: usize = 256;
 pub(crate) struct Targets {
     records: Records<TargetRecord>,
     known: Mutex<BTreeMap<Uuid, TargetRecord>>,
+    versions: Arc<Versions<v1::BackupTarget>>,
     locks: KeyedLocks<()>,
 }
 
 impl Targets {
-    pub(super) fn load(records: Records<TargetRecord>) -> Result<Arc<Self>, StateError> {
+    pub(super) fn load(records: Records<TargetRecord>, run: u64) -> Result<Arc<Self>, StateError> {
         let loaded = records.load()?;
         for error in loaded.failed {
             tracing::error!(%error, "a backup target's record is left out");
         }
-        Ok(Arc::new(Self { records, known: Mutex::new(loaded.records), locks: KeyedLocks::default() }))
+        let versions = Versions::new(run);
+        loaded.records.iter().for_each(|(uuid, record)| versions.set(&uuid.to_string(), record.describe()));
+        Ok(Arc::new(Self { records, known: Mutex::new(loaded.records), versions, locks: KeyedLocks::default() }))
     }
 
     /// Makes a target known, or returns the one that is there (I30).
@@ -62,18 +70,22 @@ impl Targets {
         if url.volume.is_some() || url.backup.is_some() {
             return Err(ControlError::invalid("url", "it names a volume or a backup: leave the query out"));
         }
-        let record = TargetRecord {
+        let mut record = TargetRecord {
             uuid: uuid.unwrap_or_else(Uuid::new_v4),
             name,
             url: url.to_string(),
             credentials_file: request.credentials_file,
             created_at: request::unix_milliseconds(),
+            mark: None,
         };
         if let Some(existing) = self.same(&record, uuid)? {
             return Ok(existing.describe());
         }
         match request.unchecked {
-            false => record.must_work().await?,
+            false => {
+                record.must_work().await?;
+                record.mark = record.find_mark().await.map_err(|error| control_error(&error))?;
+            }
             // What makes no sense now makes none later.
             true => drop(record.open().await.map_err(|error| control_error(&error))?),
         }
@@ -87,9 +99,35 @@ impl Targets {
         if self.known().len() >= MOST {
             return Err(ControlError::invalid("name", format!("there are {MOST} backup targets already")));
         }
-        self.records.change(record.uuid, None, &record).await.map_err(|unchanged| unchanged.error)?;
-        self.known().insert(record.uuid, record.clone());
+        self.keep(None, &record).await?;
         Ok(record.describe())
+    }
+
+    async fn keep(&self, before: Option<&TargetRecord>, record: &TargetRecord) -> Result<(), ControlError> {
+        self.records.change(record.uuid, before, record).await.map_err(|unchanged| unchanged.error)?;
+        self.known().insert(record.uuid, record.clone());
+        self.versions.set(&record.uuid.to_string(), record.describe());
+        Ok(())
+    }
+
+    /// The record of a target, with the mark of its folder if that is there for the first time.
+    async fn marked(&self, target: Uuid) -> backup::Result<TargetRecord> {
+        let missing = |error: ControlError| Error::new(Kind::Invalid, error.to_string());
+        let found = self.find(&target.to_string()).map_err(missing)?;
+        if found.mark.is_some() || !found.is_folder() {
+            return Ok(found);
+        }
+        let _lock = self.locks.lock(()).await;
+        let found = self.find(&target.to_string()).map_err(missing)?;
+        let marked = match found.mark {
+            Some(_) => return Ok(found),
+            None => TargetRecord { mark: found.find_mark().await?, ..found.clone() },
+        };
+        if marked.mark.is_some() {
+            let kept = self.keep(Some(&found), &marked).await;
+            kept.map_err(|error| Error::new(Kind::Local, error.to_string()))?;
+        }
+        Ok(marked)
     }
 
     /// The target of this name, if it is there and what is asked for.
@@ -109,12 +147,31 @@ impl Targets {
         &self,
         request: v1::ListBackupTargetsRequest,
     ) -> Result<v1::ListBackupTargetsResponse, ControlError> {
+        let resource_version = self.versions.version();
         let mut targets: Vec<_> = self.known().values().map(TargetRecord::describe).collect();
         targets.sort_by(|one, other| (&one.name, &one.uuid).cmp(&(&other.name, &other.uuid)));
         let wanted = Wanted { size: request.page_size, token: request.page_token };
         let (targets, next_page_token) =
             pages::page("backup targets", targets, |target| [&target.name, &target.uuid], &wanted)?;
-        Ok(v1::ListBackupTargetsResponse { targets, next_page_token })
+        Ok(v1::ListBackupTargetsResponse { targets, next_page_token, resource_version })
+    }
+
+    /// The targets that there are, then what becomes of them.
+    pub(crate) fn watch(
+        &self,
+        request: &v1::WatchBackupTargetsRequest,
+    ) -> Result<ChangeStream<v1::BackupTargetChange>, ControlError> {
+        let only = request::optional_uuid("target_uuid", &request.target_uuid)?.map(|uuid| uuid.to_string());
+        let follower = self.versions.follow(&request.resource_version)?;
+        Ok(stream(follower, move |Change { kind, object, version }| match &object {
+            Some(target) if only.as_ref().is_some_and(|only| *only != target.uuid) => Told::Nothing,
+            _ => Told::Message(v1::BackupTargetChange { kind: kind.into(), target: object, resource_version: version }),
+        }))
+    }
+
+    /// Ends all watches.
+    pub(super) fn end_watches(&self) {
+        self.versions.end();
     }
 
     pub(super) fn get(&self, target: &str) -> Result<v1::BackupTarget, ControlError> {
@@ -122,7 +179,12 @@ impl Targets {
     }
 
     pub(super) async fn check(&self, target: &str) -> Result<v1::BackupTargetCheck, ControlError> {
-        self.find(target)?.check().await
+        let uuid = self.find(target)?.uuid;
+        match self.marked(uuid).await {
+            Ok(found) => found.check().await,
+            // Where it cannot be marked now the check says why.
+            Err(_) => self.find(target)?.check().await,
+        }
     }
 
     /// Forgets a target that nothing uses, by what `user` says; an absent one is a success (I42).
@@ -143,6 +205,7 @@ impl Targets {
         }
         self.records.remove(found.uuid).await?;
         self.known().remove(&found.uuid);
+        self.versions.remove(&found.uuid.to_string());
         Ok(())
     }
 
@@ -173,7 +236,26 @@ impl TargetRecord {
             url: self.url.clone(),
             credentials_file: self.credentials_file.clone(),
             created_at_unix_ms: self.created_at,
+            mark: self.mark.clone().unwrap_or_default(),
         }
+    }
+
+    fn is_folder(&self) -> bool {
+        matches!(self.url.parse(), Ok(TargetUrl { place: Place::Folder { .. }, .. }))
+    }
+
+    /// The mark of a folder, which is made if it has none; none of other targets, and where nothing may be written.
+    async fn find_mark(&self) -> backup::Result<Option<String>> {
+        let Ok(TargetUrl { place: Place::Folder { path }, .. }) = self.url.parse() else { return Ok(None) };
+        match FolderStore::new(&path, self.settings().answer_timeout).mark().await {
+            Ok(mark) => Ok(Some(mark)),
+            Err(error) if error.kind() == Kind::Auth => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { mark: self.mark.clone(), ..Settings::default() }
     }
 
     async fn credentials(&self) -> Result<target::Credentials, String> {
@@ -187,7 +269,7 @@ impl TargetRecord {
         let url: TargetUrl = self.url.parse()?;
         // Somebody has to do something about it, as with keys that are refused.
         let credentials = self.credentials().await.map_err(|problem| Error::new(Kind::Auth, problem))?;
-        Ok(target::open(&url, &credentials, &Settings::default())?.store)
+        Ok(target::open(&url, &credentials, &self.settings())?.store)
     }
 
     /// An error unless it works.
@@ -203,7 +285,7 @@ impl TargetRecord {
         let url: TargetUrl = self.url.parse().map_err(|error| control_error(&error))?;
         let credentials = self.credentials().await;
         let credentials = credentials.map_err(|problem| ControlError::precondition("CREDENTIALS", problem))?;
-        let checked = target::check::check(&url, &credentials, &Settings::default()).await;
+        let checked = target::check::check(&url, &credentials, &self.settings()).await;
         let report = checked.map_err(|error| control_error(&error))?;
         Ok(v1::BackupTargetCheck {
             target: Some(self.describe()),
@@ -244,7 +326,6 @@ pub(super) struct Opener {
 #[tonic::async_trait]
 impl OpenStore for Opener {
     async fn open(&self) -> backup::Result<Arc<dyn Store>> {
-        let found = self.targets.find(&self.target.to_string());
-        found.map_err(|error| Error::new(Kind::Invalid, error.to_string()))?.open().await
+        self.targets.marked(self.target).await?.open().await
     }
 }

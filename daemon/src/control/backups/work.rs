@@ -2,13 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use backup::backoff::{Backoff, Pauses};
 use backup::create::{self, BackupJob, Options};
-use backup::progress::{Progress, Waiting};
+use backup::progress::{Phase, Progress, Waiting};
 use backup::restore::{self, RestoreJob, RestoreRequest};
-use backup::source::OpenStore;
+use backup::source::{OpenStore, Source};
 use backup::{Error, Kind, inspect, remove, verify};
 use proto::v1;
 use uuid::Uuid;
@@ -24,14 +24,16 @@ use crate::control::{Engines, Volumes};
 
 /// Damaged blocks that are named.
 const NAMED: usize = 8;
+/// Between two looks whether the snapshot of a backup that waits is there.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What jobs work with.
 pub(super) struct Worker {
     pub(super) targets: Arc<Targets>,
     pub(super) volumes: Arc<Volumes>,
     pub(super) engines: Arc<Engines>,
-    /// Bytes of a volume that a job may read a second.
-    pub(super) rate: Option<u64>,
+    /// How each of them works, with the limits.
+    pub(super) options: Options,
 }
 
 /// Tells what a job does now.
@@ -63,10 +65,6 @@ impl Worker {
         }
     }
 
-    fn options(&self) -> Options {
-        Options { rate: self.rate, ..Options::default() }
-    }
-
     async fn back_up(
         &self,
         record: &JobRecord,
@@ -75,7 +73,7 @@ impl Worker {
         folder: &Path,
         told: Told<'_>,
     ) -> backup::Result<Ended> {
-        let mut job = BackupJob::create(folder, backup.request(record), self.options())?;
+        let mut job = BackupJob::create(folder, backup.request(record), self.options.clone())?;
         if record.cancelled {
             job.discard()?;
         }
@@ -86,7 +84,17 @@ impl Worker {
             volume: backup.volume,
             snapshot: backup.snapshot,
         };
-        Ok(match job.run(target, &source).await? {
+        let progress = job.progress().clone();
+        let ended_or_gone = tokio::select! {
+            ended = job.run(target, &source) => Some(ended?),
+            () = gone_meanwhile(&source, &progress) => None,
+        };
+        let outcome = match ended_or_gone {
+            Some(outcome) => outcome,
+            // An attempt that begins now finds that by itself, and asks nothing of the target before.
+            None => job.run(target, &source).await?,
+        };
+        Ok(match outcome {
             create::Outcome::Complete { incremental, size, uploaded } => {
                 let what = if incremental { "incremental" } else { "full" };
                 ended(How::Succeeded, None, format!("{what}: {size} bytes in blocks, {uploaded} stored"), uploaded)
@@ -110,7 +118,7 @@ impl Worker {
         told: Told<'_>,
     ) -> backup::Result<Ended> {
         let hold = Hold::Restore(record.uuid);
-        let before = RestoreJob::open(folder, self.options())?;
+        let before = RestoreJob::open(folder, self.options.clone())?;
         // One that is complete may have given its volume to hosts already.
         if !before.is_some_and(|job| matches!(job.outcome(), restore::Outcome::Complete { .. })) {
             let made = || self.make_volume(record, restore, target);
@@ -118,7 +126,7 @@ impl Worker {
         }
         let request =
             RestoreRequest::new(&record.url, &record.backup_volume, &record.backup, &restore.volume.to_string());
-        let mut job = RestoreJob::create(folder, request, self.options())?;
+        let mut job = RestoreJob::create(folder, request, self.options.clone())?;
         told(Now::Working(job.progress().clone()));
         let progress = job.progress().clone();
         let device = self.device(restore.volume, hold);
@@ -204,11 +212,11 @@ impl Worker {
         told: Told<'_>,
     ) -> backup::Result<Ended> {
         let (volume, name) = (&record.backup_volume, &record.backup);
-        let options = self.options();
+        let options = &self.options;
         let reading = || async {
             let progress = Progress::default();
             told(Now::Working(progress.clone()));
-            verify::verify(target, volume, name, folder, &options, &progress).await
+            verify::verify(target, volume, name, folder, options, &progress).await
         };
         let report = self.patiently(told, reading).await?;
         if report.bad == 0 {
@@ -247,6 +255,17 @@ impl Worker {
 
     fn device(&self, volume: Uuid, hold: Hold) -> VolumeDevice {
         VolumeDevice { volumes: Arc::clone(&self.volumes), engines: Arc::clone(&self.engines), volume, hold }
+    }
+}
+
+/// Waits until the snapshot of a job is gone that waits for its target: that may be away for days.
+async fn gone_meanwhile(source: &SnapshotSource, progress: &Progress) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let waits = matches!(progress.state().phase, Phase::Waiting(_));
+        if waits && source.snapshot().await.is_err_and(|error| error.kind() == Kind::NotFound) {
+            return;
+        }
     }
 }
 

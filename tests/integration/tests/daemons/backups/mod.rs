@@ -1,9 +1,16 @@
 //! Backups with real daemons: to a folder and back, over kills and outages.
 
+mod gateway;
+mod many;
 mod outages;
 mod restores;
+mod roles;
 mod schedules;
+mod sources;
 mod standbys;
+mod unmounted;
+mod verbs;
+mod watches;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -186,6 +193,13 @@ fn files_below(folder: &Path, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+/// Memory that a daemon has in RAM, in KiB.
+fn resident_kib(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    Ok(line.and_then(|line| line.split_whitespace().next()).unwrap_or("0").parse()?)
 }
 
 /// The reason that a call was refused for.

@@ -11,7 +11,7 @@ use proto::v1::{
 };
 use tonic::Code;
 
-use super::{Depot, SIZE, backup_request, create_target, reason, targets};
+use super::{Depot, SIZE, backup_request, create_target, reason, resident_kib, targets};
 
 #[tokio::test]
 async fn a_target_is_tried_out_and_its_credentials_are_nowhere_to_be_seen() -> anyhow::Result<()> {
@@ -131,10 +131,4 @@ async fn an_outage_is_waited_out_and_a_snapshot_that_is_gone_is_not() -> anyhow:
     let records = fs::read_dir(depot.house.cluster.nodes()[0].folder().join("state/backups"))?.count();
     assert_eq!(records, 2, "nothing is left of what was refused");
     Ok(())
-}
-
-fn resident_kib(pid: u32) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    Ok(line.and_then(|line| line.split_whitespace().next()).unwrap_or("0").parse()?)
 }

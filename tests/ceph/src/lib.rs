@@ -1,5 +1,7 @@
 //! A Ceph with its object gateway, as Debian has it: one monitor, one store of objects in memory, one gateway, all on loopback and in one folder.
 
+#![forbid(unsafe_code)]
+
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -8,7 +10,6 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use backup::target::{Credentials, TargetUrl};
 use object_store::ClientOptions;
 use object_store::aws::AmazonS3Builder;
 use object_store::client::{
@@ -24,12 +25,13 @@ const PROGRAMS: [&str; 6] = ["monmaptool", "ceph-mon", "ceph", "ceph-osd", "rado
 const LIMIT: Duration = Duration::from_secs(120);
 
 const ID: &str = "ashlar-test-id";
-pub(crate) const SECRET: &str = "ashlar-test-secret";
+/// The key that is right.
+pub const SECRET: &str = "ashlar-test-secret";
 const BUCKET: &str = "backups";
 
 /// Daemons of Ceph, which end with this value or with the thread that started them.
 #[derive(Debug)]
-pub(crate) struct Ceph {
+pub struct Ceph {
     folder: tempfile::TempDir,
     port: u16,
     monitor: Child,
@@ -39,14 +41,14 @@ pub(crate) struct Ceph {
 
 impl Ceph {
     /// Starts it with an empty bucket; None if it is not installed. The calling thread must live as long as this does.
-    pub(crate) async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let is_there = |program: &&&str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
         if let Some(missing) = PROGRAMS.iter().find(|program| !is_there(program)) {
             eprintln!("left out: {missing} is not installed");
             return None;
         }
-        let folder = crate::folder();
+        let folder = folder();
         let (monitor_port, port) = (free_port(), free_port());
         fs::write(folder.path().join("ceph.conf"), configuration(folder.path(), monitor_port, port)).expect("written");
         fs::create_dir(folder.path().join("mon")).expect("made");
@@ -68,16 +70,15 @@ impl Ceph {
         Some(ceph)
     }
 
-    /// Where backups go.
-    pub(crate) fn url() -> TargetUrl {
-        format!("s3://{BUCKET}@us-east-1/some/prefix/").parse().expect("a target")
+    /// Where backups go: a place in the bucket below which nothing is.
+    pub fn url() -> String {
+        format!("s3://{BUCKET}@us-east-1/some/prefix/")
     }
 
-    /// The keys to it.
-    pub(crate) fn credentials(&self, secret: &str) -> Credentials {
-        let endpoint = self.endpoint();
-        let pairs = [("AWS_ACCESS_KEY_ID", ID), ("AWS_SECRET_ACCESS_KEY", secret), ("AWS_ENDPOINTS", &endpoint)];
-        Credentials::new(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())))
+    /// The keys to it and its address, by the names that backup targets have for them.
+    pub fn credentials(&self, secret: &str) -> [(String, String); 3] {
+        let pairs = [("AWS_ACCESS_KEY_ID", ID), ("AWS_SECRET_ACCESS_KEY", secret), ("AWS_ENDPOINTS", &self.endpoint())];
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned()))
     }
 
     fn endpoint(&self) -> String {
@@ -85,13 +86,13 @@ impl Ceph {
     }
 
     /// Kills the gateway. What it has answered is stored.
-    pub(crate) fn kill_gateway(&self) {
+    pub fn kill_gateway(&self) {
         let mut gateway = self.gateway.lock().expect("no panic");
         gateway.kill().and_then(|()| gateway.wait()).expect("killed");
     }
 
     /// Starts it again.
-    pub(crate) fn start_gateway(&self) {
+    pub fn start_gateway(&self) {
         *self.gateway.lock().expect("no panic") = start(self.folder.path(), "radosgw", &["-f", "-n", "client.gateway"]);
         self.wait();
     }
@@ -206,8 +207,15 @@ rgw run sync thread = false
     )
 }
 
+/// A folder that goes with its value, in memory where there is such a place.
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("a folder")
+}
+
 /// A port that is free now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback");
     listener.local_addr().expect("bound").port()
 }
