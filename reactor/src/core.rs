@@ -89,11 +89,6 @@ impl Home {
     pub(crate) fn cancel(&self, id: OperationId) {
         self.with(|core| core.cancel(id));
     }
-
-    /// Tells `end` when the tasks of this turn have run; between turns, of the next one.
-    pub(crate) fn at_turns_end(&self, end: Rc<dyn TurnEnd>) {
-        self.with(|core| core.ends.borrow_mut().push(end));
-    }
 }
 
 const OUTSIDE: &str = "called on a reactor's thread, from a task or a job of the reactor";
@@ -103,12 +98,6 @@ const ENDED: &str = "disks and streams are used only while their reactor runs";
 /// within the call that started the operation.
 pub(crate) trait OperationSink {
     fn complete(&self, token: u64, completion: Completion);
-}
-
-/// Has something to do when the tasks of a turn have run, such as to send what they left: see [`TcpStream::at_turns_end`](crate::TcpStream::at_turns_end).
-pub trait TurnEnd {
-    /// All tasks of the turn have run, and nothing that they started has gone to the system yet.
-    fn turn_ends(&self);
 }
 
 /// Who waits for an operation.
@@ -144,8 +133,6 @@ pub(crate) struct Core {
     /// When this turn began.
     turned: Cell<Instant>,
     next_timer: Cell<u64>,
-    /// Who is told of the turn's end.
-    ends: RefCell<Vec<Rc<dyn TurnEnd>>>,
     /// Reused by each turn.
     messages: RefCell<Messages>,
     /// Reused by each turn.
@@ -166,7 +153,6 @@ impl Core {
             timers: RefCell::default(),
             turned,
             next_timer: Cell::new(0),
-            ends: RefCell::default(),
             messages: RefCell::default(),
             completions: RefCell::default(),
         })
@@ -217,7 +203,6 @@ impl Core {
         self.take_messages();
         self.fire_timers();
         self.executor.run_ready();
-        self.tell_ends();
         self.stats.set_activity(stats::kernel);
         self.submit_backlog();
         let wait = self.shorten(wait);
@@ -235,7 +220,7 @@ impl Core {
     /// Whether a turn would find work without waiting.
     pub(crate) fn has_work(&self) -> bool {
         let waiting = !self.backlog.borrow().is_empty() || !self.withdrawn.borrow().is_empty();
-        waiting || self.executor.has_ready() || self.inbox.is_pending() || !self.ends.borrow().is_empty()
+        waiting || self.executor.has_ready() || self.inbox.is_pending()
     }
 
     /// Ends the reactor: refuses messages, drops every task, timer and waiter. The driver lets go of what is in flight
@@ -245,7 +230,6 @@ impl Core {
         self.executor.clear();
         // Taken out first: what these drop may come back to the reactor.
         drop(self.timers.take());
-        drop(self.ends.take());
         drop(self.backlog.take());
         drop(self.withdrawn.take());
         // The identifiers stay taken: the driver may still work on these operations.
@@ -311,19 +295,6 @@ impl Core {
             };
             waker.wake();
         }
-    }
-
-    fn tell_ends(&self) {
-        let mut ends = self.ends.take();
-        for end in ends.drain(..) {
-            if catch_unwind(AssertUnwindSafe(|| end.turn_ends())).is_err() {
-                tracing::error!("what was to be done at the end of a turn panicked; the reactor goes on");
-                self.executor.count_panic();
-            }
-        }
-        let asked = self.ends.replace(ends);
-        // Asked for meanwhile: told of at the end of the next turn.
-        self.ends.borrow_mut().extend(asked);
     }
 
     fn submit_backlog(&self) {

@@ -12,7 +12,7 @@ use std::task::{Poll, Waker};
 use smallvec::SmallVec;
 
 use crate::buffer::{Buffer, Slice};
-use crate::core::{Home, OperationSink, TurnEnd, perform};
+use crate::core::{Home, OperationSink, perform};
 use crate::driver::{Completion, Operation, OperationId, Output, ResourceId, SEND_SLICES};
 
 /// How many received chunks may wait in a stream before it stops receiving: the peer then meets a full window.
@@ -256,12 +256,6 @@ impl TcpStream {
     /// [`TcpStream::drained`] and at the next receive.
     pub fn flush(&self) {
         self.inner.flush();
-    }
-
-    /// Tells `end` when the tasks of this turn have run (between turns, those of the next), once: whoever flushes then sends all that any of
-    /// them queued in one go.
-    pub fn at_turns_end(&self, end: Rc<dyn TurnEnd>) {
-        self.inner.home.at_turns_end(end);
     }
 
     /// How many bytes are queued or being sent.

@@ -9,9 +9,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use reactor::{
-    Buffer, Config, DetachedStream, Handle, Reactor, Slice, TcpListener, TcpStream, TurnEnd, spawn, yield_now,
-};
+use reactor::{Buffer, Config, DetachedStream, Handle, Reactor, Slice, TcpListener, TcpStream, spawn, yield_now};
 
 use support::{any_port, pair, pattern, patterned, poll_once, receive_exactly, run, run_with, until};
 
@@ -60,47 +58,6 @@ fn many_small_pieces_go_out_whole() {
         }
         assert!(bytes == expected, "order kept");
         sending.await.expect("no panic");
-    });
-}
-
-/// Counts what had been said when the turn ended, and sends it.
-struct Ends {
-    stream: TcpStream,
-    said: Rc<Cell<u32>>,
-    told: RefCell<Vec<u32>>,
-}
-
-impl TurnEnd for Ends {
-    fn turn_ends(&self) {
-        self.told.borrow_mut().push(self.said.get());
-        self.stream.flush();
-    }
-}
-
-#[test]
-fn the_end_of_a_turn_comes_once_all_its_tasks_have_run() {
-    run(async {
-        let (server, client) = pair().await;
-        let said = Rc::new(Cell::new(0));
-        let ends = Rc::new(Ends { stream: client.clone(), said: Rc::clone(&said), told: RefCell::default() });
-        let tasks: Vec<_> = (0..3)
-            .map(|number| {
-                let (client, said, ends) = (client.clone(), Rc::clone(&said), Rc::clone(&ends));
-                spawn(async move {
-                    client.push_copy(b"word");
-                    said.set(said.get() + 1);
-                    if number == 0 {
-                        client.at_turns_end(ends);
-                    }
-                })
-            })
-            .collect();
-        assert_eq!(receive_exactly(&server, 12).await, b"wordwordword");
-        for task in tasks {
-            task.await.expect("no panic");
-        }
-        yield_now().await;
-        assert_eq!(*ends.told.borrow(), [3], "once, after all three");
     });
 }
 

@@ -99,9 +99,11 @@ struct Connection {
     replica: Rc<dyn Replica>,
     epoch: u64,
     write: RefCell<Option<Write>>,
+    /// Answers were queued since the last flush.
+    unsent: Cell<bool>,
     /// The engine said Close.
     closing: Cell<bool>,
-    /// The connection's task, while it waits.
+    /// The connection's task.
     task: RefCell<Option<Waker>>,
 }
 
@@ -124,6 +126,7 @@ impl Connection {
             session: RefCell::new(session),
             replica,
             write: RefCell::new(None),
+            unsent: Cell::new(false),
             closing: Cell::new(false),
             task: RefCell::new(None),
         }
@@ -140,27 +143,23 @@ impl Connection {
 
     async fn turns(self: &Rc<Self>) -> io::Result<()> {
         loop {
-            let Some(chunk) = self.next_chunk().await? else {
-                self.stream.flush();
-                return self.stream.drained(0).await;
-            };
+            let Some(chunk) = self.next_chunk().await? else { return self.stream.drained(0).await };
             if chunk.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.receive(&chunk).map_err(io::Error::other)?;
-            drop(chunk);
-            if self.stream.flushes_soon() {
-                // The engine goes on with these answers while the next chunk is worked on.
-                reactor::yield_now().await;
-            }
         }
     }
 
-    /// Waits for bytes; `None` when all is said.
+    /// Waits for bytes, and sends the answers that come up meanwhile; `None` when all is said.
     async fn next_chunk(&self) -> io::Result<Option<Chunk>> {
         let mut receive = pin!(self.stream.receive());
         poll_fn(|context| {
-            if let Poll::Ready(chunk) = receive.as_mut().poll(context) {
+            let received = receive.as_mut().poll(context);
+            if self.unsent.take() {
+                self.stream.flush();
+            }
+            if let Poll::Ready(chunk) = received {
                 return Poll::Ready(chunk.map(Some));
             }
             if self.closing.get() && self.session.borrow().in_flight() == 0 {
@@ -306,12 +305,9 @@ impl Connection {
         }
     }
 
-    /// Sends what was queued with all else that this turn brings.
     fn send_soon(&self) {
-        self.stream.flush_soon();
-        if self.closing.get()
-            && let Some(task) = self.task.take()
-        {
+        self.unsent.set(true);
+        if let Some(task) = self.task.take() {
             task.wake();
         }
     }

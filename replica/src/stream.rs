@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use reactor::{DetachedStream, Received, Slice, TcpStream, TurnEnd};
+use reactor::{DetachedStream, Received, Slice, TcpStream};
 
 /// Memory for opened bytes that is larger is not kept for the next ones.
 const KEPT: usize = 256 << 10;
@@ -54,13 +54,9 @@ pub trait Security: Debug + Send + Sync {
 
 /// A connection's stream; clones share it.
 #[derive(Clone)]
-pub(crate) struct Stream(Rc<Inner>);
-
-struct Inner {
+pub(crate) struct Stream {
     socket: TcpStream,
-    secure: Option<RefCell<Secure>>,
-    /// It is told of the end of this turn, and sends what is queued then.
-    ends: Cell<bool>,
+    secure: Option<Rc<RefCell<Secure>>>,
 }
 
 pub(crate) struct Secure {
@@ -87,7 +83,7 @@ pub(crate) enum Chunk {
 impl Stream {
     /// A stream whose two ends know each other; takes as long as it takes. Without a session it is plain.
     pub(crate) async fn establish(socket: TcpStream, session: Option<Box<dyn SecureSession>>) -> io::Result<Self> {
-        let Some(mut session) = session else { return Ok(Self::new(socket, None)) };
+        let Some(mut session) = session else { return Ok(Self { socket, secure: None }) };
         let mut early = Vec::new();
         session.send(&[], &mut Socket::new(&socket))?;
         socket.flush();
@@ -106,91 +102,48 @@ impl Stream {
     }
 
     fn secured(socket: TcpStream, session: Box<dyn SecureSession>, early: Vec<u8>) -> Self {
-        Self::new(socket, Some(Secure { session: Some(session), early, unsealed: Vec::new() }))
-    }
-
-    fn new(socket: TcpStream, secure: Option<Secure>) -> Self {
-        Self(Rc::new(Inner { socket, secure: secure.map(RefCell::new), ends: Cell::new(false) }))
+        let secure = Secure { session: Some(session), early, unsealed: Vec::new() };
+        Self { socket, secure: Some(Rc::new(RefCell::new(secure))) }
     }
 
     /// The other end.
     pub(crate) fn peer_address(&self) -> SocketAddr {
-        self.0.socket.peer_address()
+        self.socket.peer_address()
     }
 
     /// Waits for bytes; an empty chunk is the end of the stream.
     pub(crate) async fn receive(&self) -> io::Result<Chunk> {
-        let Inner { socket, secure, .. } = &*self.0;
-        let Some(secure) = secure else { return socket.receive().await.map(Chunk::Plain) };
+        let Some(secure) = &self.secure else { return self.socket.receive().await.map(Chunk::Plain) };
         let mut bytes = std::mem::take(&mut secure.borrow_mut().early);
         while bytes.is_empty() {
-            let sealed = socket.receive().await?;
+            let sealed = self.socket.receive().await?;
             if sealed.is_empty() {
                 return Ok(Chunk::Plain(sealed));
             }
-            bytes = secure.borrow_mut().open(&sealed, socket)?;
+            bytes = secure.borrow_mut().open(&sealed, &self.socket)?;
         }
         Ok(Chunk::Opened(bytes))
     }
 
     /// Queues a copy of a few bytes (a header).
     pub(crate) fn push_copy(&self, bytes: &[u8]) {
-        match &self.0.secure {
-            None => self.0.socket.push_copy(bytes),
+        match &self.secure {
+            None => self.socket.push_copy(bytes),
             Some(secure) => secure.borrow_mut().unsealed.extend_from_slice(bytes),
         }
     }
 
     /// Queues bytes by reference.
     pub(crate) fn push(&self, slice: Slice) {
-        match &self.0.secure {
-            None => self.0.socket.push(slice),
+        match &self.secure {
+            None => self.socket.push(slice),
             // At once, so that the work is done with the request, and not for many of them at the flush.
-            Some(secure) => self.0.check(secure.borrow_mut().seal(&slice, &self.0.socket)),
+            Some(secure) => self.check(secure.borrow_mut().seal(&slice, &self.socket)),
         }
     }
 
     /// Sends what is queued.
     pub(crate) fn flush(&self) {
-        self.0.flush();
-    }
-
-    /// Sends what is queued once the tasks of this turn have run: all that they say goes out together.
-    pub(crate) fn flush_soon(&self) {
-        if !self.0.ends.replace(true) {
-            self.0.socket.at_turns_end(Rc::clone(&self.0) as Rc<dyn TurnEnd>);
-        }
-    }
-
-    /// Whether something waits for the end of this turn.
-    pub(crate) fn flushes_soon(&self) -> bool {
-        self.0.ends.get()
-    }
-
-    /// Waits until at most `bytes` of what was flushed are not with the system yet.
-    pub(crate) async fn drained(&self, bytes: usize) -> io::Result<()> {
-        self.0.socket.drained(bytes).await
-    }
-
-    /// Ends the stream for both sides now.
-    pub(crate) fn close(&self) {
-        self.0.socket.close();
-    }
-
-    /// Takes the stream off this reactor once all output is sent.
-    pub(crate) async fn detach(self) -> io::Result<DetachedConnection> {
-        self.flush();
-        let Inner { socket, secure, .. } = &*self.0;
-        let session = match secure {
-            None => None,
-            Some(secure) => Some(secure.borrow_mut().session.take().ok_or(io::ErrorKind::NotConnected)?),
-        };
-        Ok(DetachedConnection { socket: socket.clone().detach().await?, session })
-    }
-}
-
-impl Inner {
-    fn flush(&self) {
         if let Some(secure) = &self.secure {
             self.check(secure.borrow_mut().seal(&[], &self.socket));
         }
@@ -204,12 +157,25 @@ impl Inner {
             self.socket.close();
         }
     }
-}
 
-impl TurnEnd for Inner {
-    fn turn_ends(&self) {
-        self.ends.set(false);
+    /// Waits until at most `bytes` of what was flushed are not with the system yet.
+    pub(crate) async fn drained(&self, bytes: usize) -> io::Result<()> {
+        self.socket.drained(bytes).await
+    }
+
+    /// Ends the stream for both sides now.
+    pub(crate) fn close(&self) {
+        self.socket.close();
+    }
+
+    /// Takes the stream off this reactor once all output is sent.
+    pub(crate) async fn detach(self) -> io::Result<DetachedConnection> {
         self.flush();
+        let session = match &self.secure {
+            None => None,
+            Some(secure) => Some(secure.borrow_mut().session.take().ok_or(io::ErrorKind::NotConnected)?),
+        };
+        Ok(DetachedConnection { socket: self.socket.detach().await?, session })
     }
 }
 
@@ -218,7 +184,7 @@ impl DetachedConnection {
     pub(crate) fn attach(self) -> io::Result<Stream> {
         let socket = self.socket.attach()?;
         Ok(match self.session {
-            None => Stream::new(socket, None),
+            None => Stream { socket, secure: None },
             Some(session) => Stream::secured(socket, session, Vec::new()),
         })
     }

@@ -55,6 +55,8 @@ impl RemoteReplica {
             state: RefCell::new(state),
             changed: Notify::new(),
             news: Notify::new(),
+            unsent: Cell::new(false),
+            sender: RefCell::new(None),
         });
         super::tasks::start(&replica, options);
         Ok(replica)

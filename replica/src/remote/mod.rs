@@ -6,6 +6,7 @@ mod tasks;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use block_device::{BlockDevice, Buffer, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, Segments};
@@ -61,6 +62,10 @@ pub struct RemoteReplica {
     changed: Notify,
     /// Notified when it may have said something else of damage.
     news: Notify,
+    /// Output was queued since the last flush.
+    unsent: Cell<bool>,
+    /// The task that flushes.
+    sender: RefCell<Option<Waker>>,
 }
 
 struct State {
@@ -150,11 +155,14 @@ impl RemoteReplica {
             drop(state);
             return pending.answer_to.fail(error);
         }
+        let idle = state.client.in_flight() == 0;
         state.backlog.push_back(Waiting { command, data, pending });
         self.send_backlog(&mut state);
+        drop(state);
+        self.send_soon(idle);
     }
 
-    /// Sends what waits, as far as credits reach, with all else that this turn brings.
+    /// Sends what waits, as far as credits reach.
     fn send_backlog(&self, state: &mut State) {
         while let Some(Waiting { command, data, pending }) = state.backlog.pop_front() {
             match state.client.start(&command, pending) {
@@ -162,13 +170,25 @@ impl RemoteReplica {
                     self.stream.push_copy(&header);
                     self.stream.push_copy(&payload);
                     data.into_iter().for_each(|data| self.stream.push(data));
-                    self.stream.flush_soon();
+                    self.unsent.set(true);
                 }
                 Err(wire::NoCredit(pending)) => {
                     state.backlog.push_front(Waiting { command, data, pending });
                     return;
                 }
             }
+        }
+    }
+
+    /// Flushes at once when nothing else is in flight (nothing to wait for), else with what else this turn brings.
+    fn send_soon(&self, at_once: bool) {
+        if at_once {
+            self.unsent.set(false);
+            self.stream.flush();
+        } else if self.unsent.get()
+            && let Some(sender) = self.sender.take()
+        {
+            sender.wake();
         }
     }
 
@@ -221,6 +241,9 @@ impl RemoteReplica {
         // No late answer can come: nobody reads the stream any more (I15, I16).
         self.stream.close();
         self.changed.notify_waiters();
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
+        }
         for pending in pending {
             pending.answer_to.fail(error.clone());
         }
@@ -488,16 +511,16 @@ impl Replica for RemoteReplica {
     }
 
     fn close(&self) {
-        let mut state = self.state.borrow_mut();
-        if std::mem::replace(&mut state.closing, true) || state.failure.is_some() {
-            return;
-        }
-        self.stream.push_copy(&state.client.close());
-        match state.client.in_flight() == 0 && state.backlog.is_empty() {
-            // It may be dropped before this turn ends.
-            true => self.stream.flush(),
-            false => self.stream.flush_soon(),
-        }
+        let idle = {
+            let mut state = self.state.borrow_mut();
+            if std::mem::replace(&mut state.closing, true) || state.failure.is_some() {
+                return;
+            }
+            self.stream.push_copy(&state.client.close());
+            state.client.in_flight() == 0 && state.backlog.is_empty()
+        };
+        self.unsent.set(true);
+        self.send_soon(idle);
     }
 }
 
