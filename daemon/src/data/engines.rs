@@ -80,7 +80,8 @@ pub(super) async fn start(inner: Arc<Inner>, spec: EngineSpec) -> Result<(), Con
     if !find(spec.volume).is_some_and(|found| Rc::ptr_eq(&found, &export)) {
         return Err(ControlError::not_found("export", spec.volume));
     }
-    let runs = |engine: &Rc<Engine>| !matches!(engine.status().state, EngineState::Stopped { .. });
+    let runs =
+        |engine: &Rc<Engine>| matches!(engine.status().state, EngineState::Waiting { .. } | EngineState::Serving);
     if export.engine.borrow().as_ref().is_some_and(runs) {
         // The answer to the call before was lost, or who asked has ended: another engine would end this one, and the path with it (I14).
         return Ok(());
