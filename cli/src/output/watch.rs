@@ -231,7 +231,8 @@ fn changes(before: &str, after: &str) -> String {
             text.push_str(&format!("{line}\n"));
         }
     }
-    for words in &old {
+    // The first line is that of the columns' names, or says that there is nothing.
+    for words in old.iter().skip(1) {
         if let Some(name) = words.first()
             && !new.iter().any(|line| line.first() == Some(name))
         {
@@ -262,6 +263,9 @@ mod tests {
         assert_eq!(changes(before, before), "");
         let after = "NAME       STATE\na          degraded\nlong-name  healthy\n";
         assert_eq!(changes(before, after), "a          degraded\nlong-name  healthy\ngone: b\n");
+        let nothing = "There are no volumes.\n";
+        assert_eq!(changes(nothing, before), before);
+        assert_eq!(changes(before, nothing), format!("{nothing}gone: a\ngone: b\n"));
     }
 
     #[test]
