@@ -66,7 +66,8 @@ fn pack_gzip(block: &[u8]) -> io::Result<Vec<u8>> {
 fn pack_lz4(block: &[u8]) -> io::Result<Vec<u8>> {
     let frame =
         FrameInfo::new().block_mode(BlockMode::Independent).block_size(BlockSize::Max4MB).content_checksum(true);
-    let mut encoder = FrameEncoder::with_frame_info(frame, Vec::with_capacity(block.len() / 2));
+    // Room for what does not get smaller: growing would copy.
+    let mut encoder = FrameEncoder::with_frame_info(frame, Vec::with_capacity(block.len() + (1 << 10)));
     encoder.write_all(block)?;
     encoder.finish().map_err(io::Error::other)
 }

@@ -81,7 +81,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { concurrency: 4, rate: None, shared: None, pauses: Pauses::default() }
+        Self { concurrency: 6, rate: None, shared: None, pauses: Pauses::default() }
     }
 }
 

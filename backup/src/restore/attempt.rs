@@ -1,7 +1,10 @@
 //! One attempt of a restore: from where the last one came to.
 
+use std::pin::pin;
+
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
+use tokio::sync::mpsc;
 
 use super::{DONE, LIST, Outcome, PLAN, Planned, RestoreJob};
 use crate::error::{Error, Kind, Result, corrupt, invalid, local};
@@ -9,6 +12,7 @@ use crate::format::layout::VolumeFolder;
 use crate::lock::{Lock, LockType};
 use crate::pace::Pace;
 use crate::plan::{self, Step};
+use crate::progress::Progress;
 use crate::records::files;
 use crate::records::spool::Reader;
 use crate::records::watermark::Watermark;
@@ -104,10 +108,10 @@ impl RestoreJob {
         Ok(planned)
     }
 
-    /// Does the steps in order, with blocks fetched ahead. What is done is durable before it is recorded.
+    /// Does the steps in order, with blocks fetched ahead, also while the device writes. What is done is durable before it is recorded.
     async fn carry_out(&mut self, work: &Work<'_>, planned: &Planned) -> Result<()> {
         let done = self.folder.join(DONE);
-        let mut watermark = Watermark::open(&done).map_err(local(done.display()))?;
+        let watermark = Watermark::open(&done).map_err(local(done.display()))?;
         let path = self.folder.join(PLAN);
         let (steps, block_size) = (watermark.count(), planned.block_size);
         let (before, total) = off_thread(move || plan::bytes_of(&path, steps, block_size)).await?;
@@ -115,22 +119,61 @@ impl RestoreJob {
         let lost = || Error::new(Kind::Interrupted, "the plan is lost");
         let mut plan = self.plan().await?.ok_or_else(lost)?;
         plan.skip_entries(steps).map_err(local(PLAN))?;
-        let mut fetching = FuturesOrdered::new();
+        let (ready, next) = mpsc::channel(1);
         let at_once = self.options.blocks_at_once(block_size);
-        loop {
-            while fetching.len() < at_once {
-                let Some(step) = plan.next() else { break };
-                fetching.push_back(fetch(work, step.map_err(local(PLAN))?, planned));
-            }
-            let Some(ready) = fetching.next().await else { return Ok(()) };
-            let ready = ready?;
-            work.lock.check()?;
-            let length = apply(work.device, &ready).await?;
-            work.device.flush().await?;
-            watermark.set(watermark.count() + 1).map_err(local(DONE))?;
-            self.progress.add(length, if matches!(ready, Ready::Write { .. }) { length } else { 0 });
+        let mut applying = pin!(apply_all(work, watermark, next, &self.progress));
+        tokio::select! {
+            // Nothing is under way at the device when it ends; what is fetched in vain has changed nothing.
+            applied = &mut applying => applied,
+            () = fetch_all(work, plan, planned, at_once, ready) => applying.await,
         }
     }
+}
+
+/// Fetches the blocks of a plan, some at once, and hands them on in order; after an error nothing more. It has a block only when there is room for it.
+async fn fetch_all(
+    work: &Work<'_>,
+    mut plan: Reader<Step>,
+    planned: &Planned,
+    at_once: usize,
+    ready: mpsc::Sender<Result<Ready>>,
+) {
+    let mut fetching = FuturesOrdered::new();
+    loop {
+        while fetching.len() < at_once {
+            let Some(step) = plan.next() else { break };
+            fetching.push_back(async move { fetch(work, step.map_err(local(PLAN))?, planned).await });
+        }
+        let Ok(room) = ready.reserve().await else { return };
+        let Some(fetched) = fetching.next().await else { return };
+        let is_last = fetched.is_err();
+        room.send(fetched);
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// Does what comes, and records each step.
+async fn apply_all(
+    work: &Work<'_>,
+    mut watermark: Watermark,
+    mut next: mpsc::Receiver<Result<Ready>>,
+    progress: &Progress,
+) -> Result<()> {
+    while let Some(ready) = next.recv().await {
+        let ready = ready?;
+        work.lock.check()?;
+        let length = apply(work.device, &ready).await?;
+        work.device.flush().await?;
+        let record = move || {
+            watermark.set(watermark.count() + 1).map_err(local(DONE))?;
+            Ok(watermark)
+        };
+        watermark = off_thread(record).await?;
+        progress.add(length, if matches!(ready, Ready::Write { .. }) { length } else { 0 });
+    }
+    Ok(())
 }
 
 async fn fetch(work: &Work<'_>, step: Step, planned: &Planned) -> Result<Ready> {
