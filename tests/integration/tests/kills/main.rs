@@ -129,14 +129,19 @@ async fn kill_once(house: &mut House, writer: &Writer, daemon: &Daemon, mut mode
     tokio::time::sleep(more).await;
     daemon.killed.store(true, Ordering::SeqCst);
     house.cluster.node(0).kill()?;
-    let mut model = working.await??;
+    let model = working.await??;
     daemon.killed.store(false, Ordering::SeqCst);
     house.cluster.node(0).start().await?;
+    go_on(house, daemon, model, "the kill").await
+}
+
+/// After a start the daemon has all that it had acknowledged; what was in doubt can be sent again, and so can all else.
+async fn go_on(house: &House, daemon: &Daemon, mut model: Model, after: &str) -> anyhow::Result<Model> {
     let client = house.client(0).await?;
     model.check_volumes(&client).await?;
     model.check_contents(house, daemon).await.with_context(|| format!("in doubt: {:?}", model.doubt))?;
     if let Some(step) = model.doubt.take() {
-        let text = format!("after the kill: {step:?}");
+        let text = format!("after {after}: {step:?}");
         model.perform(&client, step).await.context(text)?;
     }
     model.repeat_all(&client).await?;

@@ -17,7 +17,7 @@ use proto::v1::{CreateVolumeRequest, LastRun, NodeInfoRequest, RunEnd};
 use uuid::Uuid;
 
 use crate::model::{Daemon, MAIN, MAIN_SIZE, Model, Step};
-use crate::{delete_all, number};
+use crate::{delete_all, go_on, number};
 
 const DISK_SIZE: u64 = 768 * MIB;
 const STORE_SIZE: u64 = 512 * MIB;
@@ -66,23 +66,14 @@ async fn cut_once(
     tokio::time::sleep(time).await;
     daemon.killed.store(true, Ordering::SeqCst);
     house.cluster.node(0).kill()?;
-    let mut model = working.await??;
+    let model = working.await??;
     disk.cut()?;
     daemon.killed.store(false, Ordering::SeqCst);
     house.cluster.node(0).start().await?;
     let client = house.client(0).await?;
     let last = answer(client.node().info(NodeInfoRequest {}).await)?.last_run;
     ensure!(last.as_ref().map(LastRun::end) == Some(RunEnd::Killed), "its run is not on record: {last:?}");
-    model.check_volumes(&client).await?;
-    model.check_contents(house, daemon).await.with_context(|| format!("in doubt: {:?}", model.doubt))?;
-    if let Some(step) = model.doubt.take() {
-        let text = format!("after the power cut: {step:?}");
-        model.perform(&client, step).await.context(text)?;
-    }
-    model.repeat_all(&client).await?;
-    model.check_no_orphans(&client).await?;
-    model.check_contents(house, daemon).await?;
-    Ok(model)
+    go_on(house, daemon, model, "the power cut").await
 }
 
 #[tokio::test]
