@@ -47,6 +47,13 @@ impl Backoff {
         self.next()
     }
 
+    /// The pause of one who looks every `interval` anyway, for what nobody expects to mend itself: about as often as it looks, or
+    /// less often, but never less often than with the longest pause.
+    pub fn at_least(&mut self, interval: Duration) -> Duration {
+        self.next = self.next.max(interval).min(self.pauses.longest);
+        self.next()
+    }
+
     /// How many attempts failed.
     pub const fn attempt(&self) -> u32 {
         self.attempt
@@ -81,6 +88,19 @@ mod tests {
         assert_eq!(backoff.attempt(), 6);
         backoff.reset();
         assert!(backoff.next() <= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn who_looks_at_intervals_looks_no_more_often_and_not_for_ever_less() {
+        let seconds = Duration::from_secs;
+        let mut backoff = Backoff::new(Pauses { first: seconds(1), longest: seconds(10) });
+        let pause = backoff.at_least(seconds(6));
+        assert!(pause >= seconds(3) && pause <= seconds(6), "{pause:?}");
+        for _ in 0..5 {
+            let pause = backoff.at_least(seconds(3600));
+            assert!(pause >= seconds(5) && pause <= seconds(10), "{pause:?}");
+        }
+        assert_eq!(backoff.attempt(), 6);
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl Follower {
                 Ok(()) if self.record.stage != Stage::Following => {}
                 Ok(()) => {
                     backoff.reset();
-                    let interval = Duration::from_secs(self.record.request.interval_seconds);
+                    let interval = self.interval();
                     self.show(Phase::Idle { next_look: SystemTime::now() + interval });
                     tokio::time::sleep(interval).await;
                 }
@@ -337,8 +337,13 @@ impl Follower {
         self.save()
     }
 
+    const fn interval(&self) -> Duration {
+        Duration::from_secs(self.record.request.interval_seconds)
+    }
+
     async fn wait(&self, backoff: &mut Backoff, error: &Error) {
-        let pause = if error.is_terminal() { backoff.longest() } else { backoff.next() };
+        // What is terminal elsewhere may be mended: a volume without a backup yet gets its first.
+        let pause = if error.is_terminal() { backoff.at_least(self.interval()) } else { backoff.next() };
         let (kind, reason, attempt) = (error.kind(), error.reason().to_owned(), backoff.attempt());
         tracing::info!(volume = self.record.request.volume, %kind, reason, attempt, "standby waits");
         self.show(Phase::Waiting { kind, reason, attempt, next_try: SystemTime::now() + pause });

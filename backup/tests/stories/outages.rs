@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backup::Kind;
 use backup::create::{BackupJob, BackupRequest, Options, Outcome};
-use backup::progress::Phase;
+use backup::progress::{Phase, Progress, Waiting};
 use backup::restore::{Outcome as Restored, RestoreJob, RestoreRequest};
 
 use crate::faults::Faulty;
@@ -30,6 +30,14 @@ fn slowly() -> Options {
     Options { rate: Some(MIB), ..Options::default() }
 }
 
+/// What it waits for, once no attempt is under way: pauses are of random length.
+async fn waiting(progress: &Progress) -> Waiting {
+    let mut states = progress.subscribe();
+    let state = states.wait_for(|state| matches!(state.phase, Phase::Waiting(_))).await.expect("told").clone();
+    let Phase::Waiting(waiting) = state.phase else { unreachable!() };
+    waiting
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_resolver_that_is_dead_for_half_an_hour_is_waited_for() {
     let store = Faulty::new(Arc::new(MemoryStore::new()), 1, 0);
@@ -43,7 +51,7 @@ async fn a_resolver_that_is_dead_for_half_an_hour_is_waited_for() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         store.set_outage(Some(Kind::Resolve));
         tokio::time::sleep(HALF_HOUR).await;
-        let Phase::Waiting(waiting) = progress.state().phase else { panic!("{:?}", progress.state()) };
+        let waiting = waiting(&progress).await;
         assert_eq!(waiting.kind, Kind::Resolve);
         assert!(waiting.attempt > 5 && waiting.reason.contains("injected"), "{waiting:?}");
         store.set_outage(None);
@@ -58,7 +66,7 @@ async fn a_resolver_that_is_dead_for_half_an_hour_is_waited_for() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         store.set_outage(Some(Kind::Resolve));
         tokio::time::sleep(HALF_HOUR).await;
-        let Phase::Waiting(waiting) = progress.state().phase else { panic!("{:?}", progress.state()) };
+        let waiting = waiting(&progress).await;
         assert_eq!(waiting.kind, Kind::Resolve);
         store.set_outage(None);
     };
@@ -142,7 +150,7 @@ async fn a_lock_that_ran_out_in_an_outage_is_got_again() {
         let stored = store.inner.keys(".blk").len();
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(store.inner.keys(".blk").len(), stored, "nothing is stored without a lock");
-        assert!(matches!(progress.state().phase, Phase::Waiting(_)), "{:?}", progress.state());
+        waiting(&progress).await;
         store.set_outage(None);
     };
     let (outcome, ()) = in_time(async { tokio::join!(job.run(&target, &snapshot), outage) }).await;

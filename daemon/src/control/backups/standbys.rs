@@ -395,7 +395,8 @@ impl Standbys {
         let mut backoff = Backoff::new(Pauses::default());
         while let Err(error) = self.try_to_make(record).await {
             // There is no faulted state: what is terminal elsewhere may be mended, too.
-            let pause = if error.is_terminal() { backoff.longest() } else { backoff.next() };
+            let interval = Duration::from_secs(record.interval_seconds.into());
+            let pause = if error.is_terminal() { backoff.at_least(interval) } else { backoff.next() };
             self.show_waiting(record.uuid, &error, backoff.attempt(), pause);
             tokio::time::sleep(pause).await;
         }
