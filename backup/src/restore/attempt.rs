@@ -154,24 +154,55 @@ async fn fetch_all(
     }
 }
 
-/// Does what comes, and records each step.
+/// What the device took, and does not yet keep for certain.
+struct Taken {
+    length: u64,
+    moved: u64,
+}
+
+/// Does what comes, and records each step once the device keeps it. While it makes one step durable, it takes the next one, and no
+/// more: so at most these two are done again after a kill. All that it began at the device has ended when this ends.
 async fn apply_all(
     work: &Work<'_>,
-    mut watermark: Watermark,
-    mut next: mpsc::Receiver<Result<Ready>>,
+    watermark: Watermark,
+    next: mpsc::Receiver<Result<Ready>>,
     progress: &Progress,
 ) -> Result<()> {
-    while let Some(ready) = next.recv().await {
-        let ready = ready?;
+    let (taken, to_record) = mpsc::channel(1);
+    let (written, recorded) =
+        tokio::join!(write_all(work, next, taken), record_all(work, watermark, to_record, progress));
+    recorded.and(written)
+}
+
+/// Writes what comes, when there is room for one more that is not durable; until the other end is gone.
+async fn write_all(work: &Work<'_>, mut next: mpsc::Receiver<Result<Ready>>, taken: mpsc::Sender<Taken>) -> Result<()> {
+    while let Ok(room) = taken.reserve().await {
+        let ready = tokio::select! {
+            ready = next.recv() => ready,
+            () = taken.closed() => None,
+        };
+        let Some(ready) = ready.transpose()? else { break };
         work.lock.check()?;
-        let length = apply(work.device, &ready).await?;
+        room.send(apply(work.device, &ready).await?);
+    }
+    Ok(())
+}
+
+/// Makes durable what was written, and counts it.
+async fn record_all(
+    work: &Work<'_>,
+    mut watermark: Watermark,
+    mut taken: mpsc::Receiver<Taken>,
+    progress: &Progress,
+) -> Result<()> {
+    while let Some(Taken { length, moved }) = taken.recv().await {
         work.device.flush().await?;
         let record = move || {
             watermark.set(watermark.count() + 1).map_err(local(DONE))?;
             Ok(watermark)
         };
         watermark = off_thread(record).await?;
-        progress.add(length, if matches!(ready, Ready::Write { .. }) { length } else { 0 });
+        progress.add(length, moved);
     }
     Ok(())
 }
@@ -188,9 +219,16 @@ async fn fetch(work: &Work<'_>, step: Step, planned: &Planned) -> Result<Ready> 
     }
 }
 
-async fn apply(device: &dyn Device, ready: &Ready) -> Result<u64> {
+async fn apply(device: &dyn Device, ready: &Ready) -> Result<Taken> {
     match ready {
-        Ready::Write { offset, block } => device.write(*offset, block).await.map(|()| block.len() as u64),
-        Ready::Zero { offset, length } => device.zero(*offset, *length).await.map(|()| *length),
+        Ready::Write { offset, block } => {
+            device.write(*offset, block).await?;
+            let length = block.len() as u64;
+            Ok(Taken { length, moved: length })
+        }
+        Ready::Zero { offset, length } => {
+            device.zero(*offset, *length).await?;
+            Ok(Taken { length: *length, moved: 0 })
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Restores: a job that outlives restarts and outages, and goes on within one block.
+//! Restores: a job that outlives restarts and outages, and goes on with the first block that may not be durable.
 
 mod attempt;
 

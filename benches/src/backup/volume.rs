@@ -1,9 +1,9 @@
 //! Volumes and devices in files.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use ::backup::block::DEFAULT_SIZE as BLOCK;
@@ -58,17 +58,23 @@ impl Source for Snapshot {
     }
 }
 
-/// A device in a sparse file.
+/// A device in a sparse file, written past the kernel's cache, as stores are.
 pub(super) struct FileDevice {
     file: Arc<File>,
     size: u64,
+    /// Memory of the last write, for the next one.
+    spare: Mutex<Vec<u8>>,
 }
+
+/// What addresses of direct transfers are multiples of.
+const ALIGNED: usize = 4096;
 
 impl FileDevice {
     pub(super) fn new(path: &Path, size: u64) -> anyhow::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(true).write(true).custom_flags(libc::O_DIRECT).open(path)?;
         file.set_len(size)?;
-        Ok(Self { file: Arc::new(file), size })
+        Ok(Self { file: Arc::new(file), size, spare: Mutex::default() })
     }
 
     async fn off_thread(&self, what: impl FnOnce(&File) -> std::io::Result<()> + Send + 'static) -> Result<()> {
@@ -85,8 +91,19 @@ impl Device for FileDevice {
     }
 
     async fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let bytes = bytes.to_vec();
-        self.off_thread(move |file| file.write_all_at(&bytes, offset)).await
+        let mut memory = self.spare.lock().map(|mut spare| std::mem::take(&mut *spare)).unwrap_or_default();
+        memory.resize(bytes.len() + ALIGNED, 0);
+        let start = memory.as_ptr().align_offset(ALIGNED);
+        let end = start + bytes.len();
+        memory[start..end].copy_from_slice(bytes);
+        let file = Arc::clone(&self.file);
+        let written =
+            tokio::task::spawn_blocking(move || (file.write_all_at(&memory[start..end], offset), memory)).await;
+        let (written, memory) = written.map_err(|error| failed(error.into()))?;
+        if let Ok(mut spare) = self.spare.lock() {
+            *spare = memory;
+        }
+        written.map_err(failed)
     }
 
     /// New files are zeroes.
