@@ -108,7 +108,7 @@ pub(crate) struct Sample {
     pub(crate) p50_ns: f64,
     /// Processor time of the server's thread for each I/O.
     pub(crate) server_ns: f64,
-    /// What of it passed outside of the kernel.
+    /// What of it was work outside of the kernel: what it spun is none.
     pub(crate) server_user_ns: f64,
     /// Processor time of the load's thread for each I/O.
     pub(crate) load_ns: f64,
@@ -128,6 +128,8 @@ pub(crate) struct Contestant {
 pub(crate) struct Costs {
     pub(crate) server: ProcessorTime,
     pub(crate) load: ProcessorTime,
+    /// What the server spun, waiting for something to do.
+    pub(crate) spun: Duration,
     pub(crate) allocations: u64,
 }
 
@@ -139,7 +141,7 @@ impl Sample {
             iops: driven.count as f64 / driven.elapsed.as_secs_f64(),
             p50_ns: driven.p50_ns as f64,
             server_ns: per_io(costs.server.total),
-            server_user_ns: per_io(costs.server.user),
+            server_user_ns: per_io(costs.server.user.saturating_sub(costs.spun)),
             load_ns: per_io(costs.load.total),
             allocations: costs.allocations as f64 / count,
         }
@@ -209,11 +211,17 @@ impl Contestant {
         let server = self.server.handle();
         let times = || anyhow::Ok((block_on(processor_time(&server))?, block_on(processor_time(load))?));
         let allocated = || block_on(server.call(|| async { CountingAllocator::count() }));
-        let (before, allocated_before) = (times()?, allocated()?);
+        let spun = || self.server.stats().spun();
+        let (before, spun_before, allocated_before) = (times()?, spun(), allocated()?);
         let driven = self.drive(load, case, runtime)?;
-        let (allocated_after, after) = (allocated()?, times()?);
-        let allocations = allocated_after - allocated_before;
-        Ok(Sample::new(&driven, &Costs { server: after.0 - before.0, load: after.1 - before.1, allocations }))
+        let (allocated_after, spun_after, after) = (allocated()?, spun(), times()?);
+        let costs = Costs {
+            server: after.0 - before.0,
+            load: after.1 - before.1,
+            spun: spun_after - spun_before,
+            allocations: allocated_after - allocated_before,
+        };
+        Ok(Sample::new(&driven, &costs))
     }
 
     fn drive(&self, load: &Handle, case: Case, runtime: Duration) -> anyhow::Result<Driven> {

@@ -56,7 +56,7 @@ struct Row {
     /// The echo server's processor time for an I/O over this one's: the ratio that a server whose core has nothing else
     /// to do would show, and less disturbed by what else the machine does.
     server_ratio: f64,
-    /// What of the server's time passed outside of the kernel.
+    /// What of the server's time was work outside of the kernel.
     server_user_ns_per_io: f64,
     load_us_per_io: f64,
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use nvmf_target_protocol::target::controller::{AdminCommand, Controller, Outcome, Service};
 use nvmf_target_protocol::wire::log_page::Notice;
 use nvmf_target_protocol::wire::{Status, Submission};
-use reactor::{Instant, TcpStream, now};
+use reactor::{Instant, TcpStream, now, turn_began};
 
 use crate::discovery::Discovery;
 use crate::signal::Signal;
@@ -121,10 +121,10 @@ impl Association {
         }
     }
 
-    /// Commands arrived on one of the connections: the host is alive.
+    /// Commands arrived on one of the connections: the host is alive, since this turn at least.
     #[inline]
     pub(crate) fn touch(&self) {
-        self.controller.borrow_mut().touch(now().as_nanos());
+        self.controller.borrow_mut().touch(turn_began().as_nanos());
     }
 
     /// When to look again whether the host is silent.

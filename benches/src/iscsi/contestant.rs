@@ -86,11 +86,21 @@ impl Contestant {
     /// Measures one case for `runtime`.
     pub(super) fn measure(&self, load: &Handle, case: Case, runtime: Duration) -> anyhow::Result<Sample> {
         self.drive(load, case, WARM_UP)?;
-        let times = || anyhow::Ok((self.processor_time()?, block_on(processor_time(load))?));
+        let times = || anyhow::Ok((self.processor_time()?, block_on(processor_time(load))?, self.spun()));
         let before = times()?;
         let driven = self.drive(load, case, runtime)?;
         let after = times()?;
-        Ok(Sample::new(&driven, &Costs { server: after.0 - before.0, load: after.1 - before.1, allocations: 0 }))
+        let costs =
+            Costs { server: after.0 - before.0, load: after.1 - before.1, spun: after.2 - before.2, allocations: 0 };
+        Ok(Sample::new(&driven, &costs))
+    }
+
+    /// tgt does not tell whether it spins.
+    fn spun(&self) -> Duration {
+        match &self.server {
+            Server::Ours(reactor) => reactor.stats().spun(),
+            Server::Tgt(_) => Duration::ZERO,
+        }
     }
 
     fn processor_time(&self) -> anyhow::Result<ProcessorTime> {

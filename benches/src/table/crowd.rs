@@ -35,11 +35,12 @@ const FAIR: Target = Target::RatioAtMost(3.0);
 
 pub(super) fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
     let load = load_reactor()?;
-    Ok(vec![idle(plan, &load.handle())?, fairness(plan, &load.handle())?])
+    let load = load.handle();
+    Ok(vec![idle(plan, &load, true)?, idle(plan, &load, false)?, fairness(plan, &load)?])
 }
 
-/// What a target with many connections and nothing to do uses of its core. Hosts keep their connections alive all the while.
-fn idle(plan: &Plan, load: &Handle) -> anyhow::Result<Row> {
+/// What a target with many connections and nothing to do uses of its core, while hosts say that they are alive, or say nothing.
+fn idle(plan: &Plan, load: &Handle, alive: bool) -> anyhow::Result<Row> {
     let server = Reactor::start(config("server", SERVER_CORE)).context("no reactor for the server")?;
     let (address, names) = block_on(server.handle().call(|| async { serve() }))??;
     let busy = server.handle();
@@ -50,7 +51,11 @@ fn idle(plan: &Plan, load: &Handle) -> anyhow::Result<Row> {
         for number in 0..CONTROLLERS {
             let name = &names[number % names.len()];
             let job = Job { jobs: IO_QUEUES, ..Job::default() };
-            controllers.push(Controller::connect(address, name, load::options(&job)).await?);
+            let mut options = load::options(&job);
+            if !alive {
+                options.keep_alive = Duration::ZERO;
+            }
+            controllers.push(Controller::connect(address, name, options).await?);
         }
         // What connecting costs is over then.
         reactor::sleep(Duration::from_secs(1)).await;
@@ -63,8 +68,12 @@ fn idle(plan: &Plan, load: &Handle) -> anyhow::Result<Row> {
         anyhow::Ok(used.as_secs_f64() / elapsed.as_secs_f64())
     }))??;
     let connections = CONTROLLERS * (usize::from(IO_QUEUES) + 1);
-    let row = Row::alone(format!("idle, {connections} connections: share of a core"), "%", share * 100.0);
-    Ok(row.target(IDLE).note("with a keep alive of each host every 2.5 s"))
+    let (how, note) = match alive {
+        true => ("", format!("with a keep alive of each of {CONTROLLERS} hosts every 2.5 s")),
+        false => (", no keep alives", "hosts with a time-out of none".to_owned()),
+    };
+    let row = Row::alone(format!("idle, {connections} connections{how}: share of a core"), "%", share * 100.0);
+    Ok(row.target(IDLE).note(note))
 }
 
 /// The 99th percentile of volumes that read at depth 1, with and without one beside them at a great depth.

@@ -144,7 +144,11 @@ impl Figures {
 
     /// What an I/O costs the server, for a note.
     fn costs(&self) -> String {
-        format!("{:.2} µs of the server, {:.2} of it not in the kernel", self.server_us, self.server_user_ns / 1000.0)
+        format!(
+            "{:.2} µs of the server, {:.2} of it work outside of the kernel",
+            self.server_us,
+            self.server_user_ns / 1000.0
+        )
     }
 }
 
@@ -185,6 +189,6 @@ mod tests {
         let figures = Figures::of(&[sample(1e5, 30e3), sample(3e5, 10e3), sample(2e5, 20e3)]);
         assert_eq!((figures.iops, figures.p50_us, figures.server_us), (2e5, 20.0, 1.0));
         assert_eq!(figures.busy, 0.2);
-        assert_eq!(figures.costs(), "1.00 µs of the server, 0.30 of it not in the kernel");
+        assert_eq!(figures.costs(), "1.00 µs of the server, 0.30 of it work outside of the kernel");
     }
 }
