@@ -101,12 +101,17 @@ pub(super) struct Waiting {
     stats: Arc<Stats>,
 }
 
+/// How much longer than for others it spins for disks. A good one takes some 100 µs for a transfer, and being woken up for it half as
+/// much again in a guest: docs/performance.md has what each limit costs and brings.
+const LONGER_FOR_DISKS: u32 = 4;
+
 /// Marks the completion of the read of the bell's event.
 pub(super) const BELL: u64 = u64::MAX;
 
 impl Waiting {
     pub(super) fn new(doorbell: Arc<Doorbell>, busy_poll: Duration, stats: Arc<Stats>) -> Self {
-        let (disks, others) = (Patience::new(busy_poll), Patience::new(busy_poll));
+        let disks = Patience::new(busy_poll.saturating_mul(LONGER_FOR_DISKS));
+        let others = Patience::new(busy_poll);
         Self { doorbell, listening: false, event: Box::default(), disks, others, stats }
     }
 
