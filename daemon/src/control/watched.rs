@@ -37,6 +37,13 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// All there is now.
     async fn look(&self) -> Result<Seen<Self::Object>, ControlError>;
 
+    /// All there is now in one store.
+    async fn look_into(&self, store_uuid: &str) -> Result<Vec<Self::Object>, ControlError> {
+        let mut objects = self.look().await?.objects;
+        objects.retain(|object| Self::store_uuid(object) == store_uuid);
+        Ok(objects)
+    }
+
     /// What stays the same as long as it is the same object.
     fn key(object: &Self::Object) -> &str;
 
@@ -80,10 +87,29 @@ impl<S: Source> Watched<S> {
 
     /// What there is now, and the version to go on from.
     pub(crate) async fn look(&self) -> Result<(Seen<S::Object>, String), ControlError> {
+        self.take_in_all_of(None, self.source.look()).await
+    }
+
+    /// What there is now in one store, and the version to go on from. At the others nobody looks: what is known of them stays as it is.
+    pub(crate) async fn look_into(&self, store_uuid: &str) -> Result<(Vec<S::Object>, String), ControlError> {
+        let look = async {
+            let objects = self.source.look_into(store_uuid).await?;
+            Ok(Seen { objects, unopened: Vec::new() })
+        };
+        let (seen, version) = self.take_in_all_of(Some(store_uuid), look).await?;
+        Ok((seen.objects, version))
+    }
+
+    /// `look` is at one store, or at all there are.
+    async fn take_in_all_of(
+        &self,
+        store_uuid: Option<&str>,
+        look: impl Future<Output = Result<Seen<S::Object>, ControlError>> + Send,
+    ) -> Result<(Seen<S::Object>, String), ControlError> {
         let looked = async {
             let _turn = self.looking.lock().await;
-            let seen = self.source.look().await?;
-            self.take_in(&seen);
+            let seen = look.await?;
+            self.take_in(&seen, store_uuid);
             Ok((seen, self.known.version()))
         };
         let late = |_| ControlError::unavailable("REACTOR", "a thread of the data path does not answer");
@@ -127,7 +153,7 @@ impl<S: Source> Watched<S> {
         }
     }
 
-    fn take_in(&self, seen: &Seen<S::Object>) {
+    fn take_in(&self, seen: &Seen<S::Object>, store_uuid: Option<&str>) {
         for object in &seen.objects {
             let key = S::key(object);
             let known = self.known.get(key).map(S::lasting);
@@ -136,9 +162,12 @@ impl<S: Source> Watched<S> {
             }
         }
         let there: BTreeSet<_> = seen.objects.iter().map(S::key).collect();
-        let is_hidden = |object: &S::Object| seen.unopened.iter().any(|store| store.uuid == S::store_uuid(object));
-        let gone = self.known.all().into_iter().filter(|known| !there.contains(S::key(known)) && !is_hidden(known));
-        gone.for_each(|object| self.known.remove(S::key(&object)));
+        let was_looked_for = |known: &S::Object| match store_uuid {
+            Some(store_uuid) => S::store_uuid(known) == store_uuid,
+            None => !seen.unopened.iter().any(|store| store.uuid == S::store_uuid(known)),
+        };
+        let gone = self.known.keys_of(|key, known| !there.contains(key) && was_looked_for(known));
+        gone.iter().for_each(|key| self.known.remove(key));
     }
 }
 
@@ -243,6 +272,31 @@ mod tests {
         assert_eq!(next(&mut stream).await, Some((ChangeKind::Deleted, Some(("a", "s", 1, 0)))));
         watched.end();
         assert_eq!(next(&mut stream).await, None, "it ends with the daemon");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_at_one_store_leaves_the_others_as_they_are_known() {
+        let (things, asked) = (Arc::new(Things::default()), watch::Sender::new(()));
+        set(&things, &[("a", "one", 1, 0), ("b", "one", 1, 0), ("c", "two", 1, 0)]);
+        let watched = Watched::start(Arc::clone(&things), 1, asked.subscribe());
+        let (_, version) = watched.look().await.expect("it can be looked at");
+        set(&things, &[("a", "one", 2, 0), ("d", "two", 1, 0)]);
+        let (seen, later) = watched.look_into("one").await.expect("it can be looked at");
+        assert_eq!(seen, [("a", "one", 2, 0)]);
+        let mut known = watched.known.all();
+        known.sort_unstable();
+        assert_eq!(known, [("a", "one", 2, 0), ("c", "two", 1, 0)]);
+        // From before it on nothing is missed, nor from it on.
+        let mut stream = watched.watch(&version, tell).await.expect("it is known");
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Changed, Some(("a", "one", 2, 0)))));
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Deleted, Some(("b", "one", 1, 0)))));
+        let of_two = [
+            Some((ChangeKind::Changed, Some(("d", "two", 1, 0)))),
+            Some((ChangeKind::Deleted, Some(("c", "two", 1, 0)))),
+        ];
+        assert_eq!([next(&mut stream).await, next(&mut stream).await], of_two);
+        let mut stream = watched.watch(&later, tell).await.expect("it is known");
+        assert_eq!([next(&mut stream).await, next(&mut stream).await], of_two);
     }
 
     #[tokio::test(start_paused = true)]

@@ -141,17 +141,17 @@ impl Control {
         &self,
         request: v1::ListLvolsRequest,
     ) -> Result<v1::ListLvolsResponse, ControlError> {
-        let is_one = !request.store.is_empty();
-        let only = match is_one {
-            true => Only(self.stores.open_store_soon(&request.store).await?.uuid.to_string()),
-            false => Only::default(),
+        let (Seen { objects, unopened }, resource_version) = match request.store.as_str() {
+            "" => {
+                self.stores.wait_until_opened().await;
+                self.watches.lvols.look().await?
+            }
+            store => {
+                let store = self.stores.open_store_soon(store).await?.uuid.to_string();
+                let (objects, version) = self.watches.lvols.look_into(&store).await?;
+                (Seen { objects, unopened: Vec::new() }, version)
+            }
         };
-        if !is_one {
-            self.stores.wait_until_opened().await;
-        }
-        let (Seen { mut objects, unopened }, resource_version) = self.watches.lvols.look().await?;
-        objects.retain(|lvol| only.takes(&lvol.store_uuid));
-        let unopened = if is_one { Vec::new() } else { unopened };
         let list = format!("lvols in {}", request.store);
         let wanted = pages::Wanted { size: request.page_size, token: request.page_token };
         let (lvols, next_page_token) =
@@ -302,6 +302,10 @@ impl Source for LvolList {
     async fn look(&self) -> Result<Seen<v1::Lvol>, ControlError> {
         let (objects, unopened) = self.stores.with_unopened(self.lvols.all()).await;
         Ok(Seen { objects: objects?, unopened })
+    }
+
+    async fn look_into(&self, store_uuid: &str) -> Result<Vec<v1::Lvol>, ControlError> {
+        self.lvols.all_of(&self.stores.open_store(store_uuid)?).await
     }
 
     fn key(lvol: &v1::Lvol) -> &str {

@@ -278,7 +278,12 @@ impl DataPath {
         self.on(home, |_| async { lvols::facts() }).await
     }
 
-    /// Those of them that are to be deleted.
+    /// Those of one store.
+    pub(crate) async fn lvols_of(&self, home: usize, store: Uuid) -> Result<Vec<LvolFacts>, ControlError> {
+        self.on(home, move |_| async move { lvols::facts_in(store) }).await?
+    }
+
+    /// Those in the open stores of a reactor that are to be deleted.
     pub(crate) async fn deleting(&self, home: usize) -> Result<Vec<LvolFacts>, ControlError> {
         self.on(home, |_| async { lvols::deleting() }).await
     }

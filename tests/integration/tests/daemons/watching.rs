@@ -7,11 +7,13 @@ use anyhow::{Context, ensure};
 use cli::client::answer;
 use integration::{House, MIB, PATIENCE};
 use proto::v1::{
-    ChangeKind, DeleteVolumeRequest, ListLvolsRequest, ListReplicasRequest, ListStoresRequest, LvolChange, NodeChange,
-    NodeInfoRequest, PeerState, ReplicaChange, SnapshotVolumeRequest, StoreChange, StoreState, WatchLvolsRequest,
-    WatchNodeRequest, WatchReplicasRequest, WatchStoresRequest,
+    ChangeKind, CreateLvolRequest, DeleteVolumeRequest, ListLvolsRequest, ListReplicasRequest, ListStoresRequest, Lvol,
+    LvolChange, NodeChange, NodeInfoRequest, PeerState, ReplicaChange, SnapshotVolumeRequest, StoreChange, StoreState,
+    WatchLvolsRequest, WatchNodeRequest, WatchReplicasRequest, WatchStoresRequest,
 };
 use tonic::Streaming;
+
+use crate::deletion::failpoints::Failpoints;
 
 /// The next message that is as wanted; an error with those before it if none comes.
 async fn hear<M: Debug>(stream: &mut Streaming<M>, wanted: impl Fn(&M) -> bool) -> anyhow::Result<M> {
@@ -98,6 +100,53 @@ async fn who_watches_stores_replicas_and_lvols_gets_them_with_content() -> anyho
     let failed = |change: &StoreChange| change.store.as_ref().is_some_and(|s| s.state() == StoreState::Failed);
     hear(&mut stores, failed).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_list_of_one_store_looks_there_only_and_can_be_gone_on_from() -> anyhow::Result<()> {
+    let mut house = House::prepare(&["a"])?;
+    let failpoints = Failpoints::of(&mut house, 0);
+    house.cluster.start().await?;
+    let mut stores = Vec::new();
+    for store in ["main", "other"] {
+        stores.push(house.create_store(0, store, 256 * MIB).await?.uuid);
+        create_lvol(&house, store, store).await?;
+    }
+    let client = house.client(0).await?;
+    let list = async |store: &str| {
+        let request = ListLvolsRequest { store: store.to_owned(), ..ListLvolsRequest::default() };
+        answer(client.lvols().list(request).await)
+    };
+    let names = |lvols: &[Lvol]| lvols.iter().map(|lvol| lvol.name.clone()).collect::<Vec<_>>();
+    let all = list("").await?;
+    assert_eq!(names(&all.lvols), ["main", "other"]);
+    // The look at all stores of a reactor.
+    failpoints.fail_only("DataPath::lvols::")?;
+    list("").await.expect_err("the look at all stores fails");
+    let of_main = list("main").await?;
+    failpoints.disarm()?;
+    assert_eq!(names(&of_main.lvols), ["main"]);
+    assert_eq!(of_main.resource_version, all.resource_version, "nothing has changed");
+
+    for store in ["main", "other"] {
+        create_lvol(&house, store, "late").await?;
+    }
+    assert_eq!(names(&list("main").await?.lvols), ["late", "main"]);
+    let request = WatchLvolsRequest { resource_version: of_main.resource_version, ..WatchLvolsRequest::default() };
+    let mut lvols = answer(client.transfers().watch(request).await)?;
+    for store in &stores {
+        let is_late = |change: &LvolChange| change.lvol.as_ref().is_some_and(|lvol| lvol.name == "late");
+        let first = hear(&mut lvols, |_| true).await?;
+        ensure!(is_late(&first) && first.kind() == ChangeKind::Changed, "{first:#?}");
+        assert_eq!(first.lvol.as_ref().map(|lvol| &lvol.store_uuid), Some(store));
+    }
+    Ok(())
+}
+
+async fn create_lvol(house: &House, store: &str, name: &str) -> anyhow::Result<Lvol> {
+    let (name, store) = (name.to_owned(), store.to_owned());
+    let request = CreateLvolRequest { name, store, size_bytes: MIB, ..CreateLvolRequest::default() };
+    answer(house.client(0).await?.lvols().create(request).await)
 }
 
 #[tokio::test]
