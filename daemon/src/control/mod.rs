@@ -185,7 +185,7 @@ impl Control {
             log,
             certificates,
             events,
-            watches: Watches::start(run, Weak::clone(control), &stores, &replicas, &lvols),
+            watches: Watches::start(run, Weak::clone(control), &stores, &replicas, &lvols, &orphans, &volumes),
             peers,
             deletions,
             stores,
