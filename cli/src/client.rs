@@ -157,6 +157,11 @@ impl Client {
         OrphanServiceClient::new(self.channel.clone())
     }
 
+    /// The same for what becomes of it for as long as somebody listens.
+    pub fn patient_orphans(&self) -> OrphanServiceClient<Channel> {
+        OrphanServiceClient::new(self.patient.clone())
+    }
+
     /// Its engines.
     pub fn engines(&self) -> EngineServiceClient<Channel> {
         EngineServiceClient::new(self.channel.clone())

@@ -12,6 +12,7 @@
 //! | `NAME fail N` | the N-th passage fails |
 //! | `NAME kill N` | the process ends at the N-th passage, as if killed |
 //! | `NAME every N` | each N-th passage fails |
+//! | `NAME only TEXT` | each passage of a step with TEXT in its name fails |
 //!
 //! Counting begins with 1 when the content changes, which is what NAME is for. What was passed is appended to the file with `.passed` added
 //! to its name, a line each: the number, `+` for a step that is done, the step. In other builds there is nothing of it.
@@ -98,7 +99,7 @@ mod armed {
         let Some(file) = file else { return Ok(()) };
         let Ok(plan) = fs::read_to_string(file) else { return Ok(()) };
         let mut passages = PASSAGES.lock().unwrap_or_else(PoisonError::into_inner);
-        let effect = passages.pass(plan);
+        let effect = passages.pass(plan, name);
         let mut log = file.clone().into_os_string();
         log.push(".passed");
         if let Ok(mut log) = OpenOptions::new().create(true).append(true).open(log) {
@@ -114,17 +115,18 @@ mod armed {
     }
 
     impl Passages {
-        fn pass(&mut self, plan: String) -> Effect {
+        fn pass(&mut self, plan: String, step: &str) -> Effect {
             if self.plan != plan {
                 *self = Self { plan, count: 0 };
             }
             self.count += 1;
-            let mut words = self.plan.split_whitespace().skip(1);
-            let (what, number) = (words.next(), words.next().and_then(|number| number.parse::<u64>().ok()));
-            match (what, number) {
-                (Some("fail"), Some(number)) if number == self.count => Effect::Fail,
-                (Some("kill"), Some(number)) if number == self.count => Effect::Kill,
-                (Some("every"), Some(number)) if number > 0 && self.count.is_multiple_of(number) => Effect::Fail,
+            let mut words = self.plan.trim().splitn(3, ' ').skip(1);
+            let (Some(what), Some(which)) = (words.next(), words.next()) else { return Effect::None };
+            match (what, which.parse::<u64>()) {
+                ("fail", Ok(number)) if number == self.count => Effect::Fail,
+                ("kill", Ok(number)) if number == self.count => Effect::Kill,
+                ("every", Ok(number)) if number > 0 && self.count.is_multiple_of(number) => Effect::Fail,
+                ("only", _) if step.contains(which) => Effect::Fail,
                 _ => Effect::None,
             }
         }
@@ -137,7 +139,7 @@ mod armed {
         #[test]
         fn a_plan_counts_from_its_beginning() {
             let mut passages = Passages::default();
-            let mut effects = |plan: &str| (0..4).map(|_| passages.pass(plan.to_owned())).collect::<Vec<_>>();
+            let mut effects = |plan: &str| (0..4).map(|_| passages.pass(plan.to_owned(), "a step")).collect::<Vec<_>>();
             let none = Effect::None;
             assert_eq!(effects("a count 0"), [none; 4]);
             assert_eq!(effects("b fail 2"), [none, Effect::Fail, none, none]);
@@ -145,6 +147,8 @@ mod armed {
             assert_eq!(effects("c fail 2"), [none, Effect::Fail, none, none]);
             assert_eq!(effects("d kill 1"), [Effect::Kill, none, none, none]);
             assert_eq!(effects("e every 2"), [none, Effect::Fail, none, Effect::Fail]);
+            assert_eq!(effects("e only step"), [Effect::Fail; 4]);
+            assert_eq!(effects("e only a step, and more"), [none; 4]);
             for nonsense in ["", "f", "f fail", "f every 0", "f fail x", "f what 1"] {
                 assert_eq!(effects(nonsense), [none; 4], "{nonsense}");
             }

@@ -113,7 +113,7 @@ async fn show_strangers_if_asked_to(_data: &DataPath) -> anyhow::Result<()> {
     #[cfg(debug_assertions)]
     if let Ok(volumes) = std::env::var("ASHLAR_SHOW_STRANGERS") {
         for volume in volumes.split(',') {
-            _data.export(0, crate::data::EngineSpec::stranger(volume.parse()?)).await?;
+            _data.export(0, crate::data::EngineSpec::stranger(volume.parse()?)).await?.1?;
         }
     }
     Ok(())

@@ -278,7 +278,13 @@ impl VolumeService for Services {
     }
 
     async fn list_snapshots(&self, request: Request<v1::ListSnapshotsRequest>) -> Answer<v1::ListSnapshotsResponse> {
-        answer(self.control.volumes.snapshots(request.into_inner()).await)
+        answer(self.control.list_snapshots(request.into_inner()).await)
+    }
+
+    type WatchSnapshotsStream = ChangeStream<v1::SnapshotChange>;
+
+    async fn watch_snapshots(&self, request: Request<v1::WatchSnapshotsRequest>) -> Answer<Self::WatchSnapshotsStream> {
+        answer(self.control.watch_snapshots(request.into_inner()).await)
     }
 
     async fn delete_snapshot(&self, request: Request<v1::DeleteSnapshotRequest>) -> Answer<v1::DeleteSnapshotResponse> {

@@ -7,6 +7,7 @@ mod list;
 mod process;
 mod stage;
 mod start;
+mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,6 +50,8 @@ enum Case {
     Start,
     /// What the daemon uses while nobody wants anything
     Idle,
+    /// What the daemon uses while somebody watches and nothing changes
+    Watch,
     /// A list of all volumes
     List,
     /// One more volume shown and attached
@@ -87,6 +90,7 @@ pub(crate) fn run(arguments: &NodeArguments) -> anyhow::Result<()> {
             let rows = match case {
                 Case::Start => start::measure(&mut stage, &plan).await,
                 Case::Idle => idle::measure(&mut stage, &plan).await,
+                Case::Watch => watch::measure(&mut stage, &plan).await,
                 Case::List => list::measure(&stage, &plan).await,
                 Case::Attach => attach::measure(&stage, &plan).await,
                 Case::Connections => connections::measure(&mut stage, &plan).await,

@@ -3,8 +3,9 @@
 use std::pin::Pin;
 
 use proto::v1::{
-    ChangeKind, LvolChange, NodeChange, OperationChange, ReplicaChange, StoreChange, VolumeChange, WatchLvolsRequest,
-    WatchNodeRequest, WatchOperationsRequest, WatchReplicasRequest, WatchStoresRequest, WatchVolumesRequest,
+    ChangeKind, LvolChange, NodeChange, OperationChange, OrphanChange, ReplicaChange, SnapshotChange, StoreChange,
+    VolumeChange, WatchLvolsRequest, WatchNodeRequest, WatchOperationsRequest, WatchOrphansRequest,
+    WatchReplicasRequest, WatchSnapshotsRequest, WatchStoresRequest, WatchVolumesRequest,
 };
 use tonic::codegen::tokio_stream::{Stream, StreamExt};
 use tonic::{Response, Status, Streaming};
@@ -68,5 +69,16 @@ impl Client {
     /// Follows the lvols that a request asks for.
     pub(crate) async fn follow_lvols(&self, request: WatchLvolsRequest) -> anyhow::Result<Changes> {
         Changes::of(self.transfers().watch(request).await, LvolChange::kind)
+    }
+
+    /// Follows the snapshots of a volume.
+    pub(crate) async fn follow_snapshots(&self, volume: &str) -> anyhow::Result<Changes> {
+        let request = WatchSnapshotsRequest { volume: volume.to_owned(), ..WatchSnapshotsRequest::default() };
+        Changes::of(self.patient_volumes().watch_snapshots(request).await, SnapshotChange::kind)
+    }
+
+    /// Follows what belongs to nobody.
+    pub(crate) async fn follow_orphans(&self) -> anyhow::Result<Changes> {
+        Changes::of(self.patient_orphans().watch(WatchOrphansRequest::default()).await, OrphanChange::kind)
     }
 }

@@ -130,6 +130,9 @@ pub(super) fn push_frontends(text: &mut String, engine: &Engine) {
             iscsi.chap.as_ref().map(describe).unwrap_or_default()
         ));
     }
+    if !engine.frontends_reason.is_empty() {
+        push(format_args!("\nNot as wanted yet, and tried again: {}\n", engine.frontends_reason));
+    }
     let ways = ways(engine);
     if ways.is_empty() {
         return push(format_args!("\nNo host can attach it; `ashlar volume export` shows it to hosts.\n"));

@@ -7,14 +7,15 @@ use proto::v1::{AdoptOrphanRequest, DeleteOrphanRequest, ListOrphansResponse, Or
 use super::store::unopened_notes;
 use crate::arguments::{KindName, OrphanCommand};
 use crate::client::{Client, answer};
-use crate::output::{Fixed, Look, Name, Output, Table, Width, look};
+use crate::output::{Fixed, Look, Name, Output, Table, Width, look_on};
 use crate::size::Size;
 
 pub(super) async fn run(client: &Client, command: &OrphanCommand, output: Output) -> anyhow::Result<()> {
     match command {
         OrphanCommand::List { watch } => {
             let render = |orphans: &Vec<_>, width| render(orphans, SystemTime::now(), width);
-            look(*watch, output, async || list(client).await, render).await
+            let follow = async |_: &Vec<_>| client.follow_orphans().await.map(Some);
+            look_on(*watch, output, async || list(client).await, follow, render).await
         }
         OrphanCommand::Adopt { which, name } => {
             let request = AdoptOrphanRequest {

@@ -1,14 +1,11 @@
 //! `ashlar snapshot`.
 
 use anyhow::{Context, ensure};
-use proto::v1::{
-    DeleteSnapshotRequest, GetVolumeRequest, ListSnapshotsRequest, NodeInfoRequest, Snapshot, SnapshotVolumeRequest,
-    WatchLvolsRequest,
-};
+use proto::v1::{DeleteSnapshotRequest, ListSnapshotsRequest, Snapshot, SnapshotVolumeRequest};
 
 use super::utc;
 use crate::arguments::SnapshotCommand;
-use crate::client::{Changes, Client, answer};
+use crate::client::{Client, answer};
 use crate::output::{Fixed, Name, Output, Table, Wide, Width, look_on};
 use crate::size::Size;
 
@@ -19,13 +16,13 @@ pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Outp
         }
         SnapshotCommand::List { volume, watch } => {
             let fetch = async || Ok(list(client, volume).await?.into());
-            let follow = async |_: &Vec<_>| follow(client, volume).await;
+            let follow = async |_: &Vec<_>| client.follow_snapshots(volume).await.map(Some);
             look_on(*watch, output, fetch, follow, |snapshots: &Vec<_>, width| render_list(volume, snapshots, width))
                 .await
         }
         SnapshotCommand::Show { volume, snapshot, watch } => {
             let fetch = async || Ok(find(list(client, volume).await?, snapshot)?.into());
-            let follow = async |_: &Snapshot| follow(client, volume).await;
+            let follow = async |_: &Snapshot| client.follow_snapshots(volume).await.map(Some);
             look_on(*watch, output, fetch, follow, |snapshot, _| render(volume, snapshot)).await
         }
         SnapshotCommand::Delete { volume, snapshot, expected_uuid } => {
@@ -38,17 +35,6 @@ pub(super) async fn run(client: &Client, command: &SnapshotCommand, output: Outp
             output.print(&deleted, |_, _| format!("snapshot {snapshot} of volume {volume} is deleted\n"))
         }
     }
-}
-
-/// Follows the lvols of the volume's replica on this node, which are its snapshots; nothing if it has none here.
-async fn follow(client: &Client, volume: &str) -> anyhow::Result<Option<Changes>> {
-    let node = answer(client.node().info(NodeInfoRequest {}).await)?.name;
-    let volume = answer(client.volumes().get(GetVolumeRequest { volume: volume.to_owned() }).await)?;
-    if !volume.replicas.iter().any(|replica| replica.node == node) {
-        return Ok(None);
-    }
-    let request = WatchLvolsRequest { volume_uuid: volume.uuid, ..Default::default() };
-    client.follow_lvols(request).await.map(Some)
 }
 
 async fn list(client: &Client, volume: &str) -> anyhow::Result<Vec<Snapshot>> {

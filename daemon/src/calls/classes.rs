@@ -44,7 +44,7 @@ impl Class {
     pub(super) fn of(path: &str) -> Self {
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
         match (service, method) {
-            (_, "Watch" | "Events") => Self::Watch,
+            (_, "Watch" | "WatchSnapshots" | "Events") => Self::Watch,
             (service, _) if service.starts_with("grpc.") => Self::Probe,
             ("ashlar.v1.LvolService", "Export" | "Import") => Self::Transfer,
             (_, method) if ["List", "Get", "Info"].iter().any(|word| method.starts_with(word)) => Self::Read,
@@ -152,6 +152,7 @@ mod tests {
             ("/ashlar.v1.NodeService/GetLog", Class::Read),
             ("/ashlar.v1.NodeService/Events", Class::Watch),
             ("/ashlar.v1.VolumeService/Watch", Class::Watch),
+            ("/ashlar.v1.VolumeService/WatchSnapshots", Class::Watch),
             ("/grpc.health.v1.Health/Watch", Class::Watch),
             ("/grpc.health.v1.Health/Check", Class::Probe),
             ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Class::Probe),

@@ -5,7 +5,6 @@ use uuid::Uuid;
 
 use super::engines::{Engines, MemberRecord};
 use super::error::ControlError;
-use super::pages::{self, Wanted as WantedPage};
 use super::request;
 use super::volumes::Volumes;
 use crate::data::{SnapshotFacts, VolumeChange};
@@ -64,18 +63,10 @@ impl Engines {
 }
 
 impl Volumes {
-    /// A page of the snapshots of a volume, oldest first.
-    pub(crate) async fn snapshots(
-        &self,
-        request: v1::ListSnapshotsRequest,
-    ) -> Result<v1::ListSnapshotsResponse, ControlError> {
-        let uuid = self.uuid_of(&request.volume)?;
-        let snapshots = self.engines().snapshots(uuid).await?;
-        let snapshots = snapshots.into_iter().map(|snapshot| describe(uuid, snapshot)).collect();
-        let wanted = WantedPage { size: request.page_size, token: request.page_token };
-        let list = format!("snapshots of {uuid}");
-        let (snapshots, next_page_token) = pages::page_in_order(&list, snapshots, |snapshot| &snapshot.uuid, &wanted)?;
-        Ok(v1::ListSnapshotsResponse { snapshots, next_page_token })
+    /// The snapshots of a volume, oldest first.
+    pub(super) async fn snapshots(&self, volume: Uuid) -> Result<Vec<v1::Snapshot>, ControlError> {
+        let snapshots = self.engines().snapshots(volume).await?;
+        Ok(snapshots.into_iter().map(|snapshot| describe(volume, snapshot)).collect())
     }
 
     /// Deletes a snapshot; an absent one is a success (I42).

@@ -20,26 +20,23 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::v1::{self, EngineState, EventSubject};
+use proto::v1::{self, EventSubject};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
-use self::describing::describe_member;
 pub(crate) use self::limits::LimitsRecord;
 use super::error::{Comparison, ControlError};
 use super::events::{Events, Happened};
-use super::frontends::{Frontends, Iscsi, Nvmf};
+use super::frontends::Frontends;
 use super::locks::KeyedLocks;
-use super::panics;
 use super::peers::{self, Peers};
 use super::replicas::Replicas;
 use super::request;
-use super::retry::Backoff;
 use super::stores::Stores;
-use crate::data::{DataPath, EngineFacts, EngineSpec, ExportIdentity, MemberSpec};
-use crate::health::{Feed, News, Volume};
+use crate::data::{DataPath, EngineSpec, MemberSpec};
+use crate::health::{Feed, News};
 use crate::state::{Records, Unchanged};
 
 /// Volumes that are shown to hosts at once during a start: enough for nobody to wait for another thread's answer.
@@ -150,40 +147,35 @@ impl Engines {
         }
         let (entries, unreadable) = (Mutex::default(), loaded.unreadable);
         let engines = Arc::new(Self { here, records, entries, unreadable, locks: KeyedLocks::default() });
-        let (mut coming, mut all_exported) = (JoinSet::new(), true);
+        let (mut coming, starting) = (JoinSet::new(), engines.here.data.hide());
         for record in loaded.records.into_values() {
             if ending.contains(&record.volume) {
                 engines.insert(record, Phase::Stopping);
                 continue;
             }
             if coming.len() == SHOWN_AT_ONCE {
-                all_exported &= matches!(coming.join_next().await, Some(Ok(true)));
+                // A panic is logged.
+                let _ = coming.join_next().await;
             }
             coming.spawn(Arc::clone(&engines).bring_back(record));
         }
-        while let Some(exported) = coming.join_next().await {
-            // A panic is logged.
-            all_exported &= exported.unwrap_or(false);
-        }
-        if all_exported {
-            engines.here.data.all_exported();
-        }
+        while coming.join_next().await.is_some() {}
+        // One that hosts do not find from here on is not there, but for those that are still tried.
+        drop(starting);
         Ok(engines)
     }
 
-    /// Brings up what was there before the daemon ended. Returns whether hosts see it.
-    async fn bring_back(self: Arc<Self>, mut record: EngineRecord) -> bool {
+    /// Brings up what was there before the daemon ended.
+    async fn bring_back(self: Arc<Self>, mut record: EngineRecord) {
         let name = record.name.clone();
         // A grow may have been recorded, and the daemon ended before it was noted here.
         match self.here.data.recorded_size(record.volume).await {
             Ok(recorded) => record.size = recorded.unwrap_or(record.size),
             Err(error) => tracing::warn!(volume = %name, %error, "its size on record cannot be read"),
         }
-        let exported = self.bring_up(record).await;
-        if let Err(error) = &exported {
-            tracing::error!(volume = %name, %error, "a volume cannot be exported; the others go on");
+        if let Err(error) = self.bring_up(record).await {
+            tracing::error!(volume = %name, %error, "a volume cannot be exported yet; the others go on");
         }
-        exported.is_ok()
     }
 
     /// Records, exports and starts an engine, or returns the one that is there (I30).
@@ -208,9 +200,10 @@ impl Engines {
         match existing {
             Some((existing, is_kept)) => {
                 compare(&existing, &record)?;
-                // The call before failed to export it.
-                if !is_kept {
-                    self.bring_up(existing).await?;
+                // The call before may have failed to export it: nobody has to wait for the next attempt.
+                match is_kept {
+                    true => self.show(volume).await?,
+                    false => self.bring_up(existing).await?,
                 }
             }
             None => {
@@ -269,27 +262,6 @@ impl Engines {
         Ok(MemberRecord { replica, node, address, store: None })
     }
 
-    /// Exports the volume and sets a task on starting its engine.
-    async fn bring_up(self: &Arc<Self>, record: EngineRecord) -> Result<(), ControlError> {
-        let volume = record.volume;
-        let home = self.insert(record.clone(), Phase::Starting("it was just asked for".to_owned()));
-        match self.here.data.export(home, self.spec(&record)).await {
-            Ok(meter) => {
-                let shown = Volume { uuid: volume, name: record.name.clone(), meter };
-                self.here.feed.tell(News::Shown(Arc::new(shown)));
-            }
-            Err(error) => {
-                self.set_phase(volume, Phase::Starting(error.to_string()));
-                return Err(error);
-            }
-        }
-        let keeper = tokio::spawn(Arc::clone(self).keep(record, home));
-        if let Some(entry) = self.entries().get_mut(&volume) {
-            entry.keeper = Some(keeper);
-        }
-        Ok(())
-    }
-
     /// Notes an engine that nothing is done for yet. Returns its reactor.
     fn insert(&self, record: EngineRecord, phase: Phase) -> usize {
         let (volume, home) = (record.volume, self.home(&record));
@@ -303,38 +275,6 @@ impl Engines {
         let local = record.members.iter().find_map(|member| self.here.stores.home(member.store?));
         // The remainder is below the number of reactors.
         local.unwrap_or_else(|| (record.volume.as_u128() % self.here.data.reactors() as u128) as usize)
-    }
-
-    /// Tries to start the engine until it works. Other nodes that do not answer do not keep it from starting when the
-    /// replicas in reach suffice: that is the engine's own decision.
-    async fn keep_starting(self: Arc<Self>, record: EngineRecord, home: usize) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        loop {
-            match self.start_once(&record, home).await {
-                Ok(()) => {
-                    tracing::info!(volume = %record.name, reactor = home, "engine is running");
-                    return self.set_phase(record.volume, Phase::Running);
-                }
-                Err(error) => {
-                    tracing::warn!(volume = %record.name, %error, "engine does not start yet");
-                    self.set_phase(record.volume, Phase::Starting(error.to_string()));
-                }
-            }
-            backoff.wait().await;
-        }
-    }
-
-    async fn start_once(&self, record: &EngineRecord, home: usize) -> Result<(), ControlError> {
-        panics::panic_if_asked_to(&record.name);
-        let mut spec = self.spec(record);
-        for member in &mut spec.members {
-            let Some(store) = member.store else { continue };
-            if let Err(reason) = self.here.stores.opened(store).await {
-                tracing::warn!(volume = %record.name, %reason, "the local replica is missing");
-                member.store = None;
-            }
-        }
-        self.here.data.start_engine(home, spec).await
     }
 
     fn spec(&self, record: &EngineRecord) -> EngineSpec {
@@ -602,61 +542,6 @@ impl Engines {
         Some((entry.record.clone(), entry.home, phase))
     }
 
-    fn describe(&self, record: &EngineRecord, home: usize, phase: &Phase, facts: Option<&EngineFacts>) -> v1::Engine {
-        let (state, reason) = match (phase, facts) {
-            (Phase::Stopping, _) => (EngineState::Stopping, String::new()),
-            (Phase::Running, Some(facts)) => (facts.state, facts.reason.clone()),
-            (Phase::Broken(reason), _) => (EngineState::Failed, reason.clone()),
-            (Phase::Starting(reason), _) => (EngineState::Starting, reason.clone()),
-            (Phase::Running, None) => (EngineState::Failed, "it has ended".to_owned()),
-        };
-        let spec = self.spec(record);
-        let members = spec.members.iter().map(|member| {
-            let facts = facts.and_then(|facts| facts.members.iter().find(|known| known.replica == member.replica));
-            describe_member(member, facts)
-        });
-        v1::Engine {
-            volume_uuid: record.volume.to_string(),
-            name: record.name.clone(),
-            size_bytes: facts.map_or(record.size, |facts| facts.size),
-            block_size_bytes: record.block_size,
-            state: state.into(),
-            reason,
-            epoch: facts.map_or(0, |facts| facts.epoch),
-            members: members.collect(),
-            // Far fewer than u32 can count.
-            reactor: home as u32,
-            nvmf: record.frontends.nvmf.as_ref().map(|nvmf| self.describe_nvmf(record.volume, nvmf)),
-            rebuild: Some(v1::RebuildSettings { paused: record.rebuild.paused, bytes_per_second: record.rebuild.rate }),
-            iscsi: record.frontends.iscsi.as_ref().map(|iscsi| self.describe_iscsi(record.volume, iscsi)),
-            limits: Some(record.limits.describe()),
-        }
-    }
-
-    fn describe_nvmf(&self, volume: Uuid, nvmf: &Nvmf) -> v1::NvmfExport {
-        let identity = ExportIdentity::of(volume);
-        v1::NvmfExport {
-            nqn: identity.nqn,
-            serial: identity.serial,
-            nguid: identity.nguid,
-            addresses: texts(&self.here.nvmf_addresses),
-            discovery_addresses: texts(&self.here.discovery_addresses),
-            hosts: nvmf.describe_hosts(),
-        }
-    }
-
-    fn describe_iscsi(&self, volume: Uuid, iscsi: &Iscsi) -> v1::IscsiExport {
-        let identity = ExportIdentity::of(volume);
-        v1::IscsiExport {
-            iqn: identity.iqn,
-            serial: identity.unit_serial,
-            naa: identity.naa,
-            portals: texts(&self.here.portals),
-            initiators: iscsi.describe_initiators(),
-            chap: iscsi.describe_chap(),
-        }
-    }
-
     fn set_phase(&self, volume: Uuid, phase: Phase) {
         if let Some(entry) = self.entries().get(&volume) {
             entry.phase.send_if_modified(|now| {
@@ -674,10 +559,6 @@ impl Engines {
         // Poisoned or not, the map is whole: no change of it has several steps.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn texts(addresses: &[SocketAddr]) -> Vec<String> {
-    addresses.iter().map(ToString::to_string).collect()
 }
 
 fn compare(existing: &EngineRecord, wanted: &EngineRecord) -> Result<(), ControlError> {

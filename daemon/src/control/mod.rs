@@ -49,6 +49,7 @@ pub(crate) use self::operations::Operations;
 pub(crate) use self::orphans::{Counts as OrphanCounts, Orphans};
 pub(crate) use self::peers::Peers;
 pub(crate) use self::replicas::Replicas;
+pub(crate) use self::retry::Backoff;
 pub(crate) use self::scrubs::{DAY, Schedule, Scrubs};
 pub(crate) use self::stores::Stores;
 pub(crate) use self::streams::ChangeStream;
@@ -184,7 +185,7 @@ impl Control {
             log,
             certificates,
             events,
-            watches: Watches::start(run, Weak::clone(control), &stores, &replicas, &lvols),
+            watches: Watches::start(run, Weak::clone(control), &stores, &replicas, &lvols, &orphans, &volumes),
             peers,
             deletions,
             stores,

@@ -72,6 +72,13 @@ impl<T: Clone + PartialEq> Versions<T> {
         self.table().objects.values().map(|(_, object)| object.clone()).collect()
     }
 
+    /// The keys of those that are wanted.
+    pub(crate) fn keys_of(&self, is_wanted: impl Fn(&str, &T) -> bool) -> Vec<String> {
+        let table = self.table();
+        let wanted = table.objects.iter().filter(|(key, (_, object))| is_wanted(key, object));
+        wanted.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Whether somebody follows.
     pub(crate) fn is_followed(&self) -> bool {
         self.newest.receiver_count() > 0

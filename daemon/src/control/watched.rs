@@ -1,30 +1,24 @@
 //! Lists that nobody tells the changes of, looked at for those who follow them: while somebody does, and when somebody lists.
 //!
 //! ```text
-//!               somebody follows             2 s, or something was asked of the node
-//!   (nothing) ───────────────────▶ look ◀──────────────────────────────────────────── wait
-//!        ▲                          │ what differs gets a version ─────────────────────▶ │
-//!        └────────────────────────────────────────────────────────── nobody follows ────┘
+//!               somebody follows             a while, or something was asked of the node
+//!   (nothing) ───────────────────▶ wait ────────────────────────────────────────────────▶ look
+//!        ▲                          │ ▲ ◀───────────────── what differs gets a version ────┘
+//!        └──────── nobody follows ──┘
 //! ```
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::v1;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, watch};
 
 use super::error::ControlError;
 use super::panics;
 use super::streams::{ChangeStream, Told, stream};
 use super::versions::{Change, Versions};
-
-/// Between two looks while somebody follows and nothing is asked of the node.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Changes that come within this are one.
-const GATHERED: Duration = Duration::from_millis(50);
-/// How long a look may take: a watch has no deadline of its own to speak of.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// A list, and how it is looked at.
 #[tonic::async_trait]
@@ -33,16 +27,34 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// What it lists, for the log.
     const WHAT: &'static str;
+    /// Between two looks while somebody follows and nothing is asked of the node.
+    const EVERY: Duration = Duration::from_secs(2);
+    /// Changes that come within this are one.
+    const GATHERED: Duration = Duration::from_millis(50);
+    /// How long a look may take: a watch has no deadline of its own to speak of.
+    const LIMIT: Duration = Duration::from_secs(10);
 
     /// All there is now.
     async fn look(&self) -> Result<Seen<Self::Object>, ControlError>;
 
+    /// All there is now in one store.
+    async fn look_into(&self, store_uuid: &str) -> Result<Vec<Self::Object>, ControlError> {
+        let mut objects = self.look().await?.objects;
+        objects.retain(|object| Self::store_uuid(object) == store_uuid);
+        Ok(objects)
+    }
+
     /// What stays the same as long as it is the same object.
-    fn key(object: &Self::Object) -> &str;
+    fn key(object: &Self::Object) -> Cow<'_, str>;
 
     /// The store that it is in, if it cannot be seen without that.
     fn store_uuid(_object: &Self::Object) -> &str {
         ""
+    }
+
+    /// Whether it cannot be seen while this store is not open.
+    fn is_in(object: &Self::Object, store: &v1::UnopenedStore) -> bool {
+        Self::store_uuid(object) == store.uuid
     }
 
     /// Without what changes all the time: that alone is no change.
@@ -65,41 +77,67 @@ pub(crate) struct Watched<S: Source> {
     known: Arc<Versions<S::Object>>,
     /// One look at a time: what was seen first is taken in first.
     looking: Mutex<()>,
-    /// Somebody has begun to follow.
-    begun: Notify,
+    /// Something was asked of the node that may have changed it.
+    asked: watch::Receiver<()>,
+    /// There is a task that looks.
+    is_kept: std::sync::Mutex<bool>,
 }
 
 impl<S: Source> Watched<S> {
-    /// Sets a task on it. `asked` is sent to when something was asked of the node that may have changed it.
-    pub(crate) fn start(source: S, run: u64, asked: watch::Receiver<()>) -> Arc<Self> {
-        let watched = Self { source, known: Versions::new(run), looking: Mutex::default(), begun: Notify::new() };
-        let watched = Arc::new(watched);
-        tokio::spawn(Arc::clone(&watched).work(asked));
-        watched
+    /// A list that nobody has looked at. `asked` is sent to when something was asked of the node that may have changed it.
+    pub(crate) fn new(source: S, run: u64, asked: watch::Receiver<()>) -> Arc<Self> {
+        let (known, looking, is_kept) = (Versions::new(run), Mutex::default(), std::sync::Mutex::default());
+        Arc::new(Self { source, known, looking, asked, is_kept })
     }
 
     /// What there is now, and the version to go on from.
     pub(crate) async fn look(&self) -> Result<(Seen<S::Object>, String), ControlError> {
+        self.take_in_all_of(None, self.source.look()).await
+    }
+
+    /// What there is now in one store, and the version to go on from. At the others nobody looks: what is known of them stays as it is.
+    pub(crate) async fn look_into(&self, store_uuid: &str) -> Result<(Vec<S::Object>, String), ControlError> {
+        let look = async {
+            let objects = self.source.look_into(store_uuid).await?;
+            Ok(Seen { objects, unopened: Vec::new() })
+        };
+        let (seen, version) = self.take_in_all_of(Some(store_uuid), look).await?;
+        Ok((seen.objects, version))
+    }
+
+    /// `look` is at one store, or at all there are.
+    async fn take_in_all_of(
+        &self,
+        store_uuid: Option<&str>,
+        look: impl Future<Output = Result<Seen<S::Object>, ControlError>> + Send,
+    ) -> Result<(Seen<S::Object>, String), ControlError> {
         let looked = async {
             let _turn = self.looking.lock().await;
-            let seen = self.source.look().await?;
-            self.take_in(&seen);
+            let seen = look.await?;
+            self.take_in(&seen, store_uuid);
             Ok((seen, self.known.version()))
         };
         let late = |_| ControlError::unavailable("REACTOR", "a thread of the data path does not answer");
-        tokio::time::timeout(LOOK_LIMIT, looked).await.map_err(late)?
+        tokio::time::timeout(S::LIMIT, looked).await.map_err(late)?
     }
 
     /// What there is, then what becomes of it.
     pub(crate) async fn watch<M: Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         version: &str,
         tell: impl Fn(Change<S::Object>) -> Told<M> + Send + 'static,
     ) -> Result<ChangeStream<M>, ControlError> {
         self.look().await?;
         let follower = self.known.follow(version)?;
-        self.begun.notify_one();
+        if !std::mem::replace(&mut *self.is_kept(), true) {
+            tokio::spawn(Arc::clone(self).keep_looking());
+        }
         Ok(stream(follower, tell))
+    }
+
+    /// Whether somebody follows.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.known.is_followed()
     }
 
     /// Ends all who follow.
@@ -107,38 +145,55 @@ impl<S: Source> Watched<S> {
         self.known.end();
     }
 
-    async fn work(self: Arc<Self>, mut asked: watch::Receiver<()>) {
-        loop {
-            if !self.known.is_followed() {
-                self.begun.notified().await;
-                continue;
-            }
+    async fn keep_looking(self: Arc<Self>) {
+        let (mut asked, mut is_late) = (self.asked.clone(), false);
+        asked.mark_unchanged();
+        while self.is_wanted() {
             tokio::select! {
-                // Whoever asks ends with the daemon.
+                // Whoever asks ends with the daemon, and so does whoever follows.
                 told = asked.changed() => if told.is_err() { return },
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(S::EVERY) => {}
             }
-            tokio::time::sleep(GATHERED).await;
+            tokio::time::sleep(S::GATHERED).await;
             asked.mark_unchanged();
             // A panic over one object is logged, and does not end the looks.
-            if let Ok(Err(error)) = panics::caught(self.look()).await {
+            let looked = panics::caught(self.look()).await;
+            if let Ok(Err(error)) = &looked
+                && !is_late
+            {
                 tracing::warn!(what = S::WHAT, %error, "who watches hears of changes later");
             }
+            is_late = !matches!(looked, Ok(Ok(_)));
         }
     }
 
-    fn take_in(&self, seen: &Seen<S::Object>) {
+    /// Whether somebody follows; if not, the task that asks ends.
+    fn is_wanted(&self) -> bool {
+        let mut is_kept = self.is_kept();
+        // Who begins to follow does so before he looks whether there is a task.
+        *is_kept = self.known.is_followed();
+        *is_kept
+    }
+
+    fn is_kept(&self) -> MutexGuard<'_, bool> {
+        self.is_kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_in(&self, seen: &Seen<S::Object>, store_uuid: Option<&str>) {
         for object in &seen.objects {
             let key = S::key(object);
-            let known = self.known.get(key).map(S::lasting);
+            let known = self.known.get(&key).map(S::lasting);
             if known.is_none_or(|known| known != S::lasting(object.clone())) {
-                self.known.set(key, object.clone());
+                self.known.set(&key, object.clone());
             }
         }
         let there: BTreeSet<_> = seen.objects.iter().map(S::key).collect();
-        let is_hidden = |object: &S::Object| seen.unopened.iter().any(|store| store.uuid == S::store_uuid(object));
-        let gone = self.known.all().into_iter().filter(|known| !there.contains(S::key(known)) && !is_hidden(known));
-        gone.for_each(|object| self.known.remove(S::key(&object)));
+        let was_looked_for = |known: &S::Object| match store_uuid {
+            Some(store_uuid) => S::store_uuid(known) == store_uuid,
+            None => !seen.unopened.iter().any(|store| S::is_in(known, store)),
+        };
+        let gone = self.known.keys_of(|key, known| !there.contains(key) && was_looked_for(known));
+        gone.iter().for_each(|key| self.known.remove(key));
     }
 }
 
@@ -175,8 +230,8 @@ mod tests {
             Ok(Seen { objects: self.there.lock().expect("no panic").clone(), unopened: unopened.collect() })
         }
 
-        fn key(object: &Thing) -> &str {
-            object.0
+        fn key(object: &Thing) -> Cow<'_, str> {
+            object.0.into()
         }
 
         fn store_uuid(object: &Thing) -> &str {
@@ -196,6 +251,8 @@ mod tests {
         Told::Message((change.kind, change.object))
     }
 
+    const LOOK_EVERY: Duration = Arc::<Things>::EVERY;
+
     async fn next(stream: &mut ChangeStream<(ChangeKind, Option<Thing>)>) -> Option<(ChangeKind, Option<Thing>)> {
         stream.recv().await.map(|message| message.expect("no error"))
     }
@@ -204,7 +261,7 @@ mod tests {
     async fn who_follows_hears_what_differs_and_nobody_else_costs_a_look() {
         let (things, asked) = (Arc::new(Things::default()), watch::Sender::new(()));
         set(&things, &[("a", "s", 1, 1)]);
-        let watched = Watched::start(Arc::clone(&things), 1, asked.subscribe());
+        let watched = Watched::new(Arc::clone(&things), 1, asked.subscribe());
         tokio::time::sleep(LOOK_EVERY * 100).await;
         assert_eq!(things.looks.load(Ordering::Relaxed), 0, "nobody follows");
         let mut stream = watched.watch("", tell).await.expect("it can be looked at");
@@ -234,7 +291,7 @@ mod tests {
     async fn from_a_list_on_nothing_is_missed_though_nobody_followed() {
         let (things, asked) = (Arc::new(Things::default()), watch::Sender::new(()));
         set(&things, &[("a", "s", 1, 0), ("b", "s", 1, 0)]);
-        let watched = Watched::start(Arc::clone(&things), 1, asked.subscribe());
+        let watched = Watched::new(Arc::clone(&things), 1, asked.subscribe());
         let (seen, version) = watched.look().await.expect("it can be looked at");
         assert_eq!(seen.objects.len(), 2);
         set(&things, &[("b", "s", 2, 0)]);
@@ -246,10 +303,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_look_at_one_store_leaves_the_others_as_they_are_known() {
+        let (things, asked) = (Arc::new(Things::default()), watch::Sender::new(()));
+        set(&things, &[("a", "one", 1, 0), ("b", "one", 1, 0), ("c", "two", 1, 0)]);
+        let watched = Watched::new(Arc::clone(&things), 1, asked.subscribe());
+        let (_, version) = watched.look().await.expect("it can be looked at");
+        set(&things, &[("a", "one", 2, 0), ("d", "two", 1, 0)]);
+        let (seen, later) = watched.look_into("one").await.expect("it can be looked at");
+        assert_eq!(seen, [("a", "one", 2, 0)]);
+        let mut known = watched.known.all();
+        known.sort_unstable();
+        assert_eq!(known, [("a", "one", 2, 0), ("c", "two", 1, 0)]);
+        // From before it on nothing is missed, nor from it on.
+        let mut stream = watched.watch(&version, tell).await.expect("it is known");
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Changed, Some(("a", "one", 2, 0)))));
+        assert_eq!(next(&mut stream).await, Some((ChangeKind::Deleted, Some(("b", "one", 1, 0)))));
+        let of_two = [
+            Some((ChangeKind::Changed, Some(("d", "two", 1, 0)))),
+            Some((ChangeKind::Deleted, Some(("c", "two", 1, 0)))),
+        ];
+        assert_eq!([next(&mut stream).await, next(&mut stream).await], of_two);
+        let mut stream = watched.watch(&later, tell).await.expect("it is known");
+        assert_eq!([next(&mut stream).await, next(&mut stream).await], of_two);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_cannot_be_seen_is_not_gone() {
         let (things, asked) = (Arc::new(Things::default()), watch::Sender::new(()));
         set(&things, &[("a", "closed", 1, 0), ("b", "open", 1, 0)]);
-        let watched = Watched::start(Arc::clone(&things), 1, asked.subscribe());
+        let watched = Watched::new(Arc::clone(&things), 1, asked.subscribe());
         let (_, version) = watched.look().await.expect("it can be looked at");
         set(&things, &[]);
         *things.unopened.lock().expect("no panic") = vec!["closed"];

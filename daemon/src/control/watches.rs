@@ -1,17 +1,23 @@
-//! Lists and watches of the node itself, its stores, replicas and lvols.
+//! Lists and watches of the node itself, its stores, replicas and lvols, of snapshots, and of what belongs to nobody.
 
+mod orphans;
+mod snapshots;
+
+use std::borrow::Cow;
 use std::sync::{Arc, Weak};
 
 use proto::v1;
 use tokio::sync::watch;
 
+use self::orphans::OrphanList;
+use self::snapshots::SnapshotLists;
 use super::error::ControlError;
 use super::pages;
 use super::request;
 use super::streams::{ChangeStream, Told};
 use super::versions::Change;
 use super::watched::{Seen, Source, Watched};
-use super::{Control, Lvols, Replicas, Stores};
+use super::{Control, Lvols, Orphans, Replicas, Stores, Volumes};
 
 /// What is looked at for those who follow.
 pub(super) struct Watches {
@@ -19,6 +25,8 @@ pub(super) struct Watches {
     stores: Arc<Watched<StoreList>>,
     replicas: Arc<Watched<ReplicaList>>,
     lvols: Arc<Watched<LvolList>>,
+    orphans: Arc<Watched<OrphanList>>,
+    snapshots: SnapshotLists,
     /// Sent to when something was asked of the node.
     asked: watch::Sender<()>,
 }
@@ -30,21 +38,25 @@ impl Watches {
         stores: &Arc<Stores>,
         replicas: &Arc<Replicas>,
         lvols: &Arc<Lvols>,
+        orphans: &Arc<Orphans>,
+        volumes: &Arc<Volumes>,
     ) -> Self {
         let asked = watch::Sender::new(());
         Self {
-            node: Watched::start(Node(node), run, asked.subscribe()),
-            stores: Watched::start(StoreList(Arc::clone(stores)), run, asked.subscribe()),
-            replicas: Watched::start(
+            node: Watched::new(Node(node), run, asked.subscribe()),
+            stores: Watched::new(StoreList(Arc::clone(stores)), run, asked.subscribe()),
+            replicas: Watched::new(
                 ReplicaList { stores: Arc::clone(stores), replicas: Arc::clone(replicas) },
                 run,
                 asked.subscribe(),
             ),
-            lvols: Watched::start(
+            lvols: Watched::new(
                 LvolList { stores: Arc::clone(stores), lvols: Arc::clone(lvols) },
                 run,
                 asked.subscribe(),
             ),
+            orphans: Watched::new(OrphanList(Arc::clone(orphans)), run, asked.subscribe()),
+            snapshots: SnapshotLists::new(Arc::clone(volumes), run, asked.subscribe()),
             asked,
         }
     }
@@ -60,6 +72,8 @@ impl Watches {
         self.stores.end();
         self.replicas.end();
         self.lvols.end();
+        self.orphans.end();
+        self.snapshots.end();
     }
 }
 
@@ -141,17 +155,17 @@ impl Control {
         &self,
         request: v1::ListLvolsRequest,
     ) -> Result<v1::ListLvolsResponse, ControlError> {
-        let is_one = !request.store.is_empty();
-        let only = match is_one {
-            true => Only(self.stores.open_store_soon(&request.store).await?.uuid.to_string()),
-            false => Only::default(),
+        let (Seen { objects, unopened }, resource_version) = match request.store.as_str() {
+            "" => {
+                self.stores.wait_until_opened().await;
+                self.watches.lvols.look().await?
+            }
+            store => {
+                let store = self.stores.open_store_soon(store).await?.uuid.to_string();
+                let (objects, version) = self.watches.lvols.look_into(&store).await?;
+                (Seen { objects, unopened: Vec::new() }, version)
+            }
         };
-        if !is_one {
-            self.stores.wait_until_opened().await;
-        }
-        let (Seen { mut objects, unopened }, resource_version) = self.watches.lvols.look().await?;
-        objects.retain(|lvol| only.takes(&lvol.store_uuid));
-        let unopened = if is_one { Vec::new() } else { unopened };
         let list = format!("lvols in {}", request.store);
         let wanted = pages::Wanted { size: request.page_size, token: request.page_token };
         let (lvols, next_page_token) =
@@ -219,8 +233,8 @@ impl Source for Node {
         Ok(Seen { objects: vec![control.describe().await?], unopened: Vec::new() })
     }
 
-    fn key(node: &v1::NodeInfo) -> &str {
-        &node.name
+    fn key(node: &v1::NodeInfo) -> Cow<'_, str> {
+        node.name.as_str().into()
     }
 
     fn lasting(mut node: v1::NodeInfo) -> v1::NodeInfo {
@@ -254,8 +268,8 @@ impl Source for StoreList {
         Ok(Seen { objects: self.0.list().await?, unopened: Vec::new() })
     }
 
-    fn key(store: &v1::Store) -> &str {
-        &store.uuid
+    fn key(store: &v1::Store) -> Cow<'_, str> {
+        store.uuid.as_str().into()
     }
 
     fn lasting(store: v1::Store) -> v1::Store {
@@ -279,8 +293,8 @@ impl Source for ReplicaList {
         Ok(Seen { objects: objects?, unopened })
     }
 
-    fn key(replica: &v1::Replica) -> &str {
-        &replica.uuid
+    fn key(replica: &v1::Replica) -> Cow<'_, str> {
+        replica.uuid.as_str().into()
     }
 
     fn store_uuid(replica: &v1::Replica) -> &str {
@@ -304,8 +318,12 @@ impl Source for LvolList {
         Ok(Seen { objects: objects?, unopened })
     }
 
-    fn key(lvol: &v1::Lvol) -> &str {
-        &lvol.uuid
+    async fn look_into(&self, store_uuid: &str) -> Result<Vec<v1::Lvol>, ControlError> {
+        self.lvols.all_of(&self.stores.open_store(store_uuid)?).await
+    }
+
+    fn key(lvol: &v1::Lvol) -> Cow<'_, str> {
+        lvol.uuid.as_str().into()
     }
 
     fn store_uuid(lvol: &v1::Lvol) -> &str {

@@ -21,7 +21,7 @@ use super::frontends::Shown;
 use super::happened;
 use super::room::room;
 use super::standby::{Local, Standby};
-use super::{EngineFacts, EngineSpec, Inner, MemberFacts, MemberSpec, SnapshotFacts, VolumeChange};
+use super::{EngineFacts, EngineSpec, ExportFacts, Inner, MemberFacts, MemberSpec, SnapshotFacts, VolumeChange};
 use crate::control::{ControlError, Frontends};
 use crate::failpoint;
 
@@ -35,12 +35,15 @@ pub(super) struct Export {
     starting: Mutex<()>,
 }
 
-/// Shows the volume to hosts. Their commands wait for the engine.
-pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<Arc<Meter>, ControlError> {
+/// Shows the volume to hosts. Their commands wait for the engine. The inner error is why some frontend is not as wanted yet.
+pub(super) async fn export(
+    inner: Arc<Inner>,
+    spec: EngineSpec,
+) -> Result<(Arc<Meter>, Result<(), ControlError>), ControlError> {
     if let Some(export) = find(spec.volume) {
-        // The answer to the call before was lost.
-        export.shown.set(&inner, &spec.frontends).await?;
-        return Ok(Arc::clone(&export.meter));
+        // The answer to the call before was lost, or it is asked for again.
+        let shown = export.shown.set(&inner, spec.frontends).await;
+        return Ok((Arc::clone(&export.meter), shown));
     }
     let geometry =
         Geometry::new(spec.size, spec.block_size).map_err(|error| ControlError::invalid("size_bytes", error))?;
@@ -48,28 +51,24 @@ pub(super) async fn export(inner: Arc<Inner>, spec: EngineSpec) -> Result<Arc<Me
     let meter = Arc::new(Meter::default());
     let device = Standby::new(geometry, spec.members.iter().find_map(local), Arc::clone(&meter));
     device.set_limits(spec.limits);
-    let shown = Shown::new(spec.volume, Rc::clone(&device));
-    if let Err(error) = failpoint::step("a volume is shown", shown.set(&inner, &spec.frontends)).await {
-        // Some frontend may be there: nobody would end it.
-        shown.disconnect();
-        shown.stop().await;
-        return Err(error);
-    }
+    let shown = Shown::new(spec.volume, spec.name, Rc::clone(&device));
     let export = Rc::new(Export {
-        shown,
+        shown: Rc::clone(&shown),
         device,
         meter: Arc::clone(&meter),
         engine: RefCell::default(),
         starting: Mutex::default(),
     });
+    // Before anything waits: whoever stops the volume meanwhile finds it.
     room().exports.borrow_mut().insert(spec.volume, export);
-    Ok(meter)
+    let shown = failpoint::step("a volume is shown", shown.set(&inner, spec.frontends)).await;
+    Ok((meter, shown))
 }
 
 /// Changes how hosts reach the volume.
 pub(super) async fn set_frontends(inner: Arc<Inner>, volume: Uuid, wanted: Frontends) -> Result<(), ControlError> {
     let export = find(volume).ok_or_else(|| ControlError::not_found("export", volume))?;
-    failpoint::step("frontends are changed", export.shown.set(&inner, &wanted)).await
+    failpoint::step("frontends are changed", export.shown.set(&inner, wanted)).await
 }
 
 /// Starts the engine and puts it behind the export as soon as it serves.
@@ -195,9 +194,7 @@ async fn serve_until_lost(inner: Arc<Inner>, export: Rc<Export>, engine: Rc<Engi
     // An error means that it was stopped: its status says so.
     if engine.ready().await.is_ok() {
         // First what is reserved, then the commands that wait.
-        if let Err(error) = export.shown.serve(&inner, &engine).await {
-            tracing::error!(%error, "hosts cannot attach the volume over iSCSI");
-        }
+        export.shown.serve(&inner, &engine).await;
         export.device.serve(Rc::clone(&engine) as Rc<dyn BlockDevice>);
         // Its size may be another one than hosts were shown meanwhile.
         export.shown.refresh();
@@ -352,15 +349,15 @@ pub(super) async fn recorded_size(inner: Arc<Inner>, volume: Uuid) -> Result<Opt
     Ok(record.map(|record| record.size))
 }
 
-/// How an engine is; none if it is not started.
-pub(super) fn facts_of(volume: Uuid) -> Option<EngineFacts> {
+/// How an export and its engine are; none if it is not there.
+pub(super) fn facts_of(volume: Uuid) -> Option<ExportFacts> {
     let export = find(volume)?;
-    let engine = export.engine.borrow();
-    engine.as_ref().map(|engine| describe(engine.status()))
+    let engine = export.engine.borrow().as_ref().map(|engine| describe(engine.status()));
+    Some(ExportFacts { trouble: export.shown.trouble(), engine })
 }
 
-/// How all engines of this reactor are.
-pub(super) fn facts() -> BTreeMap<Uuid, EngineFacts> {
+/// How all exports of this reactor and their engines are.
+pub(super) fn facts() -> BTreeMap<Uuid, ExportFacts> {
     let volumes: Vec<_> = room().exports.borrow().keys().copied().collect();
     volumes.into_iter().filter_map(|volume| Some((volume, facts_of(volume)?))).collect()
 }

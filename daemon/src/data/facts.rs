@@ -301,6 +301,15 @@ pub(crate) struct MemberSpec {
     pub(crate) store: Option<Uuid>,
 }
 
+/// A volume as hosts are to see it.
+#[derive(Clone, Debug)]
+pub(crate) struct ExportFacts {
+    /// Why its frontends are not those that are wanted; none if they are.
+    pub(crate) trouble: Option<String>,
+    /// None if it is not started.
+    pub(crate) engine: Option<EngineFacts>,
+}
+
 /// A running engine.
 #[derive(Clone, Debug)]
 pub(crate) struct EngineFacts {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use block_device::{BlockDevice, Error, ErrorKind};
@@ -9,35 +10,65 @@ use engine::{Engine, RegistryError};
 use iscsi_target::{AccessState, ReservationStore, Reservations, Saved, Target, TargetOptions};
 use nvmf_target::identity::NAMESPACE_ID;
 use nvmf_target::{AnaState, Limits, Subsystem, SubsystemOptions};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
 use super::Inner;
 use super::errors::{engine_error, registry_error};
+use super::hidden::Hidden;
 use super::room::room;
 use super::standby::Standby;
-use crate::control::{ControlError, Frontends, Iscsi, Nvmf};
+use crate::control::{Backoff, ControlError, Frontends, Iscsi, Nvmf};
 use crate::failpoint;
 
 /// How long the end of a frontend waits for what its hosts have sent before.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// Between attempts to make the frontends those that are wanted.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The frontends of one volume.
+///
+/// ```text
+///           set                        all is as wanted
+///  (none) ───────▶ changing ──────────────────────────────▶ as wanted
+///                   ▲   │ ▲                                     │
+///                   │   │ └──────────────────── set ────────────┤
+///                   │   ▼                                       │
+///                  in trouble ◀───── what is reserved is ───────┘
+///                  tried again       certain, and cannot be read
+/// ```
 pub(super) struct Shown {
     volume: Uuid,
+    /// For people.
+    name: String,
     device: Rc<Standby>,
+    wanted: RefCell<Frontends>,
     nvmf: RefCell<Option<Rc<Subsystem>>>,
     iscsi: RefCell<Option<Rc<Target>>>,
+    /// Held while the frontends are made those that are wanted.
+    turn: Mutex<()>,
+    /// What keeps them from being so, since the last attempt.
+    trouble: RefCell<Option<Trouble>>,
+    /// There is a task that tries again.
+    is_retried: Cell<bool>,
     /// The engine is another node's now (I14).
     lost: Cell<bool>,
-    /// A host has a persistent reservation over iSCSI.
+    /// A host has a persistent reservation over iSCSI, or may have: it cannot be said.
     reserved: Cell<bool>,
-    /// Shown over iSCSI as soon as the reservations are known.
-    awaited: RefCell<Option<Iscsi>>,
     /// What the registry's record said was reserved.
     recorded: RefCell<Vec<u8>>,
+    /// The target has the engine's reservations, not those of the registry's record.
+    is_settled: Cell<bool>,
     keeper: RefCell<Keeper>,
     keeper_changed: Notify,
+}
+
+/// Why the frontends are not those that are wanted.
+struct Trouble {
+    reason: String,
+    /// An initiator that does not find its target tries again.
+    _hidden: Option<Hidden>,
 }
 
 /// The engine as what keeps reservations, with the record of the volume and its copies (I38).
@@ -49,62 +80,123 @@ enum Keeper {
 
 impl Shown {
     /// A volume that no host sees yet.
-    pub(super) fn new(volume: Uuid, device: Rc<Standby>) -> Rc<Self> {
+    pub(super) fn new(volume: Uuid, name: String, device: Rc<Standby>) -> Rc<Self> {
         Rc::new(Self {
             volume,
+            name,
             device,
+            wanted: RefCell::new(Frontends { nvmf: None, iscsi: None }),
             nvmf: RefCell::default(),
             iscsi: RefCell::default(),
+            turn: Mutex::default(),
+            trouble: RefCell::default(),
+            is_retried: Cell::new(false),
             lost: Cell::new(false),
             reserved: Cell::new(false),
-            awaited: RefCell::default(),
             recorded: RefCell::default(),
+            is_settled: Cell::new(false),
             keeper: RefCell::new(Keeper::Coming),
             keeper_changed: Notify::new(),
         })
     }
 
-    /// The engine serves: what is reserved is certain.
-    pub(super) async fn serve(self: &Rc<Self>, inner: &Inner, engine: &Rc<Engine>) -> Result<(), ControlError> {
+    /// The engine serves: what is reserved is certain. A target that could not be shown before is shown now.
+    pub(super) async fn serve(self: &Rc<Self>, inner: &Arc<Inner>, engine: &Rc<Engine>) {
         self.keeper.replace(Keeper::Here(Rc::clone(engine)));
         self.keeper_changed.notify_waiters();
-        let awaited = self.awaited.take();
-        if let Some(iscsi) = awaited {
-            self.show_iscsi(inner, &iscsi).await?;
-        }
-        let target = self.iscsi.borrow().clone();
-        match target {
-            Some(_) if *self.recorded.borrow() == engine.reservations() => Ok(()),
-            // The copies knew more than the registry.
-            Some(target) => {
-                let reservations = self.decode(&engine.reservations())?;
-                self.reserved.set(reservations.is_reserved());
-                target.set_reservations(reservations);
-                self.update_paths();
-                Ok(())
+        let is_wanted = self.wanted.borrow().iscsi.is_some();
+        let settled = match is_wanted {
+            true => failpoint::step("a target is shown", self.show_iscsi(inner)).await,
+            false => self.forget_reservations().await,
+        };
+        if let Err(error) = settled {
+            if is_wanted {
+                self.doubt_reservations();
             }
-            None => self.forget_reservations().await,
+            self.fell_short(inner, &error);
+        }
+        self.update_paths();
+    }
+
+    /// Makes the frontends those that are wanted. After an error it is tried again until they are.
+    pub(super) async fn set(self: &Rc<Self>, inner: &Arc<Inner>, wanted: Frontends) -> Result<(), ControlError> {
+        let _turn = self.turn.lock().await;
+        self.wanted.replace(wanted);
+        self.change(inner).await
+    }
+
+    /// Why the frontends are not those that are wanted.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().as_ref().map(|trouble| trouble.reason.clone())
+    }
+
+    /// One attempt; the caller has the turn.
+    async fn change(self: &Rc<Self>, inner: &Arc<Inner>) -> Result<(), ControlError> {
+        let changed = self.attempt(inner).await;
+        match &changed {
+            Err(error) => self.fell_short(inner, error),
+            Ok(()) if self.trouble.take().is_some() => {
+                tracing::info!(volume = %self.name, "hosts can attach the volume as wanted again");
+                inner.touches.touch(self.volume);
+            }
+            Ok(()) => {}
+        }
+        changed
+    }
+
+    async fn attempt(self: &Rc<Self>, inner: &Arc<Inner>) -> Result<(), ControlError> {
+        let (iscsi, nvmf) = {
+            let wanted = self.wanted.borrow();
+            (wanted.iscsi.is_some(), wanted.nvmf.is_some())
+        };
+        // What goes first: a host that is told to use the other frontend has nothing under way at this one any more.
+        failpoint::step("a target ends", self.end_iscsi_unless(iscsi)).await.map_err(of_iscsi)?;
+        failpoint::step("a subsystem ends", self.end_nvmf_unless(nvmf)).await.map_err(of_nvmf)?;
+        if !iscsi {
+            // Nobody could release them.
+            failpoint::step("reservations are forgotten", self.forget_reservations()).await.map_err(of_iscsi)?;
+        }
+        // One that cannot be shown does not keep hosts from the other.
+        let target = match iscsi {
+            true => failpoint::step("a target is shown", self.show_iscsi(inner)).await.map_err(of_iscsi),
+            false => Ok(()),
+        };
+        if target.is_err() {
+            self.doubt_reservations();
+        }
+        let subsystem = match nvmf {
+            true => failpoint::step("a subsystem is shown", async { self.show_nvmf(inner) }).await.map_err(of_nvmf),
+            false => Ok(()),
+        };
+        self.update_paths();
+        target.and(subsystem)
+    }
+
+    /// Notes what is in the way, and sees to it that it is tried again.
+    fn fell_short(self: &Rc<Self>, inner: &Arc<Inner>, error: &ControlError) {
+        tracing::warn!(volume = %self.name, %error, "hosts cannot attach the volume as wanted yet");
+        let is_missing = self.wanted.borrow().iscsi.is_some() && self.iscsi.borrow().is_none();
+        let hidden = is_missing.then(|| inner.hidden.hide());
+        self.trouble.replace(Some(Trouble { reason: error.to_string(), _hidden: hidden }));
+        inner.touches.touch(self.volume);
+        if !self.is_retried.replace(true) {
+            reactor::spawn(Rc::clone(self).keep_trying(Arc::clone(inner)));
         }
     }
 
-    /// Makes the frontends those that are wanted. The caller does not call it twice at once.
-    pub(super) async fn set(self: &Rc<Self>, inner: &Inner, wanted: &Frontends) -> Result<(), ControlError> {
-        // What goes first: a host that is told to use the other frontend has nothing under way at this one any more.
-        failpoint::step("a target ends", self.end_iscsi_unless(wanted.iscsi.is_some())).await?;
-        failpoint::step("a subsystem ends", self.end_nvmf_unless(wanted.nvmf.is_some())).await?;
-        if wanted.iscsi.is_none() {
-            // Nobody could release them.
-            self.awaited.take();
-            failpoint::step("reservations are forgotten", self.forget_reservations()).await?;
+    /// Tries again until the frontends are those that are wanted, or the volume is stopped.
+    async fn keep_trying(self: Rc<Self>, inner: Arc<Inner>) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            // Either is the end of the pause.
+            let _ = reactor::timeout(backoff.pause(), self.gone()).await;
+            let _turn = self.turn.lock().await;
+            let is_over = self.trouble.borrow().is_none() || self.is_gone();
+            if is_over || self.change(&inner).await.is_ok() {
+                self.is_retried.set(false);
+                return;
+            }
         }
-        if let Some(iscsi) = &wanted.iscsi {
-            failpoint::step("a target is shown", self.show_iscsi(inner, iscsi)).await?;
-        }
-        if let Some(nvmf) = &wanted.nvmf {
-            failpoint::step("a subsystem is shown", async { self.show_nvmf(inner, nvmf) }).await?;
-        }
-        self.update_paths();
-        Ok(())
     }
 
     /// The device has another size, or may have: hosts are told (I39).
@@ -133,9 +225,12 @@ impl Shown {
         }
     }
 
-    /// Withdraws the volume from hosts, and waits until everything that they have sent is answered.
+    /// Withdraws the volume from hosts, and waits until everything that they have sent is answered. After [`Shown::disconnect`].
     pub(super) async fn stop(&self) {
+        // An attempt that is under way shows nothing after this.
+        let _turn = self.turn.lock().await;
         let (subsystem, target) = (self.nvmf.take(), self.iscsi.take());
+        self.trouble.take();
         if let Some(target) = target {
             target.stop().await;
         }
@@ -162,31 +257,44 @@ impl Shown {
         Ok(())
     }
 
-    fn show_nvmf(&self, inner: &Inner, wanted: &Nvmf) -> Result<(), ControlError> {
+    fn show_nvmf(&self, inner: &Inner) -> Result<(), ControlError> {
+        self.check_not_gone()?;
+        let Some(hosts) = self.wanted.borrow().nvmf.as_ref().map(Nvmf::hosts) else { return Ok(()) };
         if let Some(subsystem) = &*self.nvmf.borrow() {
-            subsystem.set_hosts(wanted.hosts());
+            subsystem.set_hosts(hosts);
             return Ok(());
         }
         let identity = nvmf_target::Identity::of_volume(self.volume);
-        let options = SubsystemOptions { identity: identity.clone(), hosts: wanted.hosts(), limits: Limits::default() };
+        let options = SubsystemOptions { identity: identity.clone(), hosts, limits: Limits::default() };
         let subsystem = Subsystem::start(&inner.subsystems, options).map_err(already_exported)?;
         subsystem.attach(NAMESPACE_ID, self.device(), &identity, self.ana_state());
         self.nvmf.replace(Some(subsystem));
         Ok(())
     }
 
-    async fn show_iscsi(self: &Rc<Self>, inner: &Inner, wanted: &Iscsi) -> Result<(), ControlError> {
-        let access = wanted.access().map_err(|problem| ControlError::failed("STATE_DIRECTORY", problem))?;
-        if let Some(target) = &*self.iscsi.borrow() {
-            target.set_access(access);
-            return Ok(());
-        }
-        let Some(record) = self.recorded_reservations(inner).await? else {
-            self.awaited.replace(Some(wanted.clone()));
+    /// Shows the target, if what is reserved is known; otherwise the engine is waited for.
+    async fn show_iscsi(self: &Rc<Self>, inner: &Inner) -> Result<(), ControlError> {
+        let access = self.wanted.borrow().iscsi.as_ref().map(Iscsi::access).transpose();
+        let Some(access) = access.map_err(|problem| ControlError::failed("STATE_DIRECTORY", problem))? else {
             return Ok(());
         };
+        let is_there = self.iscsi.borrow().is_some();
+        let record = match is_there {
+            true => Vec::new(),
+            false => match self.known_reservations(inner).await? {
+                Some(record) => record,
+                None => return Ok(()),
+            },
+        };
+        // The engine may have come meanwhile, and the target with it.
+        if let Some(target) = &*self.iscsi.borrow() {
+            target.set_access(access);
+            return self.settle(target);
+        }
+        self.check_not_gone()?;
         let reservations = self.decode(&record)?;
         self.recorded.replace(record);
+        self.is_settled.set(matches!(*self.keeper.borrow(), Keeper::Here(_)));
         self.reserved.set(reservations.is_reserved());
         let options = TargetOptions {
             identity: iscsi_target::Identity::of_volume(self.volume),
@@ -200,16 +308,50 @@ impl Shown {
         Ok(())
     }
 
+    /// The target gets the engine's reservations: the copies may know more than the registry did.
+    fn settle(&self, target: &Target) -> Result<(), ControlError> {
+        let record = match &*self.keeper.borrow() {
+            Keeper::Here(engine) if !self.is_settled.get() => engine.reservations(),
+            _ => return Ok(()),
+        };
+        if *self.recorded.borrow() != record {
+            let reservations = self.decode(&record)?;
+            self.reserved.set(reservations.is_reserved());
+            target.set_reservations(reservations);
+        }
+        self.is_settled.set(true);
+        Ok(())
+    }
+
     /// The reservations as far as they are known: before the engine serves those of the registry's record, if it has one.
-    async fn recorded_reservations(&self, inner: &Inner) -> Result<Option<Vec<u8>>, ControlError> {
-        if let Keeper::Here(engine) = &*self.keeper.borrow() {
-            return Ok(Some(engine.reservations()));
+    async fn known_reservations(&self, inner: &Inner) -> Result<Option<Vec<u8>>, ControlError> {
+        let of_engine = || match &*self.keeper.borrow() {
+            Keeper::Here(engine) => Some(engine.reservations()),
+            Keeper::Coming | Keeper::Gone => None,
+        };
+        if let Some(record) = of_engine() {
+            return Ok(Some(record));
         }
-        match room().registry(inner).load(self.volume).await {
-            Ok(record) => Ok(record.map(|record| record.reservations)),
-            Err(RegistryError::Damaged { .. }) => Ok(None),
-            Err(error) => Err(registry_error(error)),
+        let loaded = room().registry(inner).load(self.volume).await;
+        match of_engine() {
+            Some(record) => Ok(Some(record)),
+            None => match loaded {
+                Ok(record) => Ok(record.map(|record| record.reservations)),
+                Err(RegistryError::Damaged { .. }) => Ok(None),
+                Err(error) => Err(registry_error(error)),
+            },
         }
+    }
+
+    /// There is no target, or not with what is reserved: whether something is, the engine knows, if anybody does. Until then hosts of the other
+    /// frontend stay out (I38).
+    fn doubt_reservations(&self) {
+        let record = match &*self.keeper.borrow() {
+            Keeper::Here(engine) => Some(engine.reservations()),
+            Keeper::Coming | Keeper::Gone => None,
+        };
+        let known = record.and_then(|record| self.decode(&record).ok());
+        self.reserved.set(known.is_none_or(|reservations| reservations.is_reserved()));
     }
 
     fn decode(&self, record: &[u8]) -> Result<Reservations, ControlError> {
@@ -235,6 +377,25 @@ impl Shown {
             _ => return Ok(()),
         };
         engine.set_reservations(Vec::new()).await.map_err(|error| engine_error(&self.volume.to_string(), error))
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(*self.keeper.borrow(), Keeper::Gone)
+    }
+
+    fn check_not_gone(&self) -> Result<(), ControlError> {
+        let stopping = || ControlError::unavailable("REACTOR", "the volume is being stopped");
+        (!self.is_gone()).then_some(()).ok_or_else(stopping)
+    }
+
+    /// Returns when the volume is being stopped.
+    async fn gone(&self) {
+        while !self.is_gone() {
+            let changed = self.keeper_changed.notified();
+            if !self.is_gone() {
+                changed.await;
+            }
+        }
     }
 
     /// The engine, once it serves.
@@ -286,6 +447,14 @@ impl Shown {
 async fn drained(stop: impl Future<Output = ()>) -> Result<(), ControlError> {
     let text = "no host gets in any more, but what was sent before is not answered yet: send it again soon";
     reactor::timeout(DRAIN_LIMIT, stop).await.map_err(|_| ControlError::unavailable("DRAINING", text))
+}
+
+fn of_iscsi(error: ControlError) -> ControlError {
+    error.while_doing("iscsi")
+}
+
+fn of_nvmf(error: ControlError) -> ControlError {
+    error.while_doing("nvmf")
 }
 
 fn already_exported(error: impl std::fmt::Display) -> ControlError {

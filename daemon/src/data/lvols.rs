@@ -26,7 +26,12 @@ pub(super) fn facts() -> Vec<LvolFacts> {
     stores.iter().flat_map(|(uuid, server)| facts_of(*uuid, server.store())).collect()
 }
 
-/// Those of them that are to be deleted. Of a replica's snapshot only the replica is known.
+/// Those in one store.
+pub(super) fn facts_in(store: Uuid) -> Result<Vec<LvolFacts>, ControlError> {
+    Ok(facts_of(store, server(store)?.store()))
+}
+
+/// Those in the open stores that are to be deleted. Of a replica's snapshot only the replica is known.
 pub(super) fn deleting() -> Vec<LvolFacts> {
     let room = room();
     let stores = room.stores.borrow();

@@ -10,6 +10,7 @@ mod errors;
 mod facts;
 mod frontends;
 mod happened;
+mod hidden;
 mod lvols;
 mod orphans;
 mod paths;
@@ -33,10 +34,11 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 pub(crate) use self::facts::{
-    Backing, CopyFacts, EngineFacts, EngineSpec, ExportIdentity, LvolChange, LvolFacts, LvolPiece, MemberFacts,
-    MemberSpec, ReplicaFacts, ReplicaOrigin, ReplicaSpec, ScrubFacts, ScrubRun, SnapshotFacts, StoreFacts, StoreSpec,
-    SuspectFacts, VolumeChange, WantedLimits,
+    Backing, CopyFacts, EngineFacts, EngineSpec, ExportFacts, ExportIdentity, LvolChange, LvolFacts, LvolPiece,
+    MemberFacts, MemberSpec, ReplicaFacts, ReplicaOrigin, ReplicaSpec, ScrubFacts, ScrubRun, SnapshotFacts, StoreFacts,
+    StoreSpec, SuspectFacts, VolumeChange, WantedLimits,
 };
+pub(crate) use self::hidden::Hidden;
 pub(crate) use self::reactors::Reactors;
 
 use crate::config::Config;
@@ -59,6 +61,8 @@ struct Inner {
     replicas: replica::Directory,
     subsystems: Arc<nvmf_target::Directory>,
     targets: Arc<iscsi_target::Directory>,
+    /// Volumes that hosts should see and do not see yet.
+    hidden: Arc<hidden::HiddenCount>,
     registry: PathBuf,
     node: String,
     /// How connections to and from replicas of other nodes are kept private; none for plaintext.
@@ -274,7 +278,12 @@ impl DataPath {
         self.on(home, |_| async { lvols::facts() }).await
     }
 
-    /// Those of them that are to be deleted.
+    /// Those of one store.
+    pub(crate) async fn lvols_of(&self, home: usize, store: Uuid) -> Result<Vec<LvolFacts>, ControlError> {
+        self.on(home, move |_| async move { lvols::facts_in(store) }).await?
+    }
+
+    /// Those in the open stores of a reactor that are to be deleted.
     pub(crate) async fn deleting(&self, home: usize) -> Result<Vec<LvolFacts>, ControlError> {
         self.on(home, |_| async { lvols::deleting() }).await
     }
@@ -328,8 +337,13 @@ impl DataPath {
         self.on(home, move |inner| engines::record_membership(inner, spec)).await?
     }
 
-    /// Shows a volume to hosts. Their commands wait until its engine is started. Returns what counts them.
-    pub(crate) async fn export(&self, home: usize, spec: EngineSpec) -> Result<Arc<Meter>, ControlError> {
+    /// Shows a volume to hosts. Their commands wait until its engine is started. Returns what counts them, and why some frontend of
+    /// it is not as wanted yet: that is tried again.
+    pub(crate) async fn export(
+        &self,
+        home: usize,
+        spec: EngineSpec,
+    ) -> Result<(Arc<Meter>, Result<(), ControlError>), ControlError> {
         self.on(home, move |inner| engines::export(inner, spec)).await?
     }
 
@@ -343,9 +357,9 @@ impl DataPath {
         self.on(home, move |inner| engines::set_frontends(inner, volume, frontends)).await?
     }
 
-    /// Every volume is shown to hosts: one that they do not find now is not there.
-    pub(crate) fn all_exported(&self) {
-        self.inner.targets.set_starting(false);
+    /// Something is not shown to hosts yet, until what is returned is dropped: who does not find it shall try again.
+    pub(crate) fn hide(&self) -> Hidden {
+        self.inner.hidden.hide()
     }
 
     /// Starts the engine of an exported volume.
@@ -373,13 +387,13 @@ impl DataPath {
         self.on(FIRST, move |inner| engines::forget_membership(inner, volume)).await?
     }
 
-    /// How an engine is; none if it is not started.
-    pub(crate) async fn engine(&self, home: usize, volume: Uuid) -> Result<Option<EngineFacts>, ControlError> {
+    /// How an export and its engine are; none if it is not there.
+    pub(crate) async fn engine(&self, home: usize, volume: Uuid) -> Result<Option<ExportFacts>, ControlError> {
         self.on(home, move |_| async move { engines::facts_of(volume) }).await
     }
 
-    /// How all engines of a reactor are.
-    pub(crate) async fn engines(&self, home: usize) -> Result<BTreeMap<Uuid, EngineFacts>, ControlError> {
+    /// How all exports of a reactor and their engines are.
+    pub(crate) async fn engines(&self, home: usize) -> Result<BTreeMap<Uuid, ExportFacts>, ControlError> {
         self.on(home, |_| async { engines::facts() }).await
     }
 

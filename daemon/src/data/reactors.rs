@@ -36,13 +36,12 @@ impl Reactors {
     /// What reaches them from other threads.
     pub(crate) fn data_path(&self, state: &StateDirectory, certificates: Option<&Arc<Certificates>>) -> DataPath {
         let targets = iscsi_target::Directory::new();
-        // Initiators give up at once when their target is not there.
-        targets.set_starting(true);
         let (events, told) = crate::control::event_channel();
         let inner = Inner {
             handles: self.reactors.iter().map(Reactor::handle).collect(),
             replicas: replica::Directory::new(),
             subsystems: nvmf_target::Directory::new(),
+            hidden: super::hidden::HiddenCount::new(&targets),
             targets,
             registry: state.registry(),
             node: self.config.node.clone(),

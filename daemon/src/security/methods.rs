@@ -63,9 +63,9 @@ const METHODS: &[(&str, Class, &[&str])] = &[
     ("StandbyService", Class::Change, &["Create", "Activate", "Delete"]),
     ("BackupScheduleService", Class::Read, &["List", "Get", "Watch"]),
     ("BackupScheduleService", Class::Change, &["Create", "Delete"]),
-    ("OrphanService", Class::Read, &["List", "ListClaims"]),
+    ("OrphanService", Class::Read, &["List", "ListClaims", "Watch"]),
     ("OrphanService", Class::Change, &["Adopt", "Delete"]),
-    ("VolumeService", Class::Read, &["List", "Get", "ListSnapshots", "Watch"]),
+    ("VolumeService", Class::Read, &["List", "Get", "ListSnapshots", "Watch", "WatchSnapshots"]),
     (
         "VolumeService",
         Class::Change,
@@ -176,7 +176,7 @@ mod tests {
             let class = listed(&format!("ashlar.v1.{service}"), &method);
             let named_so = method.starts_with("List")
                 || method.starts_with("Get")
-                || ["Info", "Events", "Watch"].contains(&&*method);
+                || ["Info", "Events", "Watch", "WatchSnapshots"].contains(&&*method);
             assert_eq!(class == Some(Class::Read), named_so, "{service}.{method}");
         }
     }

@@ -5,11 +5,18 @@ use proto::v1::orphan_service_server::OrphanService;
 use tonic::Request;
 
 use super::{Answer, Services, answer};
+use crate::control::ChangeStream;
 
 #[tonic::async_trait]
 impl OrphanService for Services {
     async fn list(&self, request: Request<v1::ListOrphansRequest>) -> Answer<v1::ListOrphansResponse> {
-        answer(self.control.orphans.list(request.into_inner()).await)
+        answer(self.control.list_orphans(request.into_inner()).await)
+    }
+
+    type WatchStream = ChangeStream<v1::OrphanChange>;
+
+    async fn watch(&self, request: Request<v1::WatchOrphansRequest>) -> Answer<Self::WatchStream> {
+        answer(self.control.watch_orphans(request.into_inner()).await)
     }
 
     async fn adopt(&self, request: Request<v1::AdoptOrphanRequest>) -> Answer<v1::AdoptOrphanResponse> {

@@ -107,7 +107,10 @@ impl Initiator {
                     initiator.command(&[0], Data::None, &[])?;
                     return Ok(initiator);
                 }
-                Ok(Err(status)) => ensure!(status == LoginStatus::Unavailable, "the login is refused: {status:?}"),
+                Ok(Err(LoginStatus::Unavailable)) => {
+                    ensure!(Instant::now() < limit, "the target does not come within {PATIENCE:?}");
+                }
+                Ok(Err(status)) => bail!("the login is refused: {status:?}"),
                 Err(error) => ensure!(Instant::now() < limit, "no login within {PATIENCE:?}: {error:#}"),
             }
             std::thread::sleep(PAUSE);

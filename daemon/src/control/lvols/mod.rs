@@ -130,10 +130,18 @@ impl Lvols {
 
     /// All lvols in open stores, in order of store and name.
     pub(crate) async fn all(&self) -> Result<Vec<v1::Lvol>, ControlError> {
-        let found = self.facts().await?;
+        Ok(self.in_order(&self.facts().await?))
+    }
+
+    /// Those of one store, in order of name.
+    pub(super) async fn all_of(&self, store: &OpenStore) -> Result<Vec<v1::Lvol>, ControlError> {
+        Ok(self.in_order(&self.data.lvols_of(store.home, store.uuid).await?))
+    }
+
+    fn in_order(&self, found: &[LvolFacts]) -> Vec<v1::Lvol> {
         let mut lvols: Vec<_> = found.iter().map(|facts| describe(facts, self.stores.name(facts.store))).collect();
         lvols.sort_by(|one, other| (&one.store, &one.name, &one.uuid).cmp(&(&other.store, &other.name, &other.uuid)));
-        Ok(lvols)
+        lvols
     }
 
     /// Those that are to be deleted, in open stores.

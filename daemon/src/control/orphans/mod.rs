@@ -17,7 +17,6 @@ use super::engines::{EngineRecord, Engines};
 use super::error::ControlError;
 use super::events::{Events, Happened};
 use super::locks::KeyedLocks;
-use super::pages::{self, Wanted as WantedPage};
 use super::peers::Peers;
 use super::replicas::Replicas;
 use super::request;
@@ -78,7 +77,7 @@ enum Place {
 }
 
 /// Lists are in the order of kind, name and UUID.
-fn place_in_list(orphan: &v1::Orphan) -> [&str; 3] {
+pub(super) fn place_in_list(orphan: &v1::Orphan) -> [&str; 3] {
     const KINDS: [&str; 8] = ["0", "1", "2", "3", "4", "5", "6", "7"];
     // One that is not of this list would come last; there is none.
     [KINDS.get(orphan.kind() as usize).unwrap_or(&"9"), &orphan.name, &orphan.uuid]
@@ -134,13 +133,11 @@ impl Orphans {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What has no owner, and what may have none.
-    pub(crate) async fn list(&self, request: v1::ListOrphansRequest) -> Result<v1::ListOrphansResponse, ControlError> {
+    /// What has no owner, and what may have none; and the stores that could not be looked into.
+    pub(super) async fn all(&self) -> Result<(Vec<v1::Orphan>, Vec<v1::UnopenedStore>), ControlError> {
         let unopened = self.here.stores.unopened().await;
-        let found = self.look_and_tell().await?.into_iter().map(|found| found.orphan).collect();
-        let wanted = WantedPage { size: request.page_size, token: request.page_token };
-        let (orphans, next_page_token) = pages::page("orphans", found, place_in_list, &wanted)?;
-        Ok(v1::ListOrphansResponse { orphans, unopened, next_page_token })
+        let found = self.look_and_tell().await?;
+        Ok((found.into_iter().map(|found| found.orphan).collect(), unopened))
     }
 
     /// What this node says of replicas that another one has found.

@@ -18,7 +18,7 @@ use proto::v1::{
 };
 
 const SIZE: u64 = 64 * MIB;
-const CONFLICT: u8 = 0x18;
+pub(crate) const CONFLICT: u8 = 0x18;
 const INITIATOR_SECRET: &str = "what only hosts know";
 const TARGET_SECRET: &str = "what only volumes know";
 
@@ -222,7 +222,7 @@ async fn an_initiator_is_told_that_its_volume_has_grown() -> anyhow::Result<()> 
     Ok(())
 }
 
-fn reserve(initiator: &mut Initiator, action: u8, kind: u8, key: u8, action_key: u8) -> anyhow::Result<u8> {
+pub(crate) fn reserve(initiator: &mut Initiator, action: u8, kind: u8, key: u8, action_key: u8) -> anyhow::Result<u8> {
     let mut list = [0; 24];
     (list[7], list[15]) = (key, action_key);
     // APTPL
@@ -282,7 +282,7 @@ async fn a_reservation_keeps_hosts_of_the_other_frontend_out() -> anyhow::Result
 }
 
 /// Writes as a host that does not try again.
-async fn write_at_once(host: &Host, address: SocketAddr, nqn: &str) -> anyhow::Result<()> {
+pub(crate) async fn write_at_once(host: &Host, address: SocketAddr, nqn: &str) -> anyhow::Result<()> {
     let nqn = nqn.to_owned();
     host.run(move || async move {
         let options = nvmf_initiator::Options { reconnect: None, ..nvmf_initiator::Options::default() };

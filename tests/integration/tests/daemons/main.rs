@@ -26,6 +26,7 @@ mod rebuilds;
 mod records;
 mod refusals;
 mod scrubs;
+mod showing;
 mod space;
 mod stores;
 mod transfers;

@@ -1,13 +1,15 @@
 //! What `ashlar` prints: tables for people, JSON for programs.
 
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, ensure};
 use integration::{House, MIB, export_of, program, said, write_secret};
 use serde_json::Value;
+
+use crate::watching::lonely_replica;
 
 fn json(house: &House, arguments: &[&str]) -> anyhow::Result<Value> {
     let output = house.ashlar(0, &[arguments, &["-o", "json"]].concat())?;
@@ -91,37 +93,77 @@ async fn errors_are_data_where_data_is_asked_for() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `ashlar` while it watches something, without looking at it by itself.
+struct Watching {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watching {
+    fn start(house: &House, arguments: &[&str]) -> anyhow::Result<Self> {
+        let server = house.cluster.nodes()[0].server();
+        let mut command = Command::new(program("ashlar")?);
+        command.args(["--server", &server]).args(arguments).arg("--watch=3600").stdout(Stdio::piped());
+        let mut process = command.spawn()?;
+        let lines = BufReader::new(process.stdout.take().context("piped")?).lines();
+        Ok(Self { process, lines })
+    }
+
+    /// Waits for a line that begins so.
+    fn hear(&mut self, wanted: &str) -> anyhow::Result<()> {
+        loop {
+            let line = self.lines.next().context("it ended")??;
+            if line.split_whitespace().collect::<Vec<_>>().join(" ").starts_with(wanted) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn interrupt(mut self) -> anyhow::Result<()> {
+        let interrupted = Command::new("sh").arg("-c").arg(format!("kill -INT {}", self.process.id())).status()?;
+        ensure!(interrupted.success() && self.process.wait()?.success(), "an end in order");
+        Ok(())
+    }
+}
+
 /// Without a terminal only what changes is printed, and at once: the daemon tells of volumes. One that restarts is waited for, and an
 /// interrupt is an end in order.
 #[tokio::test]
 async fn a_list_can_be_watched() -> anyhow::Result<()> {
     let mut house = House::open(&["a"], 256 * MIB).await?;
-    let server = house.cluster.nodes()[0].server();
-    let mut command = Command::new(program("ashlar")?);
-    command.args(["--server", &server, "volume", "list", "--watch=3600"]).stdout(Stdio::piped());
-    let mut process = command.spawn()?;
-    let mut lines = BufReader::new(process.stdout.take().context("piped")?).lines();
-    let mut hear = |wanted: &str| -> anyhow::Result<()> {
-        loop {
-            let line = lines.next().context("it ended")??;
-            if line.split_whitespace().collect::<Vec<_>>().join(" ").starts_with(wanted) {
-                return Ok(());
-            }
-        }
-    };
-    hear("There are no volumes.")?;
+    let mut watching = Watching::start(&house, &["volume", "list"])?;
+    watching.hear("There are no volumes.")?;
     house.create_volume("v", 64 * MIB, &[]).await?;
-    hear("v 64 MiB healthy 1/1")?;
+    watching.hear("v 64 MiB healthy 1/1")?;
     house.cluster.node(0).stop().await?;
     house.cluster.node(0).start().await?;
     house.wait_until_healthy("v").await?;
     house.create_volume("w", 64 * MIB, &[]).await?;
-    hear("w 64 MiB healthy 1/1")?;
+    watching.hear("w 64 MiB healthy 1/1")?;
     house.ashlar(0, &["volume", "delete", "w"])?;
-    hear("gone: w")?;
-    let interrupted = Command::new("sh").arg("-c").arg(format!("kill -INT {}", process.id())).status()?;
-    ensure!(interrupted.success() && process.wait()?.success(), "an end in order");
-    Ok(())
+    watching.hear("gone: w")?;
+    watching.interrupt()
+}
+
+/// Also snapshots of a volume without a replica on the node that is asked, and what belongs to nobody.
+#[tokio::test]
+async fn snapshots_and_orphans_can_be_watched() -> anyhow::Result<()> {
+    let house = House::open(&["a", "b"], 256 * MIB).await?;
+    house.create_volume("v", 64 * MIB, &["b"]).await?;
+    let mut watching = Watching::start(&house, &["snapshot", "list", "v"])?;
+    watching.hear("Volume v has no snapshots.")?;
+    house.ashlar(0, &["snapshot", "create", "v", "--name", "cut"])?;
+    watching.hear("cut 64 MiB")?;
+    house.ashlar(0, &["snapshot", "create", "v", "--name", "later"])?;
+    watching.hear("later 64 MiB")?;
+    house.ashlar(0, &["snapshot", "delete", "v", "cut"])?;
+    watching.hear("gone: cut")?;
+    watching.interrupt()?;
+    let mut watching = Watching::start(&house, &["orphan", "list"])?;
+    watching.hear("There are no orphans")?;
+    let uuid = lonely_replica(&house).await?;
+    watching.hear(&format!("replica {uuid}"))?;
+    watching.interrupt()
 }
 
 /// Everything that can be had is in it, what cannot is noted, and no secret is.

@@ -7,11 +7,16 @@ use anyhow::{Context, ensure};
 use cli::client::answer;
 use integration::{House, MIB, PATIENCE};
 use proto::v1::{
-    ChangeKind, DeleteVolumeRequest, ListLvolsRequest, ListReplicasRequest, ListStoresRequest, LvolChange, NodeChange,
-    NodeInfoRequest, PeerState, ReplicaChange, SnapshotVolumeRequest, StoreChange, StoreState, WatchLvolsRequest,
-    WatchNodeRequest, WatchReplicasRequest, WatchStoresRequest,
+    ChangeKind, CreateLvolRequest, CreateReplicaRequest, DeleteOrphanRequest, DeleteSnapshotRequest,
+    DeleteVolumeRequest, EngineState, ListLvolsRequest, ListOrphansRequest, ListReplicasRequest, ListSnapshotsRequest,
+    ListStoresRequest, Lvol, LvolChange, NodeChange, NodeInfoRequest, OrphanChange, PeerState, ReplicaChange,
+    SnapshotChange, SnapshotVolumeRequest, StoreChange, StoreState, WatchLvolsRequest, WatchNodeRequest,
+    WatchOrphansRequest, WatchReplicasRequest, WatchSnapshotsRequest, WatchStoresRequest,
 };
-use tonic::Streaming;
+use tonic::{Code, Streaming};
+use uuid::Uuid;
+
+use crate::deletion::failpoints::Failpoints;
 
 /// The next message that is as wanted; an error with those before it if none comes.
 async fn hear<M: Debug>(stream: &mut Streaming<M>, wanted: impl Fn(&M) -> bool) -> anyhow::Result<M> {
@@ -98,6 +103,150 @@ async fn who_watches_stores_replicas_and_lvols_gets_them_with_content() -> anyho
     let failed = |change: &StoreChange| change.store.as_ref().is_some_and(|s| s.state() == StoreState::Failed);
     hear(&mut stores, failed).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_list_of_one_store_looks_there_only_and_can_be_gone_on_from() -> anyhow::Result<()> {
+    let mut house = House::prepare(&["a"])?;
+    let failpoints = Failpoints::of(&mut house, 0);
+    house.cluster.start().await?;
+    let mut stores = Vec::new();
+    for store in ["main", "other"] {
+        stores.push(house.create_store(0, store, 256 * MIB).await?.uuid);
+        create_lvol(&house, store, store).await?;
+    }
+    let client = house.client(0).await?;
+    let list = async |store: &str| {
+        let request = ListLvolsRequest { store: store.to_owned(), ..ListLvolsRequest::default() };
+        answer(client.lvols().list(request).await)
+    };
+    let names = |lvols: &[Lvol]| lvols.iter().map(|lvol| lvol.name.clone()).collect::<Vec<_>>();
+    let all = list("").await?;
+    assert_eq!(names(&all.lvols), ["main", "other"]);
+    // The look at all stores of a reactor.
+    failpoints.fail_only("DataPath::lvols::")?;
+    list("").await.expect_err("the look at all stores fails");
+    let of_main = list("main").await?;
+    failpoints.disarm()?;
+    assert_eq!(names(&of_main.lvols), ["main"]);
+    assert_eq!(of_main.resource_version, all.resource_version, "nothing has changed");
+
+    for store in ["main", "other"] {
+        create_lvol(&house, store, "late").await?;
+    }
+    assert_eq!(names(&list("main").await?.lvols), ["late", "main"]);
+    let request = WatchLvolsRequest { resource_version: of_main.resource_version, ..WatchLvolsRequest::default() };
+    let mut lvols = answer(client.transfers().watch(request).await)?;
+    for store in &stores {
+        let is_late = |change: &LvolChange| change.lvol.as_ref().is_some_and(|lvol| lvol.name == "late");
+        let first = hear(&mut lvols, |_| true).await?;
+        ensure!(is_late(&first) && first.kind() == ChangeKind::Changed, "{first:#?}");
+        assert_eq!(first.lvol.as_ref().map(|lvol| &lvol.store_uuid), Some(store));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_watches_snapshots_hears_of_them_wherever_the_replicas_are() -> anyhow::Result<()> {
+    let mut house = House::open(&["a", "b"], 256 * MIB).await?;
+    house.create_volume("v", 16 * MIB, &["b"]).await?;
+    let client = house.client(0).await?;
+    let cut = async |name: &str| {
+        let cut = SnapshotVolumeRequest { volume: "v".to_owned(), name: name.to_owned(), uuid: String::new() };
+        answer(client.volumes().snapshot(cut).await)
+    };
+    let watch = |resource_version: &str| {
+        let request = WatchSnapshotsRequest { volume: "v".to_owned(), resource_version: resource_version.to_owned() };
+        let mut volumes = client.patient_volumes();
+        async move { volumes.watch_snapshots(request).await }
+    };
+    let is = |change: &SnapshotChange, kind: ChangeKind, name: &str| {
+        change.kind() == kind && change.snapshot.as_ref().is_some_and(|snapshot| snapshot.name == name)
+    };
+    cut("first").await?;
+    let mut changes = answer(watch("").await)?;
+    let first = hear(&mut changes, |_| true).await?;
+    ensure!(is(&first, ChangeKind::Existing, "first"), "{first:#?}");
+    assert_eq!(hear(&mut changes, |_| true).await?.kind(), ChangeKind::Listed);
+    cut("second").await?;
+    let second = hear(&mut changes, |_| true).await?;
+    ensure!(is(&second, ChangeKind::Changed, "second"), "{second:#?}");
+    assert_eq!(second.snapshot.as_ref().map(|snapshot| snapshot.size_bytes), Some(16 * MIB));
+    drop(changes);
+
+    // From a list on nothing is missed, though nobody followed meanwhile.
+    let request = ListSnapshotsRequest { volume: "v".to_owned(), ..ListSnapshotsRequest::default() };
+    let listed = answer(client.volumes().list_snapshots(request).await)?;
+    assert_eq!(listed.resource_version, second.resource_version);
+    cut("third").await?;
+    let (volume, snapshot) = ("v".to_owned(), "first".to_owned());
+    let request = DeleteSnapshotRequest { volume, snapshot, ..DeleteSnapshotRequest::default() };
+    answer(client.volumes().delete_snapshot(request).await)?;
+    let mut changes = answer(watch(&listed.resource_version).await)?;
+    hear(&mut changes, |change| is(change, ChangeKind::Changed, "third")).await?;
+    hear(&mut changes, |change| is(change, ChangeKind::Deleted, "first")).await?;
+
+    // While the only replica is away nothing is told, and nothing is gone.
+    house.cluster.node(1).kill()?;
+    house.wait_for_engine("v", |engine| engine.state() != EngineState::Healthy).await?;
+    house.cluster.node(1).start().await?;
+    house.wait_until_healthy("v").await?;
+    cut("fourth").await?;
+    let fourth = hear(&mut changes, |_| true).await?;
+    ensure!(is(&fourth, ChangeKind::Changed, "fourth"), "{fourth:#?}");
+    let request = DeleteVolumeRequest { volume: "v".to_owned(), ..DeleteVolumeRequest::default() };
+    answer(client.volumes().delete(request).await)?;
+    for _ in ["second", "third", "fourth"] {
+        assert_eq!(hear(&mut changes, |_| true).await?.kind(), ChangeKind::Deleted);
+    }
+    assert_eq!(watch("").await.expect_err("it is gone").code(), Code::NotFound);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_watches_orphans_hears_of_them() -> anyhow::Result<()> {
+    let mut house = House::open(&["a"], 256 * MIB).await?;
+    let client = house.client(0).await?;
+    let mut orphans = answer(client.patient_orphans().watch(WatchOrphansRequest::default()).await)?;
+    assert_eq!(hear(&mut orphans, |_| true).await?.kind(), ChangeKind::Listed);
+    let is = |change: &OrphanChange, kind: ChangeKind, uuid: &str| {
+        change.kind() == kind && change.orphan.as_ref().is_some_and(|orphan| orphan.uuid == uuid)
+    };
+    // One that is made has its owner first: it never is one.
+    house.create_volume("v", 16 * MIB, &[]).await?;
+    let uuid = lonely_replica(&house).await?;
+    let found = hear(&mut orphans, |_| true).await?;
+    ensure!(is(&found, ChangeKind::Changed, &uuid), "{found:#?}");
+    let listed = answer(client.orphans().list(ListOrphansRequest::default()).await)?;
+    assert_eq!((listed.orphans.len(), &listed.resource_version), (1, &found.resource_version));
+    let request = DeleteOrphanRequest { uuid: uuid.clone(), ..DeleteOrphanRequest::default() };
+    answer(client.orphans().delete(request).await)?;
+    let gone = hear(&mut orphans, |_| true).await?;
+    ensure!(is(&gone, ChangeKind::Deleted, &uuid), "{gone:#?}");
+    house.cluster.node(0).stop().await?;
+    while orphans.message().await?.is_some() {}
+    Ok(())
+}
+
+/// Makes a replica that nobody owns on the first daemon.
+pub(crate) async fn lonely_replica(house: &House) -> anyhow::Result<String> {
+    let uuid = Uuid::new_v4().to_string();
+    let request = CreateReplicaRequest {
+        uuid: uuid.clone(),
+        volume_uuid: Uuid::new_v4().to_string(),
+        name: "lonely".to_owned(),
+        size_bytes: MIB,
+        block_size_bytes: 4096,
+        ..CreateReplicaRequest::default()
+    };
+    answer(house.client(0).await?.replicas().create(request).await)?;
+    Ok(uuid)
+}
+
+async fn create_lvol(house: &House, store: &str, name: &str) -> anyhow::Result<Lvol> {
+    let (name, store) = (name.to_owned(), store.to_owned());
+    let request = CreateLvolRequest { name, store, size_bytes: MIB, ..CreateLvolRequest::default() };
+    answer(house.client(0).await?.lvols().create(request).await)
 }
 
 #[tokio::test]

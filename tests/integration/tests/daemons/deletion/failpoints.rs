@@ -24,10 +24,19 @@ impl Failpoints {
 
     /// Says what becomes of steps from now on: `count`, `fail`, `kill` or `every`.
     pub(crate) fn arm(&self, what: &str, number: usize) -> anyhow::Result<()> {
+        self.plan(&format!("{what} {number}"))
+    }
+
+    /// Each step with `text` in its name fails from now on.
+    pub(crate) fn fail_only(&self, text: &str) -> anyhow::Result<()> {
+        self.plan(&format!("only {text}"))
+    }
+
+    fn plan(&self, plan: &str) -> anyhow::Result<()> {
         self.armed.set(self.armed.get() + 1);
         // As a whole: half of it would be another plan.
         let new = self.file.with_extension("new");
-        fs::write(&new, format!("{} {what} {number}", self.armed.get()))?;
+        fs::write(&new, format!("{} {plan}", self.armed.get()))?;
         Ok(fs::rename(new, &self.file)?)
     }
 
