@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use ::backup::block::DEFAULT_SIZE as BLOCK;
 use ::backup::source::{Device, Extent, SnapshotInfo, Source};
 use ::backup::{Error, Kind, Result};
+use rustix::fs::OFlags;
 
 /// A snapshot whose mapped blocks are a file, with unmapped ones between them. All snapshots differ in all that is mapped.
 pub(super) struct Snapshot {
@@ -72,7 +73,12 @@ const ALIGNED: usize = 4096;
 impl FileDevice {
     pub(super) fn new(path: &Path, size: u64) -> anyhow::Result<Self> {
         let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(true).write(true).custom_flags(libc::O_DIRECT).open(path)?;
+        let file = options
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .custom_flags(OFlags::DIRECT.bits().cast_signed())
+            .open(path)?;
         file.set_len(size)?;
         Ok(Self { file: Arc::new(file), size, spare: Mutex::default() })
     }
