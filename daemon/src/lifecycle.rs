@@ -74,13 +74,13 @@ pub(crate) async fn run(
     link.answer(&control, &feed)?;
     // Hosts and engines come in when there is something to find: a host that meets an unknown volume gives up.
     data.listen(config).await?;
+    show_strangers_if_asked_to(&data).await?;
     let api = Api::start(listener, Arc::clone(&control), certificates.clone(), &link)?;
     security::watch(certificates, Arc::clone(&control), hangup);
     tracing::info!(
         node = %config.node, uuid = %state.node_uuid(), state = %state.path().display(), grpc = %config.grpc,
         replica = %config.replica, nvmf = ?config.nvmf, discovery = ?config.discovery, iscsi = ?config.iscsi, health = %config.health, "ashlard serves"
     );
-    show_strangers_if_asked_to(&data).await?;
     link.serving();
     fail_if_asked_to();
 
