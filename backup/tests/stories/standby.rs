@@ -15,11 +15,16 @@ use crate::{BLOCK, MIB, Random, back_up, in_time, polls, remove, target};
 const SIZE: u64 = 16 * MIB;
 
 fn follow(folder: &std::path::Path) -> Follower {
+    follow_every(folder, 600)
+}
+
+/// Looks for news that often.
+fn follow_every(folder: &std::path::Path, interval_seconds: u64) -> Follower {
     let request = FollowRequest {
         target: "test".to_owned(),
         volume: "vol-1".to_owned(),
         device: "device".to_owned(),
-        interval_seconds: 600,
+        interval_seconds,
     };
     Follower::create(folder, request, Options::default()).expect("a standby")
 }
@@ -116,6 +121,24 @@ async fn an_outage_is_waiting_with_its_reason_and_never_a_fault() {
     let snapshot = store_backup(&memory, &volume, 1).await;
     follow_for(&mut follower, 1800, &store, &device).await;
     assert!(device.bytes() == snapshot.bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_backup_is_had_as_soon_as_any_other() {
+    let (memory, volume) = (Arc::new(MemoryStore::new()), a_volume());
+    // It is not found, rather than that nothing is.
+    memory.set("backupstore/volumes/00/00/other/volume.cfg", "{}");
+    let folder = crate::folder();
+    let device = TestDevice::garbage(SIZE);
+    let mut follower = follow_every(folder.path(), 10);
+    follow_for(&mut follower, 5, &memory, &device).await;
+    assert!(matches!(follower.status().phase, Phase::Waiting { kind: Kind::NotFound, .. }), "{:?}", follower.status());
+    let looks = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        store_backup(&memory, &volume, 1).await
+    };
+    let (snapshot, ()) = tokio::join!(looks, follow_for(&mut follower, 60, &memory, &device));
+    assert!(device.bytes() == snapshot.bytes(), "{:?}", follower.status());
 }
 
 #[tokio::test(start_paused = true)]
