@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
+use crate::error::Error;
+
 /// The first pause and the longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pauses {
@@ -47,10 +49,12 @@ impl Backoff {
         self.next()
     }
 
-    /// The pause of one who looks every `interval` anyway, for what nobody expects to mend itself: about as often as it looks, or
-    /// less often, but never less often than with the longest pause.
-    pub fn at_least(&mut self, interval: Duration) -> Duration {
-        self.next = self.next.max(interval).min(self.pauses.longest);
+    /// The pause of one who looks every `interval` anyway and never gives up. What is terminal elsewhere may be mended, and a volume
+    /// without a backup gets its first one: it looks for that about as often, or less often, but never less often than with the longest pause.
+    pub fn between_looks(&mut self, error: &Error, interval: Duration) -> Duration {
+        if error.is_terminal() {
+            self.next = self.next.max(interval).min(self.pauses.longest);
+        }
         self.next()
     }
 
@@ -76,6 +80,7 @@ fn chance() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn pauses_double_up_to_the_longest_and_vary_by_half() {
@@ -94,13 +99,15 @@ mod tests {
     fn who_looks_at_intervals_looks_no_more_often_and_not_for_ever_less() {
         let seconds = Duration::from_secs;
         let mut backoff = Backoff::new(Pauses { first: seconds(1), longest: seconds(10) });
-        let pause = backoff.at_least(seconds(6));
+        let (gone, busy) = (Error::new(Kind::NotFound, "no volume"), Error::new(Kind::Server, "no answer"));
+        assert!(backoff.between_looks(&busy, seconds(6)) <= seconds(1), "as with others");
+        let pause = backoff.between_looks(&gone, seconds(6));
         assert!(pause >= seconds(3) && pause <= seconds(6), "{pause:?}");
         for _ in 0..5 {
-            let pause = backoff.at_least(seconds(3600));
+            let pause = backoff.between_looks(&gone, seconds(3600));
             assert!(pause >= seconds(5) && pause <= seconds(10), "{pause:?}");
         }
-        assert_eq!(backoff.attempt(), 6);
+        assert_eq!(backoff.attempt(), 7);
     }
 
     #[test]

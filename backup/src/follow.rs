@@ -342,8 +342,7 @@ impl Follower {
     }
 
     async fn wait(&self, backoff: &mut Backoff, error: &Error) {
-        // What is terminal elsewhere may be mended: a volume without a backup yet gets its first.
-        let pause = if error.is_terminal() { backoff.at_least(self.interval()) } else { backoff.next() };
+        let pause = backoff.between_looks(error, self.interval());
         let (kind, reason, attempt) = (error.kind(), error.reason().to_owned(), backoff.attempt());
         tracing::info!(volume = self.record.request.volume, %kind, reason, attempt, "standby waits");
         self.show(Phase::Waiting { kind, reason, attempt, next_try: SystemTime::now() + pause });

@@ -394,9 +394,8 @@ impl Standbys {
     async fn make_volume(&self, record: &StandbyRecord) {
         let mut backoff = Backoff::new(Pauses::default());
         while let Err(error) = self.try_to_make(record).await {
-            // There is no faulted state: what is terminal elsewhere may be mended, too.
-            let interval = Duration::from_secs(record.interval_seconds.into());
-            let pause = if error.is_terminal() { backoff.at_least(interval) } else { backoff.next() };
+            // There is no faulted state.
+            let pause = backoff.between_looks(&error, Duration::from_secs(record.interval_seconds.into()));
             self.show_waiting(record.uuid, &error, backoff.attempt(), pause);
             tokio::time::sleep(pause).await;
         }
