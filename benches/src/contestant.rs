@@ -33,6 +33,8 @@ pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
 pub(crate) enum Kind {
     /// Nothing, not even the protocol: the limit.
     Echo,
+    /// No protocol either, but a transfer of a disk for each request: the limit of a volume in a file.
+    Relay,
     /// Our target over a device that keeps nothing.
     Null,
     /// Our target over plain memory.
@@ -54,6 +56,7 @@ impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Echo => "echo",
+            Self::Relay => "relay",
             Self::Null => "null device",
             Self::Memory => "plain memory",
             Self::Volume => "memory volume",
@@ -178,7 +181,7 @@ impl Contestant {
                 Kind::Two => device::volume(1).await,
                 Kind::Three => device::volume(2).await,
                 Kind::Echo | Kind::Null => device::null(),
-                Kind::File => anyhow::bail!("a volume in a file needs the file: start_over"),
+                Kind::File | Kind::Relay => anyhow::bail!("what is in a file needs the file: start_over, start_with"),
             }
         })
     }
@@ -196,7 +199,12 @@ impl Contestant {
         Self::start_with(kind, config, move || async move { Ok((serve(&identity, make().await?)?, identity.nqn)) })
     }
 
-    fn start_with<F>(kind: Kind, config: Config, serve: impl FnOnce() -> F + Send + 'static) -> anyhow::Result<Self>
+    /// Starts what `serve` serves on its reactor: where, and by which NQN if it has one.
+    pub(crate) fn start_with<F>(
+        kind: Kind,
+        config: Config,
+        serve: impl FnOnce() -> F + Send + 'static,
+    ) -> anyhow::Result<Self>
     where
         F: Future<Output = anyhow::Result<(SocketAddr, String)>> + 'static,
     {
@@ -228,7 +236,7 @@ impl Contestant {
         let (address, nqn, kind) = (self.address, self.nqn.clone(), self.kind);
         block_on(load.call(move || async move {
             match kind {
-                Kind::Echo => drive_echo(address, case, runtime).await,
+                Kind::Echo | Kind::Relay => drive_echo(address, case, runtime).await,
                 _ => drive_target(address, &nqn, case, runtime).await,
             }
         }))?

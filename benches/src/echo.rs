@@ -23,6 +23,9 @@ use reactor::{Instant, Slice, TcpListener, TcpStream};
 const COMMAND: usize = 72;
 const RESPONSE: usize = 24;
 
+/// Bytes that a connection begins with: the two lengths of its shape.
+const OPENING: usize = 16;
+
 /// How many bytes go each way for one I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -40,17 +43,41 @@ impl Shape {
     pub(crate) const fn write(block_size: usize) -> Self {
         Self { request_data: block_size, reply_data: 0 }
     }
+
+    /// Bytes of a request.
+    pub(crate) const fn request(self) -> usize {
+        COMMAND + self.request_data
+    }
+
+    /// Whether the data goes to the server.
+    pub(crate) const fn writes(self) -> bool {
+        self.reply_data == 0
+    }
+
+    /// Bytes of data of an I/O, whichever way they go.
+    pub(crate) const fn block_size(self) -> usize {
+        self.request_data + self.reply_data
+    }
 }
 
 /// Serves on `address` for as long as the reactor runs. The shape of a connection comes first, as two lengths.
 pub(crate) fn serve(address: SocketAddr) -> io::Result<SocketAddr> {
+    serve_each(address, |stream| async move { answer(&stream).await })
+}
+
+/// The same with other answers: each connection has a task that ends with it.
+pub(crate) fn serve_each<F>(address: SocketAddr, answer: impl Fn(TcpStream) -> F + 'static) -> io::Result<SocketAddr>
+where
+    F: Future<Output = io::Result<()>> + 'static,
+{
     let listener = TcpListener::bind(address)?;
     let address = listener.local_address();
     reactor::spawn(async move {
         while let Ok(stream) = listener.accept().await {
+            let answering = answer(stream);
             reactor::spawn(async move {
                 // A load that goes away ends its connection, nothing else.
-                let _ = answer(&stream).await;
+                let _ = answering.await;
             });
         }
     });
@@ -58,47 +85,53 @@ pub(crate) fn serve(address: SocketAddr) -> io::Result<SocketAddr> {
 }
 
 async fn answer(stream: &TcpStream) -> io::Result<()> {
-    let mut chunk = stream.receive().await?;
-    let mut opening = Vec::new();
-    while opening.len() + chunk.len() < 16 {
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        opening.extend_from_slice(&chunk);
-        chunk = stream.receive().await?;
-    }
-    let used = 16 - opening.len();
-    opening.extend_from_slice(&chunk[..used]);
-    let length = |at: usize| opening[at..at + 8].iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte));
-    let (request, reply_data) = (COMMAND + length(0), length(8));
-    let mut pending = chunk.len() - used;
-    drop(chunk);
-    let data = (reply_data > 0).then(|| Slice::zeroes(reply_data));
+    let Some((shape, mut pending)) = opening(stream).await? else { return Ok(()) };
+    let (request, data) = (shape.request(), Slice::zeroes(shape.reply_data));
     loop {
         while pending >= request {
             pending -= request;
-            stream.push_copy(&[0; RESPONSE]);
-            if let Some(data) = &data {
-                stream.push(data.clone());
-            }
+            reply(stream, &data);
         }
-        match stream.try_receive() {
-            Some(chunk) => {
-                let chunk = chunk?;
-                if chunk.is_empty() {
-                    return Ok(());
-                }
-                pending += chunk.len();
-            }
+        let chunk = match stream.try_receive() {
+            Some(chunk) => chunk?,
             None => {
                 stream.flush();
-                let chunk = stream.receive().await?;
-                if chunk.is_empty() {
-                    return Ok(());
-                }
-                pending += chunk.len();
+                stream.receive().await?
             }
+        };
+        if chunk.is_empty() {
+            return Ok(());
         }
+        pending += chunk.len();
+    }
+}
+
+/// The shape of a connection, and how many bytes of its first requests came with it; none if it ended before.
+pub(crate) async fn opening(stream: &TcpStream) -> io::Result<Option<(Shape, usize)>> {
+    let mut lengths = [0; OPENING];
+    let mut filled = 0;
+    loop {
+        let chunk = stream.receive().await?;
+        if chunk.is_empty() {
+            return Ok(None);
+        }
+        let taken = chunk.len().min(OPENING - filled);
+        lengths[filled..filled + taken].copy_from_slice(&chunk[..taken]);
+        filled += taken;
+        if filled == OPENING {
+            let length = |half: &[u8]| half.iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte));
+            let (request, reply) = lengths.split_at(OPENING / 2);
+            let shape = Shape { request_data: length(request), reply_data: length(reply) };
+            return Ok(Some((shape, chunk.len() - taken)));
+        }
+    }
+}
+
+/// Queues the reply to one request.
+pub(crate) fn reply(stream: &TcpStream, data: &Slice) {
+    stream.push_copy(&[0; RESPONSE]);
+    if !data.is_empty() {
+        stream.push(data.clone());
     }
 }
 

@@ -9,6 +9,7 @@ mod echo;
 mod iscsi;
 mod limit;
 mod node;
+mod relay;
 mod replication;
 mod report;
 mod soak;

@@ -101,7 +101,7 @@ pub(super) async fn flush(device: &dyn BlockDevice) -> anyhow::Result<()> {
 }
 
 /// Bytes that no disk makes less of.
-pub(super) fn incompressible(length: usize, random: &mut Random) -> Slice {
+pub(crate) fn incompressible(length: usize, random: &mut Random) -> Slice {
     let mut data = Buffer::new(length);
     data.chunks_mut(8).for_each(|bytes| {
         let word = random.next_u64().to_le_bytes();

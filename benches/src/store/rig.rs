@@ -30,7 +30,7 @@ pub(crate) async fn written_file(path: &Path, size: u64) -> anyhow::Result<Disk>
     Ok(disk)
 }
 
-pub(super) fn open_file(path: &Path, create: Option<u64>) -> anyhow::Result<Disk> {
+pub(crate) fn open_file(path: &Path, create: Option<u64>) -> anyhow::Result<Disk> {
     // Tests may have their temporary folder on tmpfs, which has no O_DIRECT.
     let options = DiskOptions { create, buffered: cfg!(test), ..DiskOptions::default() };
     Disk::open(path, &options).with_context(|| format!("cannot open {}", path.display()))
