@@ -157,11 +157,7 @@ fn main() -> Result<ExitCode> {
         }
         Task::Bench { arguments } => {
             let arguments = programs::with_table(&workspace, arguments);
-            match arguments.first().and_then(|bench| bench.to_str()) {
-                Some("store" | "table") => programs::provide_fio(),
-                Some("iscsi") => programs::provide_tgt(),
-                _ => {}
-            }
+            programs::provide_for_bench(arguments.first().and_then(|bench| bench.to_str()));
             programs::bench(&workspace, &arguments)
         }
     }

@@ -82,26 +82,24 @@ pub(crate) fn with_table(workspace: &Workspace, mut arguments: Vec<OsString>) ->
     arguments
 }
 
-/// Installs what `bench store` compares with, where that is possible. Without it the report says what it left out.
-pub(crate) fn provide_fio() {
-    match debian::provide(&[Tool { program: "fio", package: "fio" }]) {
-        Ok(()) => {}
-        Err(Missing::LeftOut(reason)) => eprintln!("without fio: {reason}"),
-        Err(Missing::Failed(error)) => eprintln!("without fio: {error:#}"),
-    }
-}
-
-/// Installs what `bench iscsi` compares with, in the same way.
-pub(crate) fn provide_tgt() {
-    let tools = [
-        Tool { program: "tgtd", package: "tgt" },
-        Tool { program: "iscsi-perf", package: "libiscsi-bin" },
-        Tool { program: "taskset", package: "util-linux" },
-    ];
-    match debian::provide(&tools) {
-        Ok(()) => {}
-        Err(Missing::LeftOut(reason)) => eprintln!("without tgt: {reason}"),
-        Err(Missing::Failed(error)) => eprintln!("without tgt: {error:#}"),
+/// Installs what a benchmark compares with, where that is possible. Without it the report says what it left out.
+pub(crate) fn provide_for_bench(bench: Option<&str>) {
+    const FIO: &[Tool] = &[Tool { program: "fio", package: "fio" }];
+    const TGT: &[Tool] =
+        &[Tool { program: "tgtd", package: "tgt" }, Tool { program: "taskset", package: "util-linux" }];
+    const ISCSI_PERF: &[Tool] = &[Tool { program: "iscsi-perf", package: "libiscsi-bin" }];
+    let wanted: &[(&str, &[Tool])] = match bench {
+        Some("store") => &[("fio", FIO)],
+        Some("table") => &[("fio", FIO), ("tgt", TGT)],
+        Some("iscsi") => &[("tgt", TGT), ("iscsi-perf", ISCSI_PERF)],
+        _ => &[],
+    };
+    for (name, tools) in wanted {
+        match debian::provide(tools) {
+            Ok(()) => {}
+            Err(Missing::LeftOut(reason)) => eprintln!("without {name}: {reason}"),
+            Err(Missing::Failed(error)) => eprintln!("without {name}: {error:#}"),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use reactor::Handle;
 
 use self::contestant::{Contestant, Kind};
 use crate::contestant::{Case, Sample, load_reactor};
@@ -33,8 +34,11 @@ pub(crate) struct IscsiArguments {
 
 const CASES: [Case; 4] = [Case::small(false, 32), Case::small(true, 32), Case::small(false, 1), Case::small(true, 1)];
 
+/// The cases with a queue.
+const QUEUED: usize = 2;
+
 fn name(case: Case) -> String {
-    format!("4 KiB {}, depth {}", if case.writes { "write" } else { "read" }, case.depth)
+    format!("4 KiB {}, depth {}, iSCSI", if case.writes { "write" } else { "read" }, case.depth)
 }
 
 /// Measures, and prints what came of it.
@@ -47,26 +51,12 @@ pub(crate) fn run(arguments: &IscsiArguments) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     anyhow::ensure!(cores >= 2, "a server and its load need a core each");
     let load = load_reactor()?;
-    let mut contestants = Kind::OURS.into_iter().map(Contestant::ours).collect::<anyhow::Result<Vec<_>>>()?;
-    let without_tgt = match tgt::Tgt::start() {
-        Ok(tgt) => {
-            contestants.push(Contestant::tgt(tgt));
-            None
-        }
-        Err(error) => Some(format!("tgt left out: {error:#}")),
-    };
+    let field = Field::start(&Kind::OURS)?;
     let mut report = Report::new(runtime, arguments.repeat, 1);
-    for case in CASES.into_iter().take(if arguments.quick { 2 } else { CASES.len() }) {
-        let mut samples = vec![Vec::new(); contestants.len()];
-        for _ in 0..arguments.repeat {
-            for (contestant, samples) in contestants.iter().zip(&mut samples) {
-                samples.push(contestant.measure(&load.handle(), case, runtime)?);
-            }
-        }
-        let results: Vec<_> = contestants.iter().map(|contestant| contestant.kind).zip(samples).collect();
-        report.add(compare(case, &results, without_tgt.as_deref()));
+    for case in CASES.into_iter().take(if arguments.quick { QUEUED } else { CASES.len() }) {
+        report.add(field.measure(&load.handle(), case, runtime, arguments.repeat)?);
     }
-    let witnessed = witness::measure(&contestants, runtime, arguments.repeat);
+    let witnessed = witness::measure(&field.contestants, runtime, arguments.repeat);
     report.add(witnessed.unwrap_or_else(|error| {
         eprintln!("iscsi-perf left out: {error:#}");
         Vec::new()
@@ -74,6 +64,54 @@ pub(crate) fn run(arguments: &IscsiArguments) -> anyhow::Result<()> {
     match &arguments.json {
         Some(path) => report.write(path),
         None => Ok(()),
+    }
+}
+
+/// The rows of the memory volume with a queue, for the table.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn measure_volume(runtime: Duration, repeat: usize) -> anyhow::Result<Vec<Row>> {
+    let load = load_reactor()?;
+    let field = Field::start(&[Kind::NvmfVolume, Kind::IscsiVolume])?;
+    let mut rows = Vec::new();
+    for case in CASES.into_iter().take(QUEUED) {
+        rows.extend(field.measure(&load.handle(), case, runtime, repeat)?);
+    }
+    Ok(rows)
+}
+
+/// Who takes turns.
+struct Field {
+    contestants: Vec<Contestant>,
+    /// Why tgt is not among them.
+    without_tgt: Option<String>,
+}
+
+impl Field {
+    /// These of ours, and tgt where it can be had.
+    fn start(ours: &[Kind]) -> anyhow::Result<Self> {
+        let mut contestants = ours.iter().copied().map(Contestant::ours).collect::<anyhow::Result<Vec<_>>>()?;
+        let without_tgt = match tgt::Tgt::start() {
+            Ok(tgt) => {
+                contestants.push(Contestant::tgt(tgt));
+                None
+            }
+            Err(error) => Some(format!("tgt left out: {error:#}")),
+        };
+        Ok(Self { contestants, without_tgt })
+    }
+
+    /// The rows of a case.
+    fn measure(&self, load: &Handle, case: Case, runtime: Duration, repeat: usize) -> anyhow::Result<Vec<Row>> {
+        let mut samples = vec![Vec::new(); self.contestants.len()];
+        for _ in 0..repeat {
+            for (contestant, samples) in self.contestants.iter().zip(&mut samples) {
+                samples.push(contestant.measure(load, case, runtime)?);
+            }
+        }
+        let results: Vec<_> = self.contestants.iter().map(|contestant| contestant.kind).zip(samples).collect();
+        Ok(compare(case, &results, self.without_tgt.as_deref()))
     }
 }
 
@@ -135,5 +173,8 @@ mod tests {
         assert_eq!(met(compare(CASES[0], &all, None)), [Some(false), Some(false), Some(true), Some(true)]);
         assert_eq!(met(compare(CASES[0], &ours, Some("no tgt"))), [Some(false), None, Some(true), None]);
         assert_eq!(met(compare(CASES[2], &all, None)), [None; 4], "at depth 1 latencies are told");
+        let volume = compare(CASES[0], &ours[..2], Some("no tgt"));
+        assert_eq!(volume.len(), 2, "only what was measured");
+        assert_eq!((volume[1].note.as_str(), volume[1].baseline), ("no tgt", None));
     }
 }

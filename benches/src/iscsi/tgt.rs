@@ -41,6 +41,8 @@ impl Tgt {
     /// Starts it on the servers' core, on ports of its own.
     pub(super) fn start() -> anyhow::Result<Self> {
         ensure!(fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0), "it needs root");
+        let version = Command::new("tgtd").arg("--version").output();
+        ensure!(version.is_ok_and(|output| output.status.success()), "it is not installed");
         let folder = tempfile::Builder::new().prefix("ashlar-bench-").tempdir_in("/dev/shm").context("no tmpfs")?;
         let file = folder.path().join("unit");
         // All of it written: nobody is measured on memory that is not there.

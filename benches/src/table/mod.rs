@@ -18,6 +18,7 @@ use clap::{Args, ValueEnum};
 use reactor::Handle;
 
 use crate::contestant::{Case, Contestant, Sample};
+use crate::iscsi;
 use crate::report::{Report, Row, median};
 
 /// Flags of `table`.
@@ -60,6 +61,8 @@ enum Group {
     Crowd,
     /// Two reactors against one
     Scaling,
+    /// The iSCSI target against our NVMe/TCP target and against tgt
+    Iscsi,
 }
 
 /// How much is measured.
@@ -91,6 +94,7 @@ pub(crate) fn run(arguments: &TableArguments) -> anyhow::Result<()> {
             Group::Replicas => replicas::measure(&plan),
             Group::Crowd => crowd::measure(&plan),
             Group::Scaling => scaling::measure(&plan),
+            Group::Iscsi => iscsi::measure_volume(plan.time, plan.repeat),
         };
         report.add(rows.with_context(|| format!("{group:?}"))?);
         // What was measured for minutes is not lost to a group that fails after it.
