@@ -107,7 +107,7 @@ pub(crate) fn provide_for_bench(bench: Option<&str>) {
 pub(crate) fn bench(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
     let packages: &[&str] = match arguments.first().and_then(|bench| bench.to_str()) {
         Some("node") => &["benches", "daemon", "cli"],
-        Some("replication" | "soak") => &["benches", "daemon"],
+        Some("table" | "replication" | "soak") => &["benches", "daemon"],
         _ => &["benches"],
     };
     build_release(workspace, packages)?;

@@ -19,19 +19,17 @@ const AT_ONCE: usize = 32;
 /// As many connections as the issue of an idle target names.
 const IDLE_CONNECTIONS: usize = 1200;
 
+/// Connections of each host.
+const EACH: usize = IO_QUEUES as usize + 1;
+
 pub(super) async fn measure(stage: &mut Stage, plan: &Plan) -> anyhow::Result<Vec<Row>> {
-    stage.stop().await?;
-    stage.start().await?;
-    let (pid, each) = (stage.pid()?, usize::from(IO_QUEUES) + 1);
-    let mut names = Vec::new();
-    for volume in stage.client().await?.list_volumes().await? {
-        names.push(nqn_of(&volume)?);
-    }
-    let few = names.len().min(IDLE_CONNECTIONS / each);
+    let names = begin(stage).await?;
+    let pid = stage.pid()?;
+    let few = names.len().min(IDLE_CONNECTIONS / EACH);
     process::settle(pid).await?;
     let hosts = Hosts::attach(stage, &names[..few]).await?;
     let used = process::watch(pid, plan.idle).await?;
-    let case = format!("idle, {} connections to {few} volumes: share of a core", few * each);
+    let case = format!("idle, {} connections to {few} volumes: share of a core", few * EACH);
     let mut rows = vec![
         Row::alone(case, "%", used.share * 100.0)
             .target(Target::AtMost(0.5))
@@ -39,18 +37,42 @@ pub(super) async fn measure(stage: &mut Stage, plan: &Plan) -> anyhow::Result<Ve
     ];
     let others = Hosts::attach(stage, &names[few..]).await?;
     let used = process::watch(pid, plan.idle).await?;
-    let resident = process::resident(pid)?;
-    rows.push(
-        Row::alone(format!("idle, {each} connections to each volume: resident memory"), "MiB", resident)
-            .target(Target::AtMost(600.0 * stage.volumes as f64 / 1200.0))
-            .note(format!("{} connections", names.len() * each)),
-    );
+    rows.push(memory_row(stage.volumes, Some(process::resident(pid)?)));
     rows.push(
         Row::alone("… share of a core", "%", used.share * 100.0).note(format!("{:.0} wake-ups a second", used.wakeups)),
     );
     hosts.detach().await?;
     others.detach().await?;
     Ok(rows)
+}
+
+/// Only the memory, without a look at what else is used.
+pub(super) async fn memory(stage: &mut Stage, idle: Duration) -> anyhow::Result<Row> {
+    let names = begin(stage).await?;
+    let hosts = Hosts::attach(stage, &names).await?;
+    tokio::time::sleep(idle).await;
+    let resident = process::resident(stage.pid()?)?;
+    hosts.detach().await?;
+    Ok(memory_row(stage.volumes, Some(resident)))
+}
+
+/// A daemon that has just started, as making the volumes took memory, too; and how hosts find them.
+async fn begin(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
+    stage.stop().await?;
+    stage.start().await?;
+    stage.client().await?.list_volumes().await?.iter().map(nqn_of).collect()
+}
+
+/// The row of mebibytes, if there are any.
+pub(super) fn memory_row(volumes: usize, resident: Option<f64>) -> Row {
+    let case = format!("memory: {volumes} volumes, {EACH} connections each, idle");
+    let row = Row { ours: resident, ..Row::alone(case, "MiB", 0.0) };
+    row.target(Target::AtMost(600.0 * volumes as f64 / 1200.0)).note(format!("{} connections", volumes * EACH))
+}
+
+/// Files that a daemon with so many volumes has open when hosts have connected to all, and so have the hosts: room for twice the connections.
+pub(super) const fn files(volumes: usize) -> u64 {
+    (volumes * EACH * 2 + 400) as u64
 }
 
 /// Hosts on a reactor of their own.
@@ -97,5 +119,20 @@ impl Hosts {
             }
         });
         Ok(detaching.await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_allowed_grows_with_the_volumes() {
+        assert_eq!(memory_row(1200, Some(599.0)).met, Some(true));
+        assert_eq!(memory_row(600, Some(301.0)).met, Some(false));
+        let unmeasured = memory_row(1200, None);
+        assert_eq!((unmeasured.ours, unmeasured.met), (None, None));
+        assert_eq!(unmeasured.case, "memory: 1200 volumes, 4 connections each, idle");
+        assert_eq!(files(1200), 10_000, "what the documentation says");
     }
 }

@@ -2,6 +2,7 @@
 
 mod attach;
 mod connections;
+mod files;
 mod idle;
 mod list;
 mod process;
@@ -9,14 +10,17 @@ mod stage;
 mod start;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use cli::cluster::program;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use self::stage::Stage;
-use crate::report::Report;
+use crate::report::{Report, Row};
 
 /// Flags of `node`.
 #[derive(Args, Debug)]
@@ -60,6 +64,12 @@ enum Case {
     Connections,
 }
 
+/// Volumes of the table's daemon.
+const VOLUMES: usize = 1200;
+
+/// How long hosts of the table want nothing before its memory is looked at: two keep alives of each.
+const SETTLED: Duration = Duration::from_secs(5);
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
@@ -78,13 +88,15 @@ pub(crate) fn run(arguments: &NodeArguments) -> anyhow::Result<()> {
     anyhow::ensure!(arguments.repeat > 0 && !idle.is_zero(), "measuring nothing gives no figures");
     let plan = Plan { idle, repeat: arguments.repeat, often: 10 * arguments.repeat };
     let cases = if arguments.only.is_empty() { Case::value_variants() } else { &arguments.only };
-    let folder = tempfile::Builder::new().prefix("ashlar-bench-").tempdir_in(&arguments.folder);
-    let folder = folder.with_context(|| format!("no folder in {}", arguments.folder.display()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // A usize has 32 bits at least.
+    let volumes = arguments.volumes as usize;
+    if cases.contains(&Case::Connections) {
+        files::allow(connections::files(volumes))?;
+    }
+    let folder = temporary(&arguments.folder)?;
     let mut report = Report::new(idle, plan.repeat, 1);
-    runtime.block_on(async {
-        // A usize has 32 bits at least.
-        let mut stage = Stage::open(folder.path(), arguments.volumes as usize).await?;
+    runtime()?.block_on(async {
+        let mut stage = Stage::open(folder.path(), volumes).await?;
         report.add(stage.create_all().await?);
         for case in cases {
             let rows = match case {
@@ -105,4 +117,31 @@ pub(crate) fn run(arguments: &NodeArguments) -> anyhow::Result<()> {
     let missed = report.missed();
     anyhow::ensure!(!arguments.check || missed.is_empty(), "missed:\n  {}", missed.join("\n  "));
     Ok(())
+}
+
+/// The memory of a daemon with 1,200 volumes and hosts on all of them, for the table. Where that cannot be measured the row says why.
+///
+/// # Errors
+/// When the daemon does not do what it should.
+pub(crate) fn measure_memory(folder: &Path) -> anyhow::Result<Vec<Row>> {
+    if let Err(reason) = program("ashlard").and_then(|_| files::allow(connections::files(VOLUMES))) {
+        return Ok(vec![connections::memory_row(VOLUMES, None).note(format!("{reason:#}"))]);
+    }
+    let folder = temporary(folder)?;
+    runtime()?.block_on(async {
+        let mut stage = Stage::open(folder.path(), VOLUMES).await?;
+        stage.create_all().await?;
+        let row = connections::memory(&mut stage, SETTLED).await;
+        Ok(vec![row.with_context(|| stage.log_tail())?])
+    })
+}
+
+/// A folder in `folder` that is removed at the end.
+fn temporary(folder: &Path) -> anyhow::Result<TempDir> {
+    let made = tempfile::Builder::new().prefix("ashlar-bench-").tempdir_in(folder);
+    made.with_context(|| format!("no folder in {}", folder.display()))
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

@@ -18,8 +18,8 @@ use clap::{Args, ValueEnum};
 use reactor::Handle;
 
 use crate::contestant::{Case, Contestant, Sample};
-use crate::iscsi;
 use crate::report::{Report, Row, median};
+use crate::{iscsi, node};
 
 /// Flags of `table`.
 #[derive(Args, Debug)]
@@ -63,6 +63,8 @@ enum Group {
     Scaling,
     /// The iSCSI target against our NVMe/TCP target and against tgt
     Iscsi,
+    /// The memory of a daemon with 1,200 volumes, all of them attached
+    Node,
 }
 
 /// How much is measured.
@@ -95,6 +97,7 @@ pub(crate) fn run(arguments: &TableArguments) -> anyhow::Result<()> {
             Group::Crowd => crowd::measure(&plan),
             Group::Scaling => scaling::measure(&plan),
             Group::Iscsi => iscsi::measure_volume(plan.time, plan.repeat),
+            Group::Node => node::measure_memory(&plan.folder),
         };
         report.add(rows.with_context(|| format!("{group:?}"))?);
         // What was measured for minutes is not lost to a group that fails after it.
