@@ -125,15 +125,7 @@ impl Buffer {
     /// A buffer for the data path, or `None` when the thread has lent its limit: push back then, and try again when
     /// something has completed. Its content is arbitrary.
     pub fn try_new(length: usize) -> Option<Self> {
-        let charge = CLASSES.into_iter().find(|&class| class >= length).unwrap_or(length);
-        POOL.with_borrow_mut(|pool| {
-            let lent = pool.lent.checked_add(charge).filter(|&lent| lent <= pool.limit)?;
-            pool.lent = lent;
-            Some(())
-        })?;
-        let buffer = Self::new(length);
-        buffer.block().charged.set(charge);
-        Some(buffer)
+        Reservation::try_new(length).map(Reservation::into_buffer)
     }
 
     /// A buffer of zeroes, not counted against the limit.
@@ -174,6 +166,46 @@ impl Buffer {
 
     fn block(&self) -> &Rc<Block> {
         self.block.as_ref().expect("taken only when the buffer itself is consumed")
+    }
+}
+
+/// The right to a buffer of the data path, counted against the thread's limit as if it were there: for whoever promises room
+/// before it is needed. The later the memory is taken, the likelier it is that a cache still has it.
+#[derive(Debug)]
+pub struct Reservation {
+    length: usize,
+    charge: usize,
+}
+
+impl Reservation {
+    /// Reserves `length` bytes, or `None` when the thread has lent its limit: see [`Buffer::try_new`].
+    pub fn try_new(length: usize) -> Option<Self> {
+        let charge = CLASSES.into_iter().find(|&class| class >= length).unwrap_or(length);
+        POOL.with_borrow_mut(|pool| {
+            let lent = pool.lent.checked_add(charge).filter(|&lent| lent <= pool.limit)?;
+            pool.lent = lent;
+            Some(Self { length, charge })
+        })
+    }
+
+    /// How many bytes are reserved.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The buffer. Its content is arbitrary.
+    pub fn into_buffer(mut self) -> Buffer {
+        let buffer = Buffer::new(self.length);
+        // From here on the memory gives back what was charged.
+        buffer.block().charged.set(std::mem::take(&mut self.charge));
+        buffer
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // Thread-locals may be gone already while the thread ends.
+        let _ = POOL.try_with(|pool| pool.borrow_mut().lent -= self.charge);
     }
 }
 
@@ -347,6 +379,21 @@ mod tests {
         drop(second);
         assert!(Buffer::try_new(1).is_some());
         drop(first);
+        assert_eq!(lent(), 0);
+        set_limit(DEFAULT_LIMIT);
+    }
+
+    #[test]
+    fn a_reservation_counts_until_its_buffer_is_gone_or_it_is_not_wanted() {
+        set_limit(lent() + 8192);
+        let reserved = Reservation::try_new(4096).expect("within the limit");
+        assert_eq!((reserved.length(), lent()), (4096, 4096));
+        assert!(Reservation::try_new(8192).is_none());
+        let slice = reserved.into_buffer().freeze();
+        assert_eq!((slice.len(), lent()), (4096, 4096), "counted once");
+        drop(Reservation::try_new(4096).expect("the other half"));
+        assert_eq!(lent(), 4096);
+        drop(slice);
         assert_eq!(lent(), 0);
         set_limit(DEFAULT_LIMIT);
     }

@@ -27,7 +27,7 @@ mod streaming;
 mod time;
 mod timer;
 
-pub use crate::buffer::{Buffer, Slice};
+pub use crate::buffer::{Buffer, Reservation, Slice};
 pub use crate::clock::{KernelClock, kernel_clock};
 pub use crate::core::{boot_id, handle, monotonic_now, now, random, random_bytes, task_count, turn_began, wall_clock};
 pub use crate::counting::CountingAllocator;

@@ -1,5 +1,7 @@
 //! TCP: streams whose sends of one turn go out together, listeners, and hand-over between reactors.
 
+mod filling;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -11,6 +13,7 @@ use std::task::{Poll, Waker};
 
 use smallvec::SmallVec;
 
+use self::filling::Filling;
 use crate::buffer::{Buffer, Slice};
 use crate::core::{Home, OperationSink, perform};
 use crate::driver::{Completion, Operation, OperationId, Output, ResourceId, SEND_SLICES};
@@ -26,26 +29,51 @@ const GATHER: usize = 16 << 10;
 
 /// A chunk of bytes from a socket. It holds a place in the driver's receive ring until it is dropped: do not keep it.
 #[derive(Debug)]
-pub struct Received(pub(crate) ReceivedBytes);
+pub struct Received {
+    bytes: ReceivedBytes,
+    /// How many of the bytes are taken already.
+    start: usize,
+}
 
 /// Where the bytes of a chunk live.
 #[derive(Debug)]
-pub(crate) enum ReceivedBytes {
+enum ReceivedBytes {
     /// Own memory.
     Owned(Vec<u8>),
     /// A buffer of the ring, returned on drop.
     Ring(crate::driver::uring::RingChunk),
+    /// What lay behind data that was received into a buffer.
+    Behind(Buffer),
 }
 
 impl Received {
     /// A chunk with memory of its own.
     pub(crate) const fn owned(bytes: Vec<u8>) -> Self {
-        Self(ReceivedBytes::Owned(bytes))
+        Self { bytes: ReceivedBytes::Owned(bytes), start: 0 }
+    }
+
+    /// A chunk in the receive ring.
+    pub(crate) const fn in_ring(chunk: crate::driver::uring::RingChunk) -> Self {
+        Self { bytes: ReceivedBytes::Ring(chunk), start: 0 }
+    }
+
+    /// The first `length` bytes of a buffer.
+    fn behind(mut buffer: Buffer, length: usize) -> Self {
+        buffer.truncate(length);
+        Self { bytes: ReceivedBytes::Behind(buffer), start: 0 }
     }
 
     /// The end of a stream.
     pub(crate) const fn end() -> Self {
-        Self(ReceivedBytes::Owned(Vec::new()))
+        Self::owned(Vec::new())
+    }
+
+    /// Moves as many bytes as fit; how many these were.
+    fn move_into(&mut self, to: &mut [u8]) -> usize {
+        let length = to.len().min(self.len());
+        to[..length].copy_from_slice(&self[..length]);
+        self.start += length;
+        length
     }
 }
 
@@ -53,10 +81,12 @@ impl Deref for Received {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.0 {
+        let bytes: &[u8] = match &self.bytes {
             ReceivedBytes::Owned(bytes) => bytes,
             ReceivedBytes::Ring(chunk) => chunk,
-        }
+            ReceivedBytes::Behind(buffer) => buffer,
+        };
+        &bytes[self.start..]
     }
 }
 
@@ -89,7 +119,7 @@ impl DetachedStream {
         let socket = home.with_driver(|driver| driver.attach(self.socket))?;
         let stream = TcpStream::new(home, socket, self.peer);
         if !self.unread.is_empty() {
-            stream.inner.state.borrow_mut().chunks.push_back(Received(ReceivedBytes::Owned(self.unread)));
+            stream.inner.state.borrow_mut().chunks.push_back(Received::owned(self.unread));
         }
         Ok(stream)
     }
@@ -149,6 +179,10 @@ struct Inner {
 struct State {
     chunks: VecDeque<Received>,
     receiving: Option<OperationId>,
+    /// A buffer that bytes go to before any of them is a chunk.
+    filling: Option<Filling>,
+    /// How many receives from here on are of one piece.
+    singles: u8,
     /// Set by `detach`: the receive in flight ends and is not started again.
     stopping: bool,
     ended: Option<Result<(), io::ErrorKind>>,
@@ -169,6 +203,7 @@ struct State {
 
 const RECEIVE: u64 = 0;
 const SEND: u64 = 1;
+const RECEIVE_ONCE: u64 = 2;
 
 /// Takes completions to the stream if it still exists.
 struct StreamSink(std::rc::Weak<Inner>);
@@ -178,6 +213,7 @@ impl OperationSink for StreamSink {
         let Some(inner) = self.0.upgrade() else { return };
         match token {
             RECEIVE => inner.received(completion),
+            RECEIVE_ONCE => inner.received_once(completion),
             _ => inner.sent(completion),
         }
     }
@@ -232,13 +268,17 @@ impl TcpStream {
         let mut state = self.inner.state.borrow_mut();
         let chunk = state.chunks.pop_front();
         let ended = state.ended;
+        let by_pieces = state.singles > 0;
         drop(state);
         if chunk.is_none()
             && let Some(ended) = ended
         {
             return Some(ended.map(|()| Received::end()).map_err(io::Error::from));
         }
-        self.inner.start_receiving();
+        // What this piece says may ask for a fill, which nothing should be in flight for.
+        if chunk.is_none() || !by_pieces {
+            self.inner.start_receiving();
+        }
         chunk.map(Ok)
     }
 
@@ -298,7 +338,11 @@ impl TcpStream {
     ///
     /// # Errors
     /// When the stream has failed or ended.
+    ///
+    /// # Panics
+    /// While a buffer is being filled.
     pub async fn detach(self) -> io::Result<DetachedStream> {
+        assert!(self.inner.state.borrow().filling.is_none(), "detached while a buffer is being filled");
         self.inner.stop_receiving().await;
         self.flush();
         // Nothing is in flight when this ends, and nothing can come between it and the rest.
@@ -377,11 +421,15 @@ impl Inner {
     fn start_receiving(&self) {
         let Some(socket) = self.socket.get() else { return };
         let mut state = self.state.borrow_mut();
-        let waits = state.chunks.len() > RESUME_CHUNKS;
+        let waits = state.chunks.len() > RESUME_CHUNKS || state.filling.is_some();
         if state.receiving.is_some() || state.stopping || state.ended.is_some() || waits {
             return;
         }
-        state.receiving = Some(self.home.start(Operation::Receive { socket }, self.sink(), RECEIVE));
+        let (operation, token) = match state.single(socket) {
+            Some(single) => (single, RECEIVE_ONCE),
+            None => (Operation::Receive { socket }, RECEIVE),
+        };
+        state.receiving = Some(self.home.start(operation, self.sink(), token));
     }
 
     fn received(&self, completion: Completion) {
@@ -404,7 +452,19 @@ impl Inner {
             Err(error) => state.ended = Some(Err(error.kind())),
             Ok(_) => {}
         }
-        let reader = state.reader.take();
+        let fills = state.filling.is_some();
+        drop(state);
+        if fills {
+            self.go_on_filling();
+        }
+        self.wake_reader();
+    }
+
+    /// Wakes whoever waits for bytes, unless a buffer is to be filled first.
+    fn wake_reader(&self) {
+        let mut state = self.state.borrow_mut();
+        let waits = state.ended.is_none() && state.filling.as_ref().is_some_and(|filling| !filling.is_full());
+        let reader = if waits { None } else { state.reader.take() };
         drop(state);
         if let Some(reader) = reader {
             reader.wake();

@@ -89,6 +89,24 @@ impl Reader {
         &self.header[..self.filled.min(TERMINATE_DATA_MAX)]
     }
 
+    /// Bytes of the current PDU's data that have not come yet.
+    #[inline]
+    pub(crate) fn missing_data(&self) -> u32 {
+        if let State::Data { remaining, .. } = self.state { remaining } else { 0 }
+    }
+
+    /// Takes data that is in its place already, without the input.
+    ///
+    /// # Panics
+    /// If it is more than is missing.
+    pub(crate) fn take_data(&mut self, data: &[u8]) {
+        let State::Data { remaining, digest } = &mut self.state else { panic!("no data is missing") };
+        *remaining = remaining.checked_sub(data.len() as u32).expect("not more than is missing");
+        if let Some(digest) = digest {
+            digest.update(data);
+        }
+    }
+
     /// Consumes input up to the next piece; `None` when more input is needed. `limit` says how much data a PDU of a
     /// type may carry now, or why the type may not come at all.
     pub(crate) fn next<'a>(
@@ -118,14 +136,11 @@ impl Reader {
                     }
                 },
                 State::Data { .. } if input.is_empty() => return Ok(None),
-                State::Data { remaining, digest } => {
+                State::Data { remaining, .. } => {
                     let length = input.len().min(*remaining as usize);
                     let (data, rest) = input.split_at(length);
                     *input = rest;
-                    *remaining -= length as u32;
-                    if let Some(digest) = digest {
-                        digest.update(data);
-                    }
+                    self.take_data(data);
                     return Ok(Some(Piece::Data(data)));
                 }
                 State::Trailer { digest, bytes, filled } => {

@@ -26,7 +26,7 @@ use block_device::{Buffer, Completions, Error, ErrorKind, Outcome, Range, Reply,
 use nvmf_target_protocol::target::command::{Blocks, IoCommand, parse_ranges};
 use nvmf_target_protocol::target::connection::{Event, Queue, Slot, Transfer};
 use nvmf_target_protocol::wire::{Completion, Status, Submission};
-use reactor::{Instant, Received, now, sleep_until};
+use reactor::{Instant, Received, Reservation, now, sleep_until};
 use smallvec::SmallVec;
 
 use super::{CHUNKS_PER_TURN, Ended, Link, Output};
@@ -37,6 +37,10 @@ use crate::subsystem::Subsystem;
 
 /// Bytes of answers that may wait for a host that does not read; then no further command is taken.
 const OUTPUT_MAX: usize = 8 << 20;
+
+/// Data of which this much is missing is received into its buffer; less is copied there in less time than a receive of
+/// its own takes.
+const FILL_MIN: u32 = 16 << 10;
 
 /// When a device that was busy, or a pool that was empty, is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
@@ -53,15 +57,29 @@ struct InFlight {
 /// A command's data from the host.
 enum Data {
     None,
+    /// Asked for; there is room for it.
+    Reserved(Reservation),
     /// Arriving.
     Buffer(Buffer),
+    /// Arriving, and the stream has the buffer.
+    Filling,
     /// All here, and fixed (I11).
     Slice(Slice),
+}
+
+/// A command's data that the stream receives into its buffer.
+#[derive(Clone, Copy)]
+struct Filling {
+    index: usize,
+    start: usize,
+    end: usize,
 }
 
 /// What an I/O connection waits for.
 enum Wake {
     Received(std_io::Result<Received>),
+    /// The stream has received a command's data into its buffer.
+    Filled(Filling, std_io::Result<Buffer>),
     /// The device has answered something.
     Completed,
     /// There is room for output again, or there never will be.
@@ -97,6 +115,7 @@ struct IoQueue {
     busy: VecDeque<usize>,
     /// Commands whose data cannot be asked for until there is a buffer for it.
     unbuffered: VecDeque<usize>,
+    filling: Option<Filling>,
     /// When to look after `busy` and `unbuffered`; set while one of them holds something.
     retry_at: Option<Instant>,
 }
@@ -117,6 +136,7 @@ impl IoQueue {
             done: Vec::new(),
             busy: VecDeque::new(),
             unbuffered: VecDeque::new(),
+            filling: None,
             retry_at: None,
         }
     }
@@ -131,6 +151,7 @@ impl IoQueue {
             self.link.stream.flush();
             let result = match self.wait().await {
                 Wake::Received(received) => self.take(received),
+                Wake::Filled(filling, result) => self.filled(filling, result),
                 Wake::Drained(result) => result.map_err(|_| Ended),
                 Wake::Retry => {
                     self.try_again();
@@ -147,6 +168,7 @@ impl IoQueue {
     async fn wait(&self) -> Wake {
         let full = self.link.stream.queued_bytes() > OUTPUT_MAX;
         let mut receive = pin!(self.link.stream.receive());
+        let mut filled = pin!(self.link.stream.filled());
         let mut drained = pin!(self.link.stream.drained(OUTPUT_MAX / 2));
         let mut retry = pin!(sleep_until(self.retry_at.unwrap_or_default()));
         poll_fn(|context| {
@@ -156,6 +178,10 @@ impl IoQueue {
             if full {
                 if let Poll::Ready(result) = drained.as_mut().poll(context) {
                     return Poll::Ready(Wake::Drained(result));
+                }
+            } else if let Some(filling) = self.filling {
+                if let Poll::Ready(result) = filled.as_mut().poll(context) {
+                    return Poll::Ready(Wake::Filled(filling, result));
                 }
             } else if let Poll::Ready(received) = receive.as_mut().poll(context) {
                 return Poll::Ready(Wake::Received(received));
@@ -173,6 +199,9 @@ impl IoQueue {
         self.association.touch();
         self.take_chunk(first)?;
         for _ in 1..CHUNKS_PER_TURN {
+            if self.filling.is_some() {
+                break;
+            }
             // Asked for only if it is taken: a chunk received and dropped is a hole in the stream.
             let Some(received) = self.link.stream.try_receive() else { break };
             self.take_chunk(received)?;
@@ -196,10 +225,41 @@ impl IoQueue {
                 Ok(Some(Event::PayloadEnd { slot, result })) => self.payload_end(slot, result),
                 // Comes before Connect only.
                 Ok(Some(Event::Initialize)) => {}
-                Ok(None) => return Ok(()),
+                Ok(None) => break,
                 Err(fault) => return Err(self.link.fault(fault)),
             }
         }
+        self.fill();
+        Ok(())
+    }
+
+    /// Has long data received into its command's buffer.
+    #[inline]
+    fn fill(&mut self) {
+        let Some(awaited) = self.link.protocol.awaited().filter(|awaited| awaited.length >= FILL_MIN) else { return };
+        let index = awaited.slot.index();
+        let Some(in_flight) = &mut self.commands[index] else { return };
+        if in_flight.buffer().is_none() {
+            return;
+        }
+        if let Data::Buffer(buffer) = std::mem::replace(&mut in_flight.data, Data::Filling) {
+            let start = awaited.offset as usize;
+            let end = start + awaited.length as usize;
+            self.filling = Some(Filling { index, start, end });
+            self.link.stream.fill(buffer, start..end);
+        }
+    }
+
+    fn filled(&mut self, filling: Filling, result: std_io::Result<Buffer>) -> Result<(), Ended> {
+        let Filling { index, start, end } = filling;
+        self.filling = None;
+        let buffer = result.map_err(|_| Ended)?;
+        self.association.touch();
+        self.link.protocol.placed(&buffer[start..end]);
+        if let Some(in_flight) = &mut self.commands[index] {
+            in_flight.data = Data::Buffer(buffer);
+        }
+        self.feed(&[])
     }
 
     #[inline]
@@ -243,9 +303,9 @@ impl IoQueue {
     fn request_data(&mut self, index: usize) {
         let Some(in_flight) = &mut self.commands[index] else { return };
         let length = in_flight.command_data_length();
-        match Buffer::try_new(length) {
-            Some(buffer) => {
-                in_flight.data = Data::Buffer(buffer);
+        match Reservation::try_new(length) {
+            Some(reservation) => {
+                in_flight.data = Data::Reserved(reservation);
                 self.link.protocol.request_data(in_flight.slot, &mut Output(&self.link.stream));
             }
             // I33: it waits, and the host with it.
@@ -258,7 +318,7 @@ impl IoQueue {
 
     #[inline]
     fn payload(&mut self, slot: Slot, offset: u32, bytes: &[u8]) {
-        if let Some(InFlight { data: Data::Buffer(buffer), .. }) = &mut self.commands[slot.index()] {
+        if let Some(buffer) = self.commands[slot.index()].as_mut().and_then(InFlight::buffer) {
             let start = offset as usize;
             buffer[start..start + bytes.len()].copy_from_slice(bytes);
         }
@@ -440,12 +500,24 @@ impl IoQueue {
 }
 
 impl InFlight {
+    /// The buffer that the command's data goes to.
+    #[inline]
+    fn buffer(&mut self) -> Option<&mut Buffer> {
+        if let Data::Reserved(_) = self.data
+            && let Data::Reserved(reservation) = std::mem::replace(&mut self.data, Data::None)
+        {
+            self.data = Data::Buffer(reservation.into_buffer());
+        }
+        if let Data::Buffer(buffer) = &mut self.data { Some(buffer) } else { None }
+    }
+
     /// Bytes of data that the host sends with the command.
     fn command_data_length(&self) -> usize {
         match (&self.data, self.entry.sgl()) {
             (Data::Slice(slice), _) => slice.len(),
             (Data::Buffer(buffer), _) => buffer.len(),
-            (Data::None, sgl) => sgl.length() as usize,
+            (Data::Reserved(reservation), _) => reservation.length(),
+            (Data::None | Data::Filling, sgl) => sgl.length() as usize,
         }
     }
 
@@ -465,7 +537,7 @@ impl InFlight {
         let range = |blocks: Blocks| Range { offset: blocks.start << shift, length: u64::from(blocks.count) << shift };
         let data = || match &self.data {
             Data::Slice(slice) => slice.clone(),
-            Data::None | Data::Buffer(_) => Slice::default(),
+            _ => Slice::default(),
         };
         Ok(Some(match self.command {
             IoCommand::Read(blocks) => Request::Read { range: range(blocks) },

@@ -42,6 +42,62 @@ fn what_a_host_writes_it_reads() {
     }
 }
 
+/// Long data goes straight into its buffer, short data and headers come between it.
+#[test]
+fn long_and_short_writes_side_by_side_arrive_whole() {
+    const SIZES: [u32; 7] = [32, 1, 64, 5, 3, 256, 8];
+    for seed in 0..20 {
+        let stage = Stage::memory(seed);
+        stage.host(async move {
+            let (_admin, id) = Client::admin(0).await.unwrap();
+            let mut io = Client::io(1, id).await.unwrap();
+            let data = |round: u64, blocks: u32| pattern((blocks * BLOCK) as usize, (round as u8) << 4 ^ blocks as u8);
+            let starts = || {
+                SIZES
+                    .into_iter()
+                    .scan(0, |next, blocks| Some((std::mem::replace(next, *next + u64::from(blocks)), blocks)))
+            };
+            for round in 0..4 {
+                let slots: Vec<_> = starts()
+                    .map(|(start, blocks)| {
+                        io.submit(&Command::write(1, start, blocks, BLOCK, false), &data(round, blocks))
+                    })
+                    .collect();
+                for slot in slots {
+                    assert_eq!(io.answer(slot).await.unwrap().status(), Status::Success);
+                }
+                for (start, blocks) in starts() {
+                    let read = io.command(&Command::read(1, start, blocks, BLOCK), &[]).await.unwrap();
+                    assert!(read.data == data(round, blocks), "{blocks} blocks, seed {seed}, round {round}");
+                }
+            }
+        });
+    }
+}
+
+/// I40: what a host leaves half sent keeps no buffer.
+#[test]
+fn a_host_that_leaves_in_the_middle_of_its_data_leaves_no_buffer_behind() {
+    let before = reactor::buffer::lent();
+    for seed in 0..20 {
+        let stage = Stage::memory(seed);
+        stage.host(async move {
+            let (_admin, id) = Client::admin(0).await.unwrap();
+            let mut io = Client::io(1, id).await.unwrap();
+            io.submit(&Command::write(1, 0, 256, BLOCK, false), &pattern(256 * BLOCK as usize, 1));
+            io.send_part_of_what_is_asked_for(1000 + 20_000 * seed as usize).await.unwrap();
+        });
+        stage.world.run_for(SOON * 10);
+        assert_eq!(reactor::buffer::lent(), before, "seed {seed}");
+        stage.host(async {
+            let (_admin, id) = Client::admin(0).await.unwrap();
+            let mut io = Client::io(1, id).await.unwrap();
+            let read = io.command(&Command::read(1, 0, 1, BLOCK), &[]).await.unwrap();
+            assert!(read.data.iter().all(|&byte| byte == 0), "a write whose data never came is not begun");
+        });
+    }
+}
+
 #[test]
 fn two_queues_with_many_commands_each() {
     let stage = Stage::memory(1);

@@ -206,6 +206,25 @@ impl Client {
         }
     }
 
+    /// Waits until data is asked for, sends the first `length` bytes of the answer and no more.
+    pub(crate) async fn send_part_of_what_is_asked_for(&mut self, length: usize) -> io::Result<()> {
+        self.stream.flush();
+        loop {
+            let chunk = self.stream.receive().await?;
+            let mut input = &chunk[..];
+            while let Some(event) = self.connection.receive(&mut input).map_err(broken)? {
+                let host::Event::DataRequested { slot } = event else { continue };
+                let mut out = Vec::new();
+                while let Some(range) = self.connection.write_data_header(slot, &mut out) {
+                    out.extend_from_slice(&self.buffers[&slot][range.start as usize..range.end as usize]);
+                }
+                self.stream.push_copy(&out[..length]);
+                self.stream.flush();
+                return self.stream.drained(0).await;
+            }
+        }
+    }
+
     /// Sends what is queued and takes what comes next.
     async fn turn(&mut self) -> io::Result<()> {
         self.stream.flush();

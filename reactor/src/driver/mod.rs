@@ -16,6 +16,7 @@ pub(crate) mod uring;
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use smallvec::SmallVec;
@@ -55,6 +56,9 @@ pub(crate) enum Operation {
     /// Receive for ever: a completion with `more` for each chunk until end of stream (an empty chunk), an
     /// error, or cancel.
     Receive { socket: ResourceId },
+    /// Receive what is here, or what comes first: into the range of the buffer if there is one, then `behind` it. Says how
+    /// many bytes; none at the end of the stream.
+    ReceiveOnce { socket: ResourceId, data: Option<(Buffer, Range<usize>)>, behind: Buffer },
     /// Send slices in order; may send a part, and says how many bytes.
     Send { socket: ResourceId, slices: Vec<Slice> },
     /// Read a whole small file. What it gives is stable: a name that an unfinished [`Operation::ReplaceFile`] of a killed
@@ -77,6 +81,8 @@ pub(crate) enum Output {
     Sent(usize),
     /// Bytes from a socket; empty at the end of the stream.
     Received(Received),
+    /// How many bytes [`Operation::ReceiveOnce`] received.
+    ReceivedOnce(usize),
     /// A connected or accepted socket and its peer.
     Socket(ResourceId, SocketAddr),
     /// The content of a file.

@@ -143,6 +143,17 @@ pub enum Event<'a> {
     },
 }
 
+/// Data that comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// The command it is for.
+    pub slot: Slot,
+    /// Where it belongs, in bytes from the start of the command's data.
+    pub offset: u32,
+    /// Bytes.
+    pub length: u32,
+}
+
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -242,6 +253,27 @@ impl Connection {
             self.state = State::Ended;
         }
         result
+    }
+
+    /// What comes next in the stream, if it is data for a command: whoever receives it into its place tells so with
+    /// [`Self::placed`], instead of feeding it to [`Self::receive`]. To be asked when `receive` has returned `None`.
+    #[inline]
+    pub fn awaited(&mut self) -> Option<Awaited> {
+        let slot = self.incoming?.slot;
+        let length = self.reader.missing_data();
+        let offset = self.commands.get_mut(slot)?.received;
+        (length > 0).then_some(Awaited { slot, offset, length })
+    }
+
+    /// Takes the first bytes of what is [`Self::awaited`], which are in their place already. Call [`Self::receive`] next, also
+    /// without any input.
+    ///
+    /// # Panics
+    /// If they are more than what is awaited.
+    pub fn placed(&mut self, bytes: &[u8]) {
+        self.reader.take_data(bytes);
+        // An event of a payload says what is known already.
+        let _ = self.payload(bytes);
     }
 
     /// Commands that are not answered yet.

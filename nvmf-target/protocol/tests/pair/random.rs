@@ -16,8 +16,17 @@ const ENTRIES: u32 = 16;
 fn drive_target(connection: &mut Connection, stream: &[u8], fragment: usize) {
     let mut out = Vec::new();
     let mut expected = [None; ENTRIES as usize];
-    for chunk in stream.chunks(fragment) {
+    for (number, chunk) in stream.chunks(fragment).enumerate() {
         let mut input = chunk;
+        if let Some(awaited) = connection.awaited().filter(|_| number % 2 == 1) {
+            let (data, rest) = input.split_at(input.len().min(awaited.length as usize));
+            input = rest;
+            let (received, length) = expected[awaited.slot.index()].as_mut().expect("a command that wants data");
+            assert_eq!(awaited.offset, *received);
+            *received += data.len() as u32;
+            assert!(*received <= *length, "no byte beyond the command's buffer");
+            connection.placed(data);
+        }
         loop {
             match connection.receive(&mut input) {
                 Ok(Some(Event::Initialize)) => connection.accept(&mut out),

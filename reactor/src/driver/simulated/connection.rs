@@ -134,21 +134,21 @@ impl End {
         }
     }
 
-    /// Takes some of the bytes that arrived: usually what a buffer holds, sometimes any part, sometimes a few bytes,
+    /// Takes some of the bytes that arrived: usually what there is `room` for, sometimes any part, sometimes a few bytes,
     /// so that a parser meets every split.
-    pub(crate) fn read_some(&mut self, random: &mut Random) -> Vec<u8> {
+    pub(crate) fn read_some(&mut self, room: usize, random: &mut Random) -> Vec<u8> {
         let here = self.arrived.len();
         let count = match random.below(16) {
             0 => 1 + random.index(8),
             1..4 => 1 + random.index(here),
             _ => here,
         };
-        self.arrived.drain(..count.min(here).min(CHUNK)).collect()
+        self.arrived.drain(..count.min(here).min(room)).collect()
     }
 }
 
 /// The most bytes of one received chunk.
-const CHUNK: usize = 64 << 10;
+pub(crate) const CHUNK: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Connection {

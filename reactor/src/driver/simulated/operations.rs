@@ -48,6 +48,10 @@ impl State {
         self.reactors[index].operations.get(&id).map(|flight| &flight.operation)
     }
 
+    pub(super) fn operation_mut(&mut self, index: usize, id: OperationId) -> Option<&mut Operation> {
+        self.reactors[index].operations.get_mut(&id).map(|flight| &mut flight.operation)
+    }
+
     #[allow(clippy::result_large_err, reason = "the seam's contract: a full queue hands the operation back, unboxed")]
     pub(crate) fn submit(&mut self, index: usize, id: OperationId, operation: Operation) -> Result<(), Operation> {
         if !self.reactors[index].alive {
@@ -88,7 +92,9 @@ impl State {
             }
             Operation::Accept { listener } => self.begin_accept(index, id, *listener),
             Operation::Connect { address } => self.begin_connect(index, id, *address),
-            Operation::Receive { socket } => self.begin_receive(index, id, *socket),
+            Operation::Receive { socket } | Operation::ReceiveOnce { socket, .. } => {
+                self.begin_receive(index, id, *socket)
+            }
             Operation::Send { socket, .. } => self.begin_send(index, id, *socket),
             Operation::ReadFile { .. }
             | Operation::ReplaceFile { .. }

@@ -2,13 +2,13 @@
 
 use std::io;
 
-use super::connection::{EndId, Piece, Place, Segment, WINDOW};
+use super::connection::{CHUNK, EndId, Piece, Place, Segment, WINDOW};
 use super::errno::{ENOBUFS, error};
 use super::handshake::BACKLOG;
 use super::network::NetworkEvent;
 use super::queue::Event;
 use super::state::{State, Work};
-use crate::driver::{OperationId, Output, ResourceId};
+use crate::driver::{Operation, OperationId, Output, ResourceId};
 
 /// How many chunks one receive gets in a turn, so that no stream starves the others.
 const CHUNKS_A_TURN: usize = 4;
@@ -59,7 +59,7 @@ impl State {
     }
 
     fn sent_bytes(&self, reactor: usize, operation: OperationId, room: usize) -> Vec<u8> {
-        let Some(crate::driver::Operation::Send { slices, .. }) = self.operation(reactor, operation) else {
+        let Some(Operation::Send { slices, .. }) = self.operation(reactor, operation) else {
             unreachable!("an end's send is a send of its reactor")
         };
         let mut bytes = Vec::with_capacity(room.min(slices.iter().map(|slice| slice.len()).sum()));
@@ -190,7 +190,11 @@ impl State {
     pub(crate) fn cancel_receive(&mut self, index: usize, id: OperationId, end: EndId) {
         // The cancel may lose the race against bytes that are here already.
         if self.random.one_in(2) && self.network.end(end).is_some_and(|end| !end.arrived.is_empty()) {
+            let once = self.receives_once(index, id);
             self.receive_chunk(index, end, id);
+            if once {
+                return;
+            }
         }
         if let Some(own) = self.network.end_mut(end) {
             own.receive = None;
@@ -217,16 +221,24 @@ impl State {
         if end.arrived.is_empty() {
             let result = match end.failed {
                 Some(error) => Err(error.into()),
-                None if end.end_arrived => Ok(Output::Received(crate::net::Received::end())),
+                None if end.end_arrived => Ok(self.nothing_more(index, operation)),
                 None => return false,
             };
-            end.receive = None;
+            if let Some(end) = self.network.end_mut(id) {
+                end.receive = None;
+            }
             self.complete(index, operation, result);
+            return false;
+        }
+        if self.receives_once(index, operation) {
+            self.receive_chunk(index, id, operation);
             return false;
         }
         // Multishot receives end now and then for the kernel's own reasons, with or without bytes.
         if self.random.one_in(64) {
-            end.receive = None;
+            if let Some(end) = self.network.end_mut(id) {
+                end.receive = None;
+            }
             self.complete(index, operation, Err(error(ENOBUFS)));
             return false;
         }
@@ -234,15 +246,60 @@ impl State {
         true
     }
 
+    fn receives_once(&self, index: usize, operation: OperationId) -> bool {
+        matches!(self.operation(index, operation), Some(Operation::ReceiveOnce { .. }))
+    }
+
+    /// What a receive gives at the end of its stream.
+    fn nothing_more(&self, index: usize, operation: OperationId) -> Output {
+        if self.receives_once(index, operation) {
+            Output::ReceivedOnce(0)
+        } else {
+            Output::Received(crate::net::Received::end())
+        }
+    }
+
     fn receive_chunk(&mut self, index: usize, id: EndId, operation: OperationId) {
+        let room = self.room(index, operation);
         let Some(end) = self.network.connections.get_mut(&id.connection) else { return };
-        let bytes = end.ends[id.side].read_some(&mut self.random);
+        let bytes = end.ends[id.side].read_some(room, &mut self.random);
         let count = bytes.len();
         end.ends[1 - id.side].read_by_peer += count;
         let seen = super::trace::hash_bytes(&bytes);
         self.trace.event(self.now, "received: connection, side, hash", [id.connection, id.side as u64, seen]);
-        self.complete_part(index, operation, Output::Received(crate::net::Received::owned(bytes)));
         self.plan_acknowledge(id.other());
+        if !self.receives_once(index, operation) {
+            return self.complete_part(index, operation, Output::Received(crate::net::Received::owned(bytes)));
+        }
+        if let Some(end) = self.network.end_mut(id) {
+            end.receive = None;
+        }
+        self.place(index, operation, &bytes);
+        self.complete(index, operation, Ok(Output::ReceivedOnce(count)));
+    }
+
+    /// Writes what a receive of one piece got to where it belongs.
+    fn place(&mut self, index: usize, operation: OperationId, bytes: &[u8]) {
+        let Some(Operation::ReceiveOnce { data, behind, .. }) = self.operation_mut(index, operation) else { return };
+        let here = match data {
+            Some((buffer, range)) => {
+                let here = bytes.len().min(range.len());
+                buffer[range.start..range.start + here].copy_from_slice(&bytes[..here]);
+                here
+            }
+            None => 0,
+        };
+        behind[..bytes.len() - here].copy_from_slice(&bytes[here..]);
+    }
+
+    /// How much fits into the memory of a receive.
+    fn room(&self, index: usize, operation: OperationId) -> usize {
+        match self.operation(index, operation) {
+            Some(Operation::ReceiveOnce { data, behind, .. }) => {
+                data.as_ref().map_or(0, |(_, range)| range.len()) + behind.len()
+            }
+            _ => CHUNK,
+        }
     }
 
     pub(super) fn plan_acknowledge(&mut self, id: EndId) {

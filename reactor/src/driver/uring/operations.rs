@@ -122,6 +122,16 @@ impl Flight {
                 opcode::Connect::new(types::Fd(fd), scratch.address.pointer(), scratch.address.length).build()
             }
             Operation::Receive { .. } => opcode::RecvMulti::new(fd, GROUP).build(),
+            Operation::ReceiveOnce { data: None, behind, .. } => {
+                opcode::Recv::new(fd, behind.as_mut_ptr(), at_once(behind.len() as u64)).build()
+            }
+            Operation::ReceiveOnce { data: Some((buffer, range)), behind, .. } => {
+                let scratch = scratch();
+                scratch.vectors.clear();
+                scratch.vectors.extend([&mut buffer[range.clone()], &mut behind[..]].map(vector));
+                scratch.gather();
+                opcode::RecvMsg::new(fd, &raw mut scratch.message).build()
+            }
             Operation::Send { slices, .. } if slices.len() == 1 => {
                 let slice = &slices[0];
                 opcode::Send::new(fd, slice.as_ptr(), at_once(slice.len() as u64)).flags(SEND_FLAGS).build()
@@ -129,8 +139,7 @@ impl Flight {
             Operation::Send { slices, .. } => {
                 let scratch = scratch();
                 fill_vectors(&mut scratch.vectors, slices, 0);
-                scratch.message.msg_iov = scratch.vectors.as_mut_ptr();
-                scratch.message.msg_iovlen = scratch.vectors.len();
+                scratch.gather();
                 opcode::SendMsg::new(fd, &raw const scratch.message).flags(SEND_FLAGS as u32).build()
             }
             Operation::ReadFile { .. }
@@ -167,6 +176,7 @@ impl Flight {
                 }
             }
             Operation::Send { .. } => Verdict::Over(Ok(Output::Sent(count as usize))),
+            Operation::ReceiveOnce { .. } => Verdict::Over(Ok(Output::ReceivedOnce(count as usize))),
             Operation::Accept { .. } => {
                 // SAFETY: the kernel has just opened this descriptor for us; nobody else owns it.
                 let socket = unsafe { OwnedFd::from_raw_fd(result) };
@@ -226,6 +236,18 @@ impl Flight {
             Verdict::Again
         }
     }
+}
+
+impl Scratch {
+    /// Makes the message one of the vectors as they are now.
+    fn gather(&mut self) {
+        self.message.msg_iov = self.vectors.as_mut_ptr();
+        self.message.msg_iovlen = self.vectors.len();
+    }
+}
+
+fn vector(part: &mut [u8]) -> libc::iovec {
+    libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() }
 }
 
 /// No signal when the peer has gone; and the kernel goes on by itself after a part, where it can.
@@ -347,7 +369,9 @@ pub(super) fn resource_of(operation: &Operation) -> Option<ResourceId> {
         | Operation::DiskDiscard { disk, .. }
         | Operation::DiskZero { disk, .. } => Some(*disk),
         Operation::Accept { listener } => Some(*listener),
-        Operation::Receive { socket } | Operation::Send { socket, .. } => Some(*socket),
+        Operation::Receive { socket } | Operation::ReceiveOnce { socket, .. } | Operation::Send { socket, .. } => {
+            Some(*socket)
+        }
         Operation::Connect { .. }
         | Operation::ReadFile { .. }
         | Operation::ReplaceFile { .. }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
-use crate::net::{Received, ReceivedBytes};
+use crate::net::Received;
 use crate::pages::Pages;
 
 /// The only group of buffers of a ring.
@@ -68,9 +68,9 @@ impl ReceiveRing {
         self.lent.set(self.lent.get() + 1);
         let chunk = RingChunk { ring: Rc::clone(self), buffer, length };
         if self.lent.get() > self.count / 2 {
-            return Received(ReceivedBytes::Owned(chunk.to_vec()));
+            return Received::owned(chunk.to_vec());
         }
-        Received(ReceivedBytes::Ring(chunk))
+        Received::in_ring(chunk)
     }
 
     fn take_back(&self, buffer: u16) {
