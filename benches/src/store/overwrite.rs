@@ -30,7 +30,7 @@ pub(super) async fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
             store_iops.push(load::warmed(&*lvol, &ours).await?.iops());
             bare_iops.push(load::warmed(&bare as &dyn BlockDevice, &below).await?.iops());
             if fio.is_ok() {
-                fio_iops.push(fio::run(&path, &below)?.iops);
+                fio_iops.push(fio::run(&path, &below, None)?.iops);
             }
         }
         let what = if writes { "overwrite" } else { "read" };

@@ -1,4 +1,8 @@
 //! A volume in a file behind NVMe/TCP, against fio on the very same blocks of the file, and against a relay over a file of that size.
+//!
+//! fio runs on the servers' core, as a disk with one queue interrupts one core, and whoever waits on another is told later: in a
+//! guest by tens of microseconds. What it reaches where the kernel puts it is in
+//! the rows' notes.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -93,12 +97,20 @@ struct Turned {
     relay: Figures,
     memory: Figures,
     /// None if it is not installed.
-    fio: Option<Measured>,
+    fio: Option<ByFio>,
+}
+
+/// What fio reaches.
+#[derive(Clone, Copy)]
+struct ByFio {
+    on_core: Measured,
+    anywhere: Measured,
 }
 
 impl Turns<'_> {
     fn measure(&self, plan: &Plan, load: &Handle, case: Case) -> anyhow::Result<Turned> {
-        let (mut file, mut relay, mut memory, mut fio) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut file, mut relay, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut on_core, mut anywhere) = (Vec::new(), Vec::new());
         let by_fio =
             Load { writes: case.writes, region: self.region.clone(), depth: case.depth.into(), time: plan.time };
         for _ in 0..plan.repeat {
@@ -106,14 +118,18 @@ impl Turns<'_> {
             relay.push(self.relay.measure(load, case, plan.time).context("the relay")?);
             memory.push(self.memory.measure(load, case, plan.time)?);
             if fio::find().is_ok() {
-                fio.push(fio::run(self.path, &by_fio)?);
+                on_core.push(fio::run(self.path, &by_fio, Some(SERVER_CORE))?);
+                anywhere.push(fio::run(self.path, &by_fio, None)?);
             }
         }
-        let of = |value: fn(&Measured) -> f64| median(&fio.iter().map(value).collect::<Vec<_>>());
-        let fio = (!fio.is_empty())
-            .then(|| Measured { iops: of(|measured| measured.iops), p50_us: of(|measured| measured.p50_us) });
+        let fio = (!on_core.is_empty()).then(|| ByFio { on_core: middle(&on_core), anywhere: middle(&anywhere) });
         Ok(Turned { file: Figures::of(&file), relay: Figures::of(&relay), memory: Figures::of(&memory), fio })
     }
+}
+
+fn middle(measured: &[Measured]) -> Measured {
+    let of = |value: fn(&Measured) -> f64| median(&measured.iter().map(value).collect::<Vec<_>>());
+    Measured { iops: of(|measured| measured.iops), p50_us: of(|measured| measured.p50_us) }
 }
 
 const WITHOUT_FIO: &str = "fio is not installed";
@@ -125,17 +141,18 @@ fn throughput(case: Case, measured: &Turned) -> Vec<Row> {
     let against_fio = |who: &str, figures: &Figures| {
         let case = format!("{name}, {who} against fio on the file");
         match fio {
-            Some(fio) => Row::compared(case, "IOPS", figures.iops, fio.iops),
+            Some(fio) => Row::compared(case, "IOPS", figures.iops, fio.on_core.iops),
             None => Row::left_out(case, "IOPS", figures.iops, WITHOUT_FIO),
         }
     };
     let core = |figures: &Figures| format!("core {:.0} % busy", figures.busy * 100.0);
     let mut volume = against_fio("file volume", file);
-    if fio.is_some() {
+    if let Some(fio) = fio {
         let of_memory = file.iops / memory.iops;
         volume = volume.target(Target::RatioAtLeast(OF_FIO));
         volume.met = volume.met.map(|met| met || file.busy >= BUSY && of_memory >= OF_MEMORY);
         volume = volume.note(format!("{}; {}, {:.0} % of memory", file.costs(), core(file), of_memory * 100.0));
+        volume.note += &format!("; fio on any core {:.0}", fio.anywhere.iops);
     }
     let mut limit = against_fio("relay over the file", relay);
     if fio.is_some() {
@@ -151,15 +168,19 @@ fn added(case: Case, measured: &Turned) -> Vec<Row> {
     let against_fio = |who: &str, figures: &Figures| {
         let case = format!("{name}, {who}: p50 against fio on the file");
         match fio {
-            Some(fio) => Row::compared(case, "µs", figures.p50_us, fio.p50_us).note(figures.costs()),
+            Some(fio) => Row::compared(case, "µs", figures.p50_us, fio.on_core.p50_us).note(figures.costs()),
             None => Row::left_out(case, "µs", figures.p50_us, WITHOUT_FIO),
         }
     };
     let more = file.p50_us - relay.p50_us;
     let against_relay =
         Row::compared(format!("{name}, file volume: p50 against the relay"), "µs", file.p50_us, relay.p50_us);
+    let mut volume = against_fio("file volume", file).target(ADDED);
+    if let Some(fio) = fio {
+        volume.note += &format!("; fio on any core {:.1} µs", fio.anywhere.p50_us);
+    }
     vec![
-        against_fio("file volume", file).target(ADDED),
+        volume,
         against_fio("relay over the file", relay),
         against_relay.note(format!("{more:+.1} µs; {}; baseline: {:.2} µs", file.costs(), relay.server_us)),
     ]
@@ -178,7 +199,10 @@ mod tests {
             file: figures(75e3, busy),
             relay: figures(80e3, 0.5),
             memory: figures(100e3, 1.0),
-            fio: fio.map(|iops| Measured { iops, p50_us: 1e6 / iops }),
+            fio: fio.map(|iops| {
+                let measured = Measured { iops, p50_us: 1e6 / iops };
+                ByFio { on_core: measured, anywhere: Measured { iops: 2.0 * iops, ..measured } }
+            }),
         }
     }
 
@@ -187,6 +211,7 @@ mod tests {
         let rows = throughput(Case::small(false, 32), &measured(0.5, Some(100e3)));
         assert_eq!(rows.iter().map(|row| row.met).collect::<Vec<_>>(), [Some(false), None, None]);
         assert_eq!(rows.iter().map(|row| row.ratio).collect::<Vec<_>>(), [Some(0.75), Some(0.8), Some(75.0 / 80.0)]);
+        assert!(rows[0].note.ends_with("; fio on any core 200000"), "{}", rows[0].note);
         let rows = added(Case::small(false, 1), &measured(0.5, Some(100e3)));
         // 13.3 µs, 12.5 and 10.
         assert_eq!(rows.iter().map(|row| row.met).collect::<Vec<_>>(), [Some(true), None, None]);
