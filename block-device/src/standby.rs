@@ -60,6 +60,8 @@ impl Standby {
         if matches!(*self.state.borrow(), State::Ended) {
             return;
         }
+        // An engine that served before is over: what waits for its limits gets its answer.
+        self.lift();
         let device = self.limited(engine);
         let before = self.state.replace(State::Serving(Rc::clone(&device)));
         self.meter.end_waiting();
@@ -292,6 +294,17 @@ mod tests {
             assert_eq!(outcomes(completions), [(1, None), (2, None)], "the engine has the last word");
             submit(standby, completions, 3..4);
             assert_eq!(outcomes(completions), [(3, Some(ErrorKind::Unavailable))]);
+        });
+    }
+
+    #[test]
+    fn what_waits_for_limits_is_answered_when_another_engine_serves() {
+        story(|standby, engine, completions| {
+            standby.set_limits(FEW);
+            standby.serve(Rc::clone(&engine));
+            submit(standby, completions, 0..3);
+            standby.serve(engine);
+            assert_eq!(outcomes(completions), [(0, None), (1, None), (2, None)], "none is dropped (I34)");
         });
     }
 
