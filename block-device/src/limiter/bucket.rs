@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use reactor::Instant;
+use reactor::{Instant, bug};
 
 use super::Limits;
 use crate::Request;
@@ -67,7 +67,10 @@ impl Buckets {
             return;
         }
         self.fill(now, false);
-        let saved = [self.commands.saved_for(), self.bytes.saved_for()];
+        let mut saved = [self.commands.saved_for(), self.bytes.saved_for()];
+        if bug!("fill-the-burst-with-other-limits") {
+            saved = [limits.burst; 2];
+        }
         *self = Self::new(limits, now);
         for (bucket, saved) in [&mut self.commands, &mut self.bytes].into_iter().zip(saved) {
             bucket.level = bucket.worth(saved.min(limits.burst)).max(bucket.level);
