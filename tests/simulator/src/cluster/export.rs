@@ -222,6 +222,16 @@ impl Connection {
         }
     }
 
+    /// What the next request will be called.
+    pub(super) fn next(&self) -> u64 {
+        self.line.sent.get()
+    }
+
+    /// Whether a request has not reached the engine yet, and may later.
+    pub(super) fn waits(&self, token: u64) -> bool {
+        self.line.queue.borrow().contains(&token)
+    }
+
     /// Everything that was sent is answered: what the engine had has come to its end.
     pub(super) async fn drained(&self) {
         while !self.line.unanswered.borrow().is_empty() {

@@ -53,6 +53,8 @@ pub(super) struct Volume {
     work: Cell<u32>,
     /// Requests of the newest path that are not answered.
     under_way: Cell<u32>,
+    /// Of these the writes that came through a connection, by what that calls them, with their values.
+    sent: RefCell<BTreeMap<u64, (Value, Writing)>>,
     drawn: Cell<u64>,
     pub(super) snapshots: RefCell<BTreeMap<Uuid, Snapshot>>,
     /// Counts snapshots that are known to be there.
@@ -141,6 +143,7 @@ impl Volume {
             way: RefCell::new(None),
             work: Cell::new(0),
             under_way: Cell::new(0),
+            sent: RefCell::default(),
             drawn: Cell::new(0),
             snapshots: RefCell::default(),
             taken: Cell::new(0),
@@ -187,6 +190,7 @@ impl Volume {
     pub(super) fn leave_path(&self) -> u64 {
         self.path.set(self.path.get() + 1);
         self.under_way.set(0);
+        self.sent.borrow_mut().clear();
         self.crash(Crash::Kill);
         self.path.get()
     }
@@ -203,7 +207,22 @@ impl Volume {
     /// Requests in flight may have happened or not; after a power cut of all that had them, so may what was not flushed.
     pub(super) fn crash(&self, crash: Crash) {
         self.model.borrow_mut().crash(crash);
+        self.begin_waiting_writes_anew();
         self.history.borrow_mut().crash(self.observer.now(), crash);
+    }
+
+    /// What in the model was in flight has come to its end, and what waits in front of the engine has not even begun.
+    pub(super) fn begin_waiting_writes_anew(&self) {
+        let Some(connection) = self.connection() else { return };
+        let (mut sent, mut model) = (self.sent.borrow_mut(), self.model.borrow_mut());
+        for (_, (value, writing)) in sent.iter_mut().filter(|(token, _)| connection.waits(**token)) {
+            let anew = model.start_write(writing.units().clone(), *value);
+            model.end_write(std::mem::replace(writing, anew), false);
+        }
+    }
+
+    fn connection(&self) -> Option<Rc<Connection>> {
+        self.way.borrow().as_ref().and_then(|way| way.export.as_ref()).map(|(_, connection)| Rc::clone(connection))
     }
 
     pub(super) fn note(&self, text: String) {
@@ -387,10 +406,17 @@ impl Volume {
         self.behind.iter().for_each(|behind| behind.wrote(units.clone(), value));
         let entry = self.history.borrow_mut().write(self.observer.now(), name, units, value);
         self.log(&format!("{name} {value} to block {block}, {count}"));
+        let token = self.connection().map(|connection| connection.next());
+        let mut writing = Some(writing);
+        if let Some((token, writing)) = token.zip(writing.take_if(|_| token.is_some())) {
+            self.sent.borrow_mut().insert(token, (value, writing));
+        }
         let outcome = execute(device, request).await;
         if !self.is_on(path) {
             return false;
         }
+        let sent = token.and_then(|token| self.sent.borrow_mut().remove(&token));
+        let writing = sent.map(|(_, writing)| writing).or(writing).expect("the host is on the same path still");
         self.end_entry(entry, &outcome);
         let good = self.judge(name, &outcome);
         let at_the_medium = outcome.is_err_and(|error| error.kind() == ErrorKind::WriteFailed);
