@@ -15,6 +15,7 @@ mod meter;
 mod null;
 mod reply;
 mod request;
+mod standby;
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -28,6 +29,7 @@ pub use crate::meter::{CLASSES, Kind, Limited, Meter, Reading};
 pub use crate::null::NullDevice;
 pub use crate::reply::{Completions, Reply, ReplySink, execute};
 pub use crate::request::{Range, Request, Segments};
+pub use crate::standby::{SpaceOf, Standby};
 pub use reactor::{Buffer, Slice};
 
 /// What a request came to: the bytes of a read (empty for the others), or why not.

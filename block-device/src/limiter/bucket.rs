@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use reactor::Instant;
+use reactor::{Instant, bug};
 
 use super::Limits;
 use crate::Request;
@@ -67,7 +67,10 @@ impl Buckets {
             return;
         }
         self.fill(now, false);
-        let saved = [self.commands.saved_for(), self.bytes.saved_for()];
+        let mut saved = [self.commands.saved_for(), self.bytes.saved_for()];
+        if bug!("fill-the-burst-with-other-limits") {
+            saved = [limits.burst; 2];
+        }
         *self = Self::new(limits, now);
         for (bucket, saved) in [&mut self.commands, &mut self.bytes].into_iter().zip(saved) {
             bucket.level = bucket.worth(saved.min(limits.burst)).max(bucket.level);
@@ -123,9 +126,12 @@ impl Bucket {
         accrued(self.rate, time).max(PARTS)
     }
 
-    /// For how long it was filled without being taken from.
+    /// For how long it was filled without being taken from. One without a limit saves nothing.
     fn saved_for(&self) -> Duration {
-        let nanoseconds = self.level.max(0) / i128::from(self.rate.max(1));
+        if self.rate == 0 {
+            return Duration::ZERO;
+        }
+        let nanoseconds = self.level.max(0) / i128::from(self.rate);
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 
@@ -243,6 +249,13 @@ mod tests {
         assert_eq!(at_once(&mut buckets), 500, "of two seconds one is left");
         buckets.set_limits(limits(500, 0, 1_000), at(10_000_001));
         assert_eq!(at_once(&mut buckets), 0, "the same limits change nothing");
+    }
+
+    #[test]
+    fn a_limit_that_was_not_there_has_saved_nothing() {
+        let mut buckets = Buckets::new(limits(0, 1 << 20, 2_000), at(0));
+        buckets.set_limits(limits(1_000, 1 << 30, 2_000), at(10_000_000));
+        assert_eq!(at_once(&mut buckets), 10, "but for the least");
     }
 
     #[test]

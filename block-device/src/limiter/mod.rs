@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use reactor::{Instant, JoinHandle, now, spawn, timeout};
+use reactor::{Instant, JoinHandle, bug, now, spawn, timeout};
 
 use self::bucket::{Buckets, Cost};
 use crate::{Allocations, BlockDevice, ErrorKind, Geometry, Meter, Reply, ReplySink, Request, Space};
@@ -95,6 +95,10 @@ impl Limiter {
     /// Other limits: what waits goes on at the new rate.
     pub fn set_limits(&self, limits: Limits) {
         self.shared.buckets.borrow_mut().set_limits(limits, now());
+        if bug!("drop-what-waits-when-limits-change") {
+            let first = self.shared.waiting.borrow_mut().pop_front();
+            drop(first);
+        }
         self.shared.wake_releaser();
     }
 
@@ -134,6 +138,9 @@ impl BlockDevice for Limiter {
 
     fn cancel(&self, sink: &Rc<dyn ReplySink>, token: Option<u64>) {
         let shared = &self.shared;
+        if bug!("keep-what-is-cancelled") {
+            return shared.device.cancel(sink, token);
+        }
         let cancelled: VecDeque<_> = {
             let mut all = shared.waiting.borrow_mut();
             let (cancelled, rest): (VecDeque<Waiting>, VecDeque<Waiting>) =

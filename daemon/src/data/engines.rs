@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_device::{BlockDevice, ErrorKind, Geometry, Limits, Meter};
+use block_device::{BlockDevice, ErrorKind, Geometry, Limits, Meter, Space, SpaceOf, Standby};
 use engine::{
     Engine, EngineConfig, EngineState, EngineStatus, MemberState, NewReplica, RebuildSettings, Registry, RegistryError,
     ReplicaStatus, VolumeRecord,
@@ -20,7 +20,6 @@ use super::errors::{engine_error, registry_error};
 use super::frontends::Shown;
 use super::happened;
 use super::room::room;
-use super::standby::{Local, Standby};
 use super::{EngineFacts, EngineSpec, ExportFacts, Inner, MemberFacts, MemberSpec, SnapshotFacts, VolumeChange};
 use crate::control::{ControlError, Frontends};
 use crate::failpoint;
@@ -47,9 +46,8 @@ pub(super) async fn export(
     }
     let geometry =
         Geometry::new(spec.size, spec.block_size).map_err(|error| ControlError::invalid("size_bytes", error))?;
-    let local = |member: &MemberSpec| Some(Local { replica: member.replica, store: member.store? });
     let meter = Arc::new(Meter::default());
-    let device = Standby::new(geometry, spec.members.iter().find_map(local), Arc::clone(&meter));
+    let device = Standby::new(geometry, spec.members.iter().find_map(space_of), Arc::clone(&meter));
     device.set_limits(spec.limits);
     let shown = Shown::new(spec.volume, spec.name, Rc::clone(&device));
     let export = Rc::new(Export {
@@ -63,6 +61,17 @@ pub(super) async fn export(
     room().exports.borrow_mut().insert(spec.volume, export);
     let shown = failpoint::step("a volume is shown", shown.set(&inner, spec.frontends)).await;
     Ok((meter, shown))
+}
+
+/// What says how much space there is for a member on this reactor: its store. None for a member elsewhere.
+fn space_of(member: &MemberSpec) -> Option<SpaceOf> {
+    let (replica, store) = (member.replica, member.store?);
+    Some(Box::new(move || {
+        let room = room();
+        let stores = room.stores.borrow();
+        let server = stores.get(&store)?;
+        Some(Space { used: server.info(replica)?.used_bytes, available: server.store().info().free })
+    }))
 }
 
 /// Changes how hosts reach the volume.

@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_device::{BlockDevice, Error, ErrorKind};
+use block_device::{BlockDevice, Error, ErrorKind, Standby};
 use engine::{Engine, RegistryError};
 use iscsi_target::{AccessState, ReservationStore, Reservations, Saved, Target, TargetOptions};
 use nvmf_target::identity::NAMESPACE_ID;
@@ -17,7 +17,6 @@ use super::Inner;
 use super::errors::{engine_error, registry_error};
 use super::hidden::Hidden;
 use super::room::room;
-use super::standby::Standby;
 use crate::control::{Backoff, ControlError, Frontends, Iscsi, Nvmf};
 use crate::failpoint;
 

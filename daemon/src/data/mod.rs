@@ -2,7 +2,7 @@
 //!
 //! Stores, replicas, engines and exports live on reactors and never leave their thread. Each call here is a message to
 //! the reactor that owns the thing, and the answer is plain values ([`facts`]). What runs on the other side of the
-//! message is in [`room`], [`stores`], [`engines`] and [`standby`].
+//! message is in [`room`], [`stores`], [`engines`] and [`frontends`].
 
 mod backups;
 mod engines;
@@ -17,7 +17,6 @@ mod paths;
 mod reactors;
 mod room;
 mod scrubs;
-mod standby;
 mod stores;
 
 use std::collections::BTreeMap;

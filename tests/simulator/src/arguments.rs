@@ -12,7 +12,7 @@ usage: simulator [--seed S | --seeds N | --seconds T | --bugs] [--scenario NAME]
        simulator --list
 
   --seed S         one seed, and its trace hash; a failure is made smaller, then told in full
-  --without PARTS  with --seed: leave out parts of its plan, such as 3,5-9,v1,/4 (steps, a volume, a quarter of the work)
+  --without PARTS  with --seed: leave out parts of its plan, such as 3,5-9,v1,/4,limits (steps, a volume, all but a quarter of the work, limits)
   --plan           with --seed: only print the plan
   --seeds N        N fresh seeds for each scenario, on all cores (the default: 100)
   --from S         with --seeds: not fresh ones, those from S on

@@ -85,6 +85,14 @@ pub const ALL: &[Bug] = &[
     )
     .from(8),
     in_cluster("believe-an-old-copy", "a lost record is made anew from the oldest copy (I5)").from(201),
+    in_cluster(
+        "drop-what-waits-when-limits-change",
+        "a command that waits for limits is dropped when they change (I34)",
+    )
+    .from(32),
+    in_cluster("keep-what-is-cancelled", "what waits for limits goes on although its connection has ended (I16)")
+        .from(13),
+    in_cluster("fill-the-burst-with-other-limits", "each change of limits gives the whole burst once more").from(16),
     in_races("let-regions-in-use-leave", "regions leave the intent although writes are in flight there (I7)").from(155),
     in_races("grant-before-the-drain", "what is at the disk for an older grant lands after a new one (I13, I15)")
         .from(970),

@@ -20,11 +20,12 @@ pub struct Shrunk {
     pub runs: u32,
 }
 
-/// Leaves out of a failing run what it can fail without: volumes, then steps in ever smaller groups, then requests.
+/// Leaves out of a failing run what it can fail without: the limits of volumes, volumes, then steps in ever smaller groups, then requests.
 pub fn shrink(scenario: &Scenario, options: Options, failure: String) -> Shrunk {
     let mut search = Search { scenario, options, best: Shrunk { without: options.without, failure, runs: 0 } };
     loop {
         let before = search.best.without;
+        search.leave_out_limits();
         search.leave_out_volumes();
         search.leave_out_steps();
         search.leave_out_work();
@@ -59,6 +60,14 @@ impl Search<'_> {
     fn parts(&self) -> (Vec<usize>, Vec<usize>) {
         let options = Options { without: self.best.without, ..self.options };
         self.scenario.planner.map_or_else(Default::default, |planner| planner.parts(options))
+    }
+
+    /// First, because most failures have nothing to do with them, and without them a run is shorter.
+    fn leave_out_limits(&mut self) {
+        let options = Options { without: self.best.without, ..self.options };
+        if self.scenario.planner.is_some_and(|planner| planner.has_limits(options)) {
+            self.attempt(self.best.without.and_no_limits());
+        }
     }
 
     fn leave_out_volumes(&mut self) {

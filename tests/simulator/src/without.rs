@@ -9,20 +9,25 @@ const STEPS: usize = 128;
 /// Volumes that can be named.
 const VOLUMES: usize = 8;
 
+/// What the limits of volumes are called.
+const LIMITS: &str = "limits";
+
 /// Parts of a plan that are left out. Scenarios without a plan ignore it.
 ///
-/// Written as `3,5-9,v1,/4`: steps, a volume, and how much less work the hosts have.
+/// Written as `3,5-9,v1,/4,limits`: steps, a volume, how much less work the hosts have, and the limits of volumes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Without {
     steps: u128,
     volumes: u8,
     /// How often the hosts' work is halved.
     pub(crate) halvings: u8,
+    /// No volume has limits.
+    pub(crate) limits: bool,
 }
 
 impl Without {
     /// Nothing is left out.
-    pub const NOTHING: Self = Self { steps: 0, volumes: 0, halvings: 0 };
+    pub const NOTHING: Self = Self { steps: 0, volumes: 0, halvings: 0, limits: false };
 
     /// Whether a step is left out.
     pub const fn step(&self, number: usize) -> bool {
@@ -38,6 +43,13 @@ impl Without {
     #[must_use]
     pub const fn and_half_of_the_work(mut self) -> Self {
         self.halvings += 1;
+        self
+    }
+
+    /// This, and no limits of volumes.
+    #[must_use]
+    pub const fn and_no_limits(mut self) -> Self {
+        self.limits = true;
         self
     }
 
@@ -73,6 +85,9 @@ impl fmt::Display for Without {
         if self.halvings > 0 {
             parts.push(format!("/{}", 1 << self.halvings));
         }
+        if self.limits {
+            parts.push(LIMITS.to_owned());
+        }
         f.write_str(&parts.join(","))
     }
 }
@@ -87,7 +102,9 @@ impl FromStr for Without {
             number.ok_or_else(|| format!("{text} is not a number below {limit}"))
         };
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            if let Some(volume) = part.strip_prefix('v') {
+            if part == LIMITS {
+                without = without.and_no_limits();
+            } else if let Some(volume) = part.strip_prefix('v') {
                 without = without.and_volume(number(volume, VOLUMES)?);
             } else if let Some(divisor) = part.strip_prefix('/') {
                 let divisor = number(divisor, 1 << 8)?;
@@ -113,7 +130,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for text in ["", "3", "3,5-9,v1,/4", "0-2,127", "v0,v7", "/2"] {
+        for text in ["", "3", "3,5-9,v1,/4", "0-2,127", "v0,v7", "/2", "limits", "0-2,v1,/2,limits"] {
             let without: Without = text.parse().expect("it is well formed");
             assert_eq!(without.to_string(), text);
         }

@@ -72,6 +72,7 @@ impl Volume {
                 let units = self.model.borrow().units();
                 grow(&mut held, units);
                 self.model.borrow_mut().go_back(&held);
+                self.begin_waiting_writes_anew();
                 // It may lack those that were taken since, and have those that were deleted.
                 self.snapshots.borrow_mut().values_mut().for_each(|snapshot| *snapshot = Snapshot::Unknown);
                 self.reverts.set(self.reverts.get() + 1);

@@ -1,5 +1,6 @@
 //! The course of a plan: what begins at its time, and what ends when its own time is over.
 
+mod connections;
 mod damage;
 
 use std::cell::Cell;
@@ -203,6 +204,9 @@ impl<'a> Course<'a> {
             Act::Add { volume, node } => self.add(volume, node),
             Act::Remove { volume, pick } => self.remove(volume, pick),
             Act::Whole { volume, limit } => self.until_whole(volume, limit),
+            Act::Limit { volume, limits } => self.limit(volume, limits),
+            Act::Disconnect { volume } => self.disconnect(volume),
+            Act::Abort { volume } => self.abort(volume),
             Act::Move { volume, to, off } => self.move_engine(volume, to, off),
             Act::TakeOver { volume, to } => cluster.start_engine(&cluster.volumes[&volume], to),
         }
@@ -420,8 +424,11 @@ impl<'a> Course<'a> {
     }
 
     fn flush(&self, volume: usize) {
-        self.administer(volume, |volume, engine| async move {
-            volume.flush(&*engine, volume.path()).await;
+        self.administer(volume, |volume, _| async move {
+            let way = volume.way.borrow().clone();
+            if let Some(way) = way {
+                volume.flush(&*way.device, volume.path()).await;
+            }
         });
     }
 
@@ -523,11 +530,19 @@ impl<'a> Course<'a> {
         let volume = &cluster.volumes[&volume];
         let place = volume.place.take().filter(|place| cluster.world.is_running(self.node(*place).id));
         let engine = volume.engine.borrow().clone();
+        let way = volume.way.borrow_mut().take();
         cluster.leave(volume);
         if let (Some(place), Some(engine)) = (place, engine) {
             let log = Rc::clone(volume);
             cluster.world.spawn(self.node(place).id, async move {
+                let export = way.and_then(|way| way.export);
+                if let Some((_, connection)) = &export {
+                    connection.cut();
+                }
                 engine.stop().await;
+                if let Some((export, _)) = export {
+                    export.end();
+                }
                 log.note("the engine was stopped in order".to_owned());
             });
         }

@@ -18,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Requests of each volume after the last fault.
 const LAST_WORK: u32 = 24;
 
+/// Bytes of a request at most.
+const LONGEST: u64 = 1 << 20;
+
 pub(super) fn check(cluster: &Cluster, course: &mut Course) {
     cluster.volumes.values().for_each(|volume| volume.add_work(LAST_WORK));
     // Whoever died at last is missed by now.
@@ -134,21 +137,35 @@ async fn watch(
 
 /// The host's last requests end.
 fn end_work(cluster: &Cluster, course: &mut Course, volume: &Rc<Volume>) {
-    let limit = cluster.world.now() + LIMIT;
+    let limit = cluster.world.now() + LIMIT + limited(volume);
     while volume.has_work() {
         course.pass(Duration::from_millis(20));
         let late = cluster.world.now() > limit;
         assert!(!late, "liveness broken: v{}: requests do not end although nothing is wrong", volume.plan.number);
     }
     course.pass(Duration::from_millis(100));
+    while volume.under_way() > 0 {
+        course.pass(Duration::from_millis(20));
+        let (late, number, left) = (cluster.world.now() > limit, volume.plan.number, volume.under_way());
+        assert!(!late, "I34 broken: v{number}: {left} requests are never answered although nothing is wrong");
+    }
+}
+
+/// For how long limits may hold up what a host still has to do, and the last request for which something is owed.
+fn limited(volume: &Volume) -> Duration {
+    let limits = volume.limits.get();
+    let requests = u64::from(volume.work() + volume.under_way() + 1);
+    let time = |count: u64, rate: u64| Duration::from_secs(if rate > 0 { count.div_ceil(rate) } else { 0 });
+    time(requests, limits.iops).max(time(requests * LONGEST, limits.bytes_per_second))
 }
 
 fn read_and_stop(cluster: &Cluster, volume: &Rc<Volume>) {
     let place = volume.place.get().unwrap_or_default();
     let engine = volume.engine.borrow().clone().expect("it serves");
+    let way = volume.way.borrow().clone().expect("its host has done its work");
     let reading = Rc::clone(volume);
     cluster.world.block_on(cluster.nodes[&place].id, async move {
-        reading.read_all(&engine).await;
+        reading.read_all(&*way.device).await;
         engine.stop().await;
     });
     let record = cluster.registry.record(volume.id);

@@ -2,8 +2,10 @@
 //! has to be right. `docs/simulator.md` tells how to read what it says.
 
 mod administration;
+mod allowance;
 mod behind;
 mod course;
+mod export;
 mod finish;
 mod history;
 mod node;
@@ -23,7 +25,7 @@ use self::course::Course;
 use self::node::{Around, DISK, DISK_SIZE, Node, address};
 use self::plan::{Plan, generate, races};
 use self::registry::SharedRegistry;
-use self::volume::Volume;
+use self::volume::{Told, Volume};
 use crate::model::Crash;
 use crate::{Options, Report};
 
@@ -54,6 +56,11 @@ impl Planner {
     pub fn parts(self, options: Options) -> (Vec<usize>, Vec<usize>) {
         let plan = self.plan(options);
         (plan.step_numbers(), plan.volumes.iter().map(|volume| volume.number).collect())
+    }
+
+    /// Whether any volume has limits in what is left of a seed's plan.
+    pub fn has_limits(self, options: Options) -> bool {
+        self.plan(options).has_limits()
     }
 
     /// Runs the plan of a seed.
@@ -91,8 +98,8 @@ impl Cluster {
         let registry = SharedRegistry::new(observer.clone());
         let sector = plan.sectors.iter().copied().min().unwrap_or(512);
         let volume = |volume: &plan::VolumePlan| {
-            let forced = plan.forces(volume.number);
-            (volume.number, Volume::new(volume.clone(), observer.clone(), sector, forced))
+            let told = Told { forced: plan.forces(volume.number), exported: plan.exports(volume) };
+            (volume.number, Volume::new(volume.clone(), observer.clone(), sector, told))
         };
         let volumes: BTreeMap<usize, Rc<Volume>> = plan.volumes.iter().map(volume).collect();
         let by_id: BTreeMap<_, _> = volumes.values().map(|volume| (volume.id, Rc::clone(volume))).collect();
@@ -161,6 +168,15 @@ impl Cluster {
     fn leave(&self, volume: &Rc<Volume>) -> u64 {
         let path = volume.leave_path();
         volume.engine.borrow_mut().take();
+        let export = volume.way.borrow_mut().take().and_then(|way| Some((way.node, way.export?)));
+        if let Some((node, (export, connection))) = export {
+            let node = self.nodes[&node].id;
+            // The target may not hear of it: then what waits for limits goes to an engine that may have lost the volume. What waits for the
+            // engine is always taken back, because that may get the volume after all, when others have acknowledged more (docs/simulator.md).
+            if self.world.is_running(node) && (!export.has_served() || self.random.borrow_mut().one_in(2)) {
+                self.world.spawn(node, async move { connection.cut() });
+            }
+        }
         path
     }
 
@@ -197,6 +213,9 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // Engines refer to tasks of the world, which ends after this.
-        self.volumes.values().for_each(|volume| drop(volume.engine.borrow_mut().take()));
+        for volume in self.volumes.values() {
+            volume.engine.borrow_mut().take();
+            volume.way.borrow_mut().take();
+        }
     }
 }

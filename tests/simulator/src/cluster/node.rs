@@ -5,21 +5,24 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use block_device::BlockDevice;
 use engine::{Connector, Engine, EngineConfig, EngineError, NewReplica, ReplicaRecord};
 use lvol::{FormatOptions, Store, StoreError};
 use reactor::simulated::{NodeId, Observer, Random};
-use reactor::{Disk, DiskOptions, sleep, spawn};
+use reactor::{Disk, DiskOptions, sleep};
 use replica::{
     Directory, LocalFuture, OpenError, OpenReplica, RemoteOptions, RemoteReplica, Replica, ReplicaListener,
     ReplicaServer, ReplicaSpec,
 };
 use uuid::Uuid;
 
+use super::export::Export;
 use super::plan::Timing;
 use super::registry::{NodeRegistry, SharedRegistry};
-use super::volume::Volume;
+use super::volume::{Volume, Way};
 
 pub(super) const DISK: &str = "/disk";
 
@@ -177,7 +180,9 @@ impl Node {
             node: format!("n{}", self.index),
             security: None,
         };
+        let export = volume.is_exported.then(|| Export::new(&volume.plan, volume.size.get(), volume.limits.get()));
         let config = EngineConfig {
+            meter: export.as_ref().map_or_else(Arc::default, |export| Arc::clone(&export.meter)),
             replica_deadline: self.timing.deadline,
             open_wait: self.timing.open_wait,
             lease: self.timing.lease,
@@ -202,18 +207,34 @@ impl Node {
         }
         volume.note(format!("an engine has started on n{}: path {path}", self.index));
         *volume.engine.borrow_mut() = Some(Rc::clone(&engine));
-        for _ in 0..volume.plan.workers {
-            spawn(Rc::clone(&volume).work_on(Rc::clone(&engine), path));
-        }
-        let (record, late, id) = (Rc::clone(&self.registry), Rc::clone(&engine), volume.id);
-        let is_replaced = Rc::new(move || record.record(id).epoch > late.status().epoch);
-        spawn(Rc::clone(&volume).haunt(Rc::clone(&engine), path, is_replaced));
-        let error = engine.stopped().await;
+        let device = Rc::clone(&engine) as Rc<dyn BlockDevice>;
+        let way = match &export {
+            Some(export) => self.way_through(export),
+            None => Way { node: self.index, device, export: None },
+        };
+        volume.use_way(way, path, self.replacement(&volume, &engine));
+        let error = match export {
+            Some(export) => export.serve_until_lost(engine).await,
+            None => engine.stopped().await.to_string(),
+        };
         volume.log(&format!("the engine of path {path} has stopped: {error}"));
     }
 }
 
 impl Node {
+    /// A way for the host of an exported volume that connects now.
+    pub(super) fn way_through(&self, export: &Rc<Export>) -> Way {
+        let connection = export.connect();
+        let device = Rc::clone(&connection) as Rc<dyn BlockDevice>;
+        Way { node: self.index, device, export: Some((Rc::clone(export), connection)) }
+    }
+
+    /// Tells whether a newer epoch is recorded than the engine's.
+    pub(super) fn replacement(&self, volume: &Volume, engine: &Rc<Engine>) -> Rc<dyn Fn() -> bool> {
+        let (record, late, id) = (Rc::clone(&self.registry), Rc::clone(engine), volume.id);
+        Rc::new(move || record.record(id).epoch > late.status().epoch)
+    }
+
     /// The registry has lost the record: what the replicas' copies say is put there, if that is certain.
     async fn make_record_anew(
         &self,

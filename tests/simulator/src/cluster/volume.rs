@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block_device::{BlockDevice, ErrorKind, Outcome as IoOutcome, Range, Request, Slice, execute};
+use block_device::{BlockDevice, ErrorKind, Limits, Outcome as IoOutcome, Range, Request, Slice, execute};
 use engine::Engine;
 use reactor::simulated::{Observer, Random};
 use reactor::{sleep, spawn};
@@ -13,6 +13,7 @@ use smallvec::smallvec;
 use uuid::Uuid;
 
 use super::behind::Behind;
+use super::export::{Connection, Export};
 use super::history::{EntryId, GHOSTS, History, Outcome};
 use super::plan::{Mix, VolumePlan};
 use crate::model::{Crash, Model, Value, Writing};
@@ -41,10 +42,19 @@ pub(super) struct Volume {
     acknowledged_on: Cell<u64>,
     /// The engine of the newest path, once it has started.
     pub(super) engine: RefCell<Option<Rc<Engine>>>,
+    /// How the host comes to it.
+    pub(super) way: RefCell<Option<Way>>,
+    /// Whether it does so through an export, and what it may do in a second then.
+    pub(super) is_exported: bool,
+    pub(super) limits: Cell<Limits>,
     /// Where the engine is to run; none while it is moved.
     pub(super) place: Cell<Option<usize>>,
     /// Requests that the host may still make.
     work: Cell<u32>,
+    /// Requests of the newest path that are not answered.
+    under_way: Cell<u32>,
+    /// Of these the writes that came through a connection, by what that calls them, with their values.
+    sent: RefCell<BTreeMap<u64, (Value, Writing)>>,
     drawn: Cell<u64>,
     pub(super) snapshots: RefCell<BTreeMap<Uuid, Snapshot>>,
     /// Counts snapshots that are known to be there.
@@ -58,6 +68,25 @@ pub(super) struct Volume {
     pub(super) adding: RefCell<BTreeSet<usize>>,
     /// What replicas that left may hold; none if no person will ask.
     pub(super) behind: Option<Behind>,
+}
+
+/// How a host comes to an engine.
+#[derive(Clone)]
+pub(super) struct Way {
+    /// Where that is.
+    pub(super) node: usize,
+    pub(super) device: Rc<dyn BlockDevice>,
+    /// What is between them, if anything is.
+    pub(super) export: Option<(Rc<Export>, Rc<Connection>)>,
+}
+
+/// What its plan says of a volume beside its own part.
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    /// Whether a person may make a replica count that left.
+    pub(super) forced: bool,
+    /// Whether its host comes through an export.
+    pub(super) exported: bool,
 }
 
 /// A replica of a clone.
@@ -93,8 +122,7 @@ enum Kind {
 }
 
 impl Volume {
-    /// `forced` tells whether a person may make a replica count that left.
-    pub(super) fn new(plan: VolumePlan, observer: Observer, sector: u32, forced: bool) -> Rc<Self> {
+    pub(super) fn new(plan: VolumePlan, observer: Observer, sector: u32, told: Told) -> Rc<Self> {
         let unit = u64::from(sector.min(plan.block));
         // The size of a simulated volume is small.
         let model = Model::new((plan.size / unit) as usize);
@@ -102,6 +130,8 @@ impl Volume {
             id: Uuid::from_bytes([0xa0 + plan.number as u8; 16]),
             place: Cell::new(Some(plan.engine)),
             size: Cell::new(plan.size),
+            limits: Cell::new(plan.limits),
+            is_exported: told.exported,
             plan,
             observer,
             unit,
@@ -110,7 +140,10 @@ impl Volume {
             path: Cell::new(0),
             acknowledged_on: Cell::new(0),
             engine: RefCell::new(None),
+            way: RefCell::new(None),
             work: Cell::new(0),
+            under_way: Cell::new(0),
+            sent: RefCell::default(),
             drawn: Cell::new(0),
             snapshots: RefCell::default(),
             taken: Cell::new(0),
@@ -118,7 +151,7 @@ impl Volume {
             clones: RefCell::default(),
             acts: Cell::new(0),
             adding: RefCell::default(),
-            behind: forced.then(Behind::default),
+            behind: told.forced.then(Behind::default),
         })
     }
 
@@ -133,13 +166,31 @@ impl Volume {
         self.work.set(self.work.get() + requests);
     }
 
+    /// Requests that the host has not begun yet.
+    pub(super) fn work(&self) -> u32 {
+        self.work.get()
+    }
+
     pub(super) fn has_work(&self) -> bool {
         self.work.get() > 0
+    }
+
+    /// Requests of the host that are not answered.
+    pub(super) fn under_way(&self) -> u32 {
+        self.under_way.get()
+    }
+
+    /// Whether the host has a way to an engine, and nothing of it waits for limits.
+    pub(super) fn is_idle(&self) -> bool {
+        let way = self.way.borrow();
+        way.as_ref().is_some_and(|way| way.export.as_ref().is_none_or(|(export, _)| export.is_idle()))
     }
 
     /// The host leaves its path: everything in flight is cut off.
     pub(super) fn leave_path(&self) -> u64 {
         self.path.set(self.path.get() + 1);
+        self.under_way.set(0);
+        self.sent.borrow_mut().clear();
         self.crash(Crash::Kill);
         self.path.get()
     }
@@ -156,7 +207,22 @@ impl Volume {
     /// Requests in flight may have happened or not; after a power cut of all that had them, so may what was not flushed.
     pub(super) fn crash(&self, crash: Crash) {
         self.model.borrow_mut().crash(crash);
+        self.begin_waiting_writes_anew();
         self.history.borrow_mut().crash(self.observer.now(), crash);
+    }
+
+    /// What in the model was in flight has come to its end, and what waits in front of the engine has not even begun.
+    pub(super) fn begin_waiting_writes_anew(&self) {
+        let Some(connection) = self.connection() else { return };
+        let (mut sent, mut model) = (self.sent.borrow_mut(), self.model.borrow_mut());
+        for (_, (value, writing)) in sent.iter_mut().filter(|(token, _)| connection.waits(**token)) {
+            let anew = model.start_write(writing.units().clone(), *value);
+            model.end_write(std::mem::replace(writing, anew), false);
+        }
+    }
+
+    fn connection(&self) -> Option<Rc<Connection>> {
+        self.way.borrow().as_ref().and_then(|way| way.export.as_ref()).map(|(_, connection)| Rc::clone(connection))
     }
 
     pub(super) fn note(&self, text: String) {
@@ -164,14 +230,28 @@ impl Volume {
         self.history.borrow_mut().note(self.observer.now(), text);
     }
 
+    /// The host has a way to an engine: its workers begin, and so does who looks whether the engine goes on without the volume.
+    pub(super) fn use_way(self: &Rc<Self>, way: Way, path: u64, is_replaced: Rc<dyn Fn() -> bool>) {
+        let device = Rc::clone(&way.device);
+        *self.way.borrow_mut() = Some(way);
+        for _ in 0..self.plan.workers {
+            spawn(Rc::clone(self).work_on(Rc::clone(&device), path));
+        }
+        spawn(Rc::clone(self).haunt(device, path, is_replaced));
+    }
+
     /// Uses the volume on one path until the host leaves it.
-    pub(super) async fn work_on(self: Rc<Self>, engine: Rc<Engine>, path: u64) {
+    async fn work_on(self: Rc<Self>, device: Rc<dyn BlockDevice>, path: u64) {
         while self.is_on(path) {
             let Some(mut random) = self.draw() else {
                 sleep(Duration::from_millis(2 + reactor::random() % 20)).await;
                 continue;
             };
-            let good = self.request(&engine, path, &mut random).await;
+            self.under_way.set(self.under_way.get() + 1);
+            let good = self.request(&*device, path, &mut random).await;
+            if self.is_on(path) {
+                self.under_way.set(self.under_way.get() - 1);
+            }
             if !good {
                 sleep(Duration::from_micros(random.below(20_000))).await;
             } else if random.one_in(4) {
@@ -183,7 +263,7 @@ impl Volume {
 
     /// Waits until the host is on another path that has acknowledged something, and uses this one as if nothing had happened. `is_replaced`
     /// tells whether a newer epoch is recorded than the engine's: one that began later than the next one is not replaced by it.
-    pub(super) async fn haunt(self: Rc<Self>, engine: Rc<Engine>, path: u64, is_replaced: Rc<dyn Fn() -> bool>) {
+    async fn haunt(self: Rc<Self>, device: Rc<dyn BlockDevice>, path: u64, is_replaced: Rc<dyn Fn() -> bool>) {
         let mut left = HAUNTED;
         while left > 0 && self.acknowledged_on.get() <= path {
             sleep(MOMENT).await;
@@ -192,7 +272,7 @@ impl Volume {
         if self.acknowledged_on.get() > path {
             // Each by itself: some wait behind what the host had in flight.
             for number in 0..8 {
-                spawn(Rc::clone(&self).haunt_block(Rc::clone(&engine), path, number, Rc::clone(&is_replaced)));
+                spawn(Rc::clone(&self).haunt_block(Rc::clone(&device), path, number, Rc::clone(&is_replaced)));
             }
         }
     }
@@ -201,20 +281,20 @@ impl Volume {
     /// ever read, and no read of it is answered.
     async fn haunt_block(
         self: Rc<Self>,
-        engine: Rc<Engine>,
+        device: Rc<dyn BlockDevice>,
         path: u64,
         number: u64,
         is_replaced: Rc<dyn Fn() -> bool>,
     ) {
         let block = number % self.plan.hot;
-        let read = execute(&*engine, Request::read(block * self.block(), self.block())).await;
+        let read = execute(&*device, Request::read(block * self.block(), self.block())).await;
         if !is_replaced() {
             return;
         }
         assert!(read.is_err(), "I14 broken: v{}: an engine that was replaced answers reads", self.plan.number);
         let value = GHOSTS | path << 8 | number;
         let data = Slice::from(&self.encode(value, self.units(block, 1))[..]);
-        let write = execute(&*engine, Request::write(block * self.block(), data)).await;
+        let write = execute(&*device, Request::write(block * self.block(), data)).await;
         self.log(&format!("a write to the engine of path {path}, which is lost: {:?}", write.as_ref().err()));
         assert!(write.is_err(), "I14 broken: v{}: two engines acknowledge writes", self.plan.number);
     }
@@ -227,15 +307,15 @@ impl Volume {
     }
 
     /// One request. Says whether it went well.
-    async fn request(&self, engine: &Engine, path: u64, random: &mut Random) -> bool {
+    async fn request(&self, device: &dyn BlockDevice, path: u64, random: &mut Random) -> bool {
         let (kind, block, count) = match self.plan.mix {
             Mix::Everything => self.any_request(random),
             mix => self.hot_request(mix, random),
         };
         match kind {
-            Kind::Read => self.read(engine, path, block, count).await,
-            Kind::Flush => self.flush(engine, path).await,
-            Kind::Write { .. } | Kind::Zero { .. } | Kind::Unmap => self.change(engine, path, kind, block, count).await,
+            Kind::Read => self.read(device, path, block, count).await,
+            Kind::Flush => self.flush(device, path).await,
+            Kind::Write { .. } | Kind::Zero { .. } | Kind::Unmap => self.change(device, path, kind, block, count).await,
         }
     }
 
@@ -326,10 +406,17 @@ impl Volume {
         self.behind.iter().for_each(|behind| behind.wrote(units.clone(), value));
         let entry = self.history.borrow_mut().write(self.observer.now(), name, units, value);
         self.log(&format!("{name} {value} to block {block}, {count}"));
+        let token = self.connection().map(|connection| connection.next());
+        let mut writing = Some(writing);
+        if let Some((token, writing)) = token.zip(writing.take_if(|_| token.is_some())) {
+            self.sent.borrow_mut().insert(token, (value, writing));
+        }
         let outcome = execute(device, request).await;
         if !self.is_on(path) {
             return false;
         }
+        let sent = token.and_then(|token| self.sent.borrow_mut().remove(&token));
+        let writing = sent.map(|(_, writing)| writing).or(writing).expect("the host is on the same path still");
         self.end_entry(entry, &outcome);
         let good = self.judge(name, &outcome);
         let at_the_medium = outcome.is_err_and(|error| error.kind() == ErrorKind::WriteFailed);
@@ -373,12 +460,12 @@ impl Volume {
         false
     }
 
-    /// Reads everything from an engine that serves: nothing may fail, nothing may be wrong.
-    pub(super) async fn read_all(&self, engine: &Engine) {
+    /// Reads everything from a device that serves: nothing may fail, nothing may be wrong.
+    pub(super) async fn read_all(&self, device: &dyn BlockDevice) {
         let path = self.path();
         let (blocks, stretch) = (self.size.get() / self.block(), STRETCH / self.block());
         for block in (0..blocks).step_by(stretch as usize) {
-            let good = self.read(engine, path, block, stretch.min(blocks - block)).await;
+            let good = self.read(device, path, block, stretch.min(blocks - block)).await;
             assert!(good, "liveness broken: v{}: a read fails although nothing is wrong any more", self.plan.number);
         }
     }

@@ -113,7 +113,7 @@ impl Course<'_> {
             if !self.cluster.world.is_running(node) {
                 return false;
             }
-            if self.cluster.world.block_on(node, async move { engine.status().in_flight }) == 0 {
+            if self.cluster.world.block_on(node, async move { engine.status().in_flight }) == 0 && volume.is_idle() {
                 return true;
             }
             self.cluster.world.run_for(MOMENT);

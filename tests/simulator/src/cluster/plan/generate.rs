@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use block_device::Limits;
 use reactor::simulated::Random;
 
+use super::limits::limit;
 use super::{Act, Mix, Plan, Step, Timing, Trouble, VolumePlan};
 
 /// Steps after which no story begins any more.
@@ -44,7 +46,9 @@ pub(crate) fn generate(seed: u64) -> Plan {
         }
     }
     let Course { volumes, steps, .. } = course;
-    Plan { sectors, volumes, timing, steps }
+    let mut plan = Plan { sectors, volumes, timing, steps };
+    limit(&mut plan, seed);
+    plan
 }
 
 fn volume(number: usize, nodes: usize, random: &mut Random) -> VolumePlan {
@@ -77,6 +81,7 @@ fn volume(number: usize, nodes: usize, random: &mut Random) -> VolumePlan {
         noted,
         mix: Mix::Everything,
         seed: random.next_u64(),
+        limits: Limits::default(),
     }
 }
 

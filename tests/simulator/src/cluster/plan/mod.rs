@@ -2,10 +2,13 @@
 //! administrative acts. A plan is a list, so that a failure shrinks by leaving parts of it out.
 
 mod generate;
+mod limits;
 mod races;
 
 use std::fmt;
 use std::time::Duration;
+
+use block_device::Limits;
 
 pub(crate) use self::generate::generate;
 pub(crate) use self::races::races;
@@ -45,6 +48,8 @@ pub(crate) struct VolumePlan {
     pub(crate) mix: Mix,
     /// What its requests follow from.
     pub(crate) seed: u64,
+    /// What its host may do in a second at first.
+    pub(crate) limits: Limits,
 }
 
 /// What a host asks for.
@@ -138,6 +143,12 @@ pub(crate) enum Act {
     Remove { volume: usize, pick: usize },
     /// Nothing, until all replicas of a volume are in sync, or for so long.
     Whole { volume: usize, limit: Duration },
+    /// A volume has other limits, or none.
+    Limit { volume: usize, limits: Limits },
+    /// The connection of a volume's host breaks, and the host connects again to the same engine.
+    Disconnect { volume: usize },
+    /// A volume's host takes back what it has sent, as far as it has not begun.
+    Abort { volume: usize },
     /// A volume's engine is stopped in order; later one is started on another node.
     Move { volume: usize, to: usize, off: Duration },
     /// An engine is started on a node, whatever there was before: a fail-over, or a second engine.
@@ -175,6 +186,10 @@ impl Plan {
         for step in &mut self.steps {
             step.work >>= without.halvings;
         }
+        if without.limits {
+            self.volumes.iter_mut().for_each(|volume| volume.limits = Limits::default());
+            self.steps.retain(|step| !matches!(step.act, Act::Limit { .. }));
+        }
         let volumes: Vec<usize> = self.volumes.iter().map(|volume| volume.number).collect();
         self.steps.retain(|step| step.act.volume().is_none_or(|volume| volumes.contains(&volume)));
         self
@@ -188,6 +203,22 @@ impl Plan {
     /// Whether a person may have a say in what a volume holds.
     pub(crate) fn forces(&self, number: usize) -> bool {
         self.steps.iter().any(|step| matches!(step.act, Act::Force { volume, .. } if volume == number))
+    }
+
+    /// Whether any volume has limits at any time.
+    pub(crate) fn has_limits(&self) -> bool {
+        let limits = |step: &Step| matches!(step.act, Act::Limit { limits, .. } if limits.are_set());
+        self.volumes.iter().any(|volume| volume.limits.are_set()) || self.steps.iter().any(limits)
+    }
+
+    /// Whether a volume's host comes to the engine through an export, as in the daemon. The others are with the engine itself: one device
+    /// less between a fault and what it does.
+    pub(crate) fn exports(&self, volume: &VolumePlan) -> bool {
+        let is_for_exports = |act: &Act| match act {
+            Act::Limit { volume, .. } | Act::Disconnect { volume } | Act::Abort { volume } => Some(*volume),
+            _ => None,
+        };
+        volume.limits.are_set() || self.steps.iter().any(|step| is_for_exports(&step.act) == Some(volume.number))
     }
 
     /// Whether anything happens on a node.
@@ -213,6 +244,9 @@ impl Act {
             | Self::Add { volume, .. }
             | Self::Remove { volume, .. }
             | Self::Whole { volume, .. }
+            | Self::Limit { volume, .. }
+            | Self::Disconnect { volume }
+            | Self::Abort { volume }
             | Self::Move { volume, .. }
             | Self::TakeOver { volume, .. } => Some(*volume),
             _ => None,
@@ -247,6 +281,9 @@ impl Act {
             | Self::CloneOf { .. }
             | Self::Grow { .. }
             | Self::Remove { .. }
+            | Self::Limit { .. }
+            | Self::Disconnect { .. }
+            | Self::Abort { .. }
             | Self::Whole { .. } => Vec::new(),
         }
     }
@@ -259,7 +296,7 @@ impl fmt::Display for Plan {
         writeln!(f, "nodes: {}", nodes.join(", "))?;
         for volume in &self.volumes {
             let replicas: Vec<_> = volume.replicas.iter().map(|node| format!("n{node}")).collect();
-            writeln!(
+            write!(
                 f,
                 "volume v{}: replicas on {}, engine on n{}, {} KiB in blocks of {}, {} workers, {} hot blocks with stride {}, {} regions, {:?}",
                 volume.number,
@@ -273,6 +310,10 @@ impl fmt::Display for Plan {
                 volume.noted,
                 volume.mix
             )?;
+            match volume.limits.are_set() {
+                true => writeln!(f, ", at most {}", Told(volume.limits))?,
+                false => writeln!(f)?,
+            }
         }
         let Timing { deadline, open_wait, silence, lease, .. } = self.timing;
         writeln!(f, "limits: deadline {deadline:?}, open wait {open_wait:?}, silence {silence:?}, lease {lease:?}")?;
@@ -328,10 +369,29 @@ impl fmt::Display for Act {
             Self::Add { volume, node } => write!(f, "v{volume} gets a replica on n{node}"),
             Self::Remove { volume, pick } => write!(f, "v{volume} loses its replica {pick}"),
             Self::Whole { volume, limit } => write!(f, "until v{volume} is whole, at most {limit:.3?}"),
+            Self::Limit { volume, limits } => write!(f, "v{volume} may do {}", Told(*limits)),
+            Self::Disconnect { volume } => write!(f, "the connection of v{volume} breaks"),
+            Self::Abort { volume } => write!(f, "the host of v{volume} takes back what has not begun"),
             Self::Move { volume, to, off } => {
                 write!(f, "engine of v{volume} is stopped in order, and started on n{to} after {off:.3?}")
             }
             Self::TakeOver { volume, to } => write!(f, "an engine of v{volume} is started on n{to}"),
         }
+    }
+}
+
+/// Limits in words.
+struct Told(Limits);
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Limits { iops, bytes_per_second, burst } = self.0;
+        match (iops, bytes_per_second) {
+            (0, 0) => return write!(f, "anything"),
+            (iops, 0) => write!(f, "{iops} commands a second")?,
+            (0, bytes) => write!(f, "{} KiB a second", bytes >> 10)?,
+            (iops, bytes) => write!(f, "{iops} commands and {} KiB a second", bytes >> 10)?,
+        }
+        write!(f, " with a burst of {burst:.3?}")
     }
 }

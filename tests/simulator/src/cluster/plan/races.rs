@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use block_device::Limits;
 use reactor::simulated::Random;
 
 use super::generate::{Course, timing};
@@ -50,6 +51,7 @@ fn volume(nodes: usize, random: &mut Random) -> VolumePlan {
         noted: 4,
         mix: if random.one_in(3) { Mix::Flushes } else { Mix::Writes },
         seed: random.next_u64(),
+        limits: Limits::default(),
     }
 }
 

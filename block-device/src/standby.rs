@@ -14,23 +14,18 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use block_device::{
-    Allocations, BlockDevice, ErrorKind, Geometry, Limiter, Limits, Meter, Reply, ReplySink, Request, Space,
-};
-use uuid::Uuid;
-
-use super::room::room;
+use crate::{Allocations, BlockDevice, ErrorKind, Geometry, Limiter, Limits, Meter, Reply, ReplySink, Request, Space};
 
 /// How many requests wait for an engine; more are told to come again. A host has no more in flight on a few queues.
 const MOST_WAITING: usize = 4096;
 
 /// A device that hosts can attach before its engine serves: requests wait for the engine. So a host whose node was
 /// restarted finds its volume at once and meets no error, however long the engine takes to open its replicas.
-pub(super) struct Standby {
+pub struct Standby {
     geometry: Geometry,
     state: RefCell<State>,
-    /// The replica on this reactor, whose store says what space there is.
-    local: Option<Local>,
+    /// Says what space there is, also while nothing serves; none if nobody here knows.
+    space: Option<SpaceOf>,
     /// Counts what waits; the engine counts what it has.
     meter: Arc<Meter>,
     limits: Cell<Limits>,
@@ -38,12 +33,8 @@ pub(super) struct Standby {
     limiter: RefCell<Option<Rc<Limiter>>>,
 }
 
-/// A replica of this reactor, and the store it is in.
-#[derive(Clone, Copy)]
-pub(super) struct Local {
-    pub(super) replica: Uuid,
-    pub(super) store: Uuid,
-}
+/// Says what space there is behind a device.
+pub type SpaceOf = Box<dyn Fn() -> Option<Space>>;
 
 enum State {
     Waiting(VecDeque<(Request, Reply)>),
@@ -53,11 +44,11 @@ enum State {
 
 impl Standby {
     /// A device of this geometry without an engine.
-    pub(super) fn new(geometry: Geometry, local: Option<Local>, meter: Arc<Meter>) -> Rc<Self> {
+    pub fn new(geometry: Geometry, space: Option<SpaceOf>, meter: Arc<Meter>) -> Rc<Self> {
         Rc::new(Self {
             geometry,
             state: RefCell::new(State::Waiting(VecDeque::new())),
-            local,
+            space,
             meter,
             limits: Cell::default(),
             limiter: RefCell::default(),
@@ -65,10 +56,12 @@ impl Standby {
     }
 
     /// Hands everything that waits, and all that comes, to the engine. One that gets ready while its volume is stopped comes too late.
-    pub(super) fn serve(&self, engine: Rc<dyn BlockDevice>) {
+    pub fn serve(&self, engine: Rc<dyn BlockDevice>) {
         if matches!(*self.state.borrow(), State::Ended) {
             return;
         }
+        // An engine that served before is over: what waits for its limits gets its answer.
+        self.lift();
         let device = self.limited(engine);
         let before = self.state.replace(State::Serving(Rc::clone(&device)));
         self.meter.end_waiting();
@@ -80,7 +73,7 @@ impl Standby {
     }
 
     /// What hosts may do from now on. What waits because of the limits before goes on at the new ones.
-    pub(super) fn set_limits(&self, limits: Limits) {
+    pub fn set_limits(&self, limits: Limits) {
         self.limits.set(limits);
         self.meter.set_limits(limits);
         let engine = match &*self.state.borrow() {
@@ -103,7 +96,7 @@ impl Standby {
     }
 
     /// Passes on what waits because of limits: the engine has ended, or is about to, and nothing shall wait for it.
-    pub(super) fn lift(&self) {
+    pub fn lift(&self) {
         let limiter = self.limiter.borrow().clone();
         if let Some(limiter) = limiter {
             limiter.lift();
@@ -121,14 +114,14 @@ impl Standby {
     }
 
     /// Refuses what waits, and all that comes if nothing serves.
-    pub(super) fn end_waiting(&self) {
+    pub fn end_waiting(&self) {
         if !matches!(*self.state.borrow(), State::Serving(_)) {
             self.end();
         }
     }
 
     /// Refuses what waits, and all that comes, and lets go of the engine.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.lift();
         self.limiter.take();
         self.meter.end_waiting();
@@ -155,7 +148,7 @@ impl BlockDevice for Standby {
         }
         match &mut *self.state.borrow_mut() {
             State::Waiting(waiting) if waiting.len() < MOST_WAITING => {
-                self.meter.wait(reactor::monotonic_now());
+                self.meter.wait(reactor::now());
                 waiting.push_back((request, reply));
             }
             State::Waiting(_) => reply.fail(ErrorKind::Busy),
@@ -186,21 +179,18 @@ impl BlockDevice for Standby {
     }
 
     fn space(&self) -> Option<Space> {
-        let local = self.local?;
-        let room = room();
-        let stores = room.stores.borrow();
-        let server = stores.get(&local.store)?;
-        let used = server.info(local.replica)?.used_bytes;
-        Some(Space { used, available: server.store().info().free })
+        self.space.as_ref().and_then(|space| space())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use block_device::{Completions, MemoryDevice};
-    use reactor::simulated::World;
     use std::time::Duration;
+
+    use reactor::simulated::World;
+
+    use super::*;
+    use crate::{Completions, MemoryDevice};
 
     fn outcomes(completions: &Rc<Completions>) -> Vec<(u64, Option<ErrorKind>)> {
         let mut done = Vec::new();
@@ -208,77 +198,113 @@ mod tests {
         done.into_iter().map(|(token, outcome)| (token, outcome.err().map(|error| error.kind()))).collect()
     }
 
-    fn standby() -> (Rc<Standby>, Geometry) {
-        let geometry = Geometry::new(1 << 20, 4096).expect("a good size");
-        (Standby::new(geometry, None, Arc::default()), geometry)
+    /// On a reactor, which has the time and a limiter's task. Nothing serves yet.
+    fn story(story: impl FnOnce(&Standby, Rc<dyn BlockDevice>, &Rc<Completions>) + 'static) {
+        let world = World::new(1);
+        let node = world.add_node(std::net::Ipv4Addr::LOCALHOST.into());
+        world.block_on(node, async move {
+            let geometry = Geometry::new(1 << 20, 4096).expect("a good size");
+            let standby = Standby::new(geometry, None, Arc::default());
+            story(&standby, Rc::new(MemoryDevice::new(geometry).expect("memory")), &Completions::new());
+        });
     }
 
     #[test]
     fn requests_wait_for_the_engine_and_are_answered_once() {
-        let (standby, geometry) = standby();
-        let completions = Completions::new();
-        standby.submit(Request::read(0, 4096), Reply::new(completions.clone(), 1));
-        assert_eq!(outcomes(&completions), []);
-        assert!(standby.meter.in_flight() == 1 && standby.meter.oldest().is_some());
-        standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
-        standby.submit(Request::read(1 << 20, 4096), Reply::new(completions.clone(), 2));
-        assert_eq!(outcomes(&completions), [(1, None), (2, Some(ErrorKind::InvalidRange))]);
-        assert_eq!((standby.meter.in_flight(), standby.meter.oldest()), (0, None));
+        story(|standby, engine, completions| {
+            submit(standby, completions, 1..2);
+            assert_eq!(outcomes(completions), []);
+            assert!(standby.meter.in_flight() == 1 && standby.meter.oldest().is_some());
+            standby.serve(engine);
+            standby.submit(Request::read(1 << 20, 4096), Reply::new(completions.clone(), 2));
+            assert_eq!(outcomes(completions), [(1, None), (2, Some(ErrorKind::InvalidRange))]);
+            assert_eq!((standby.meter.in_flight(), standby.meter.oldest()), (0, None));
+        });
     }
 
     #[test]
     fn no_more_wait_than_there_is_room_for() {
-        let (standby, _) = standby();
-        let completions = Completions::new();
-        for token in 0..=MOST_WAITING as u64 {
-            standby.submit(Request::Flush, Reply::new(completions.clone(), token));
-        }
-        assert_eq!(outcomes(&completions), [(MOST_WAITING as u64, Some(ErrorKind::Busy))]);
+        story(|standby, _, completions| {
+            submit(standby, completions, 0..MOST_WAITING as u64 + 1);
+            assert_eq!(outcomes(completions), [(MOST_WAITING as u64, Some(ErrorKind::Busy))]);
+        });
     }
 
     #[test]
     fn what_has_ended_does_not_serve_any_more() {
-        let (standby, geometry) = standby();
-        let completions = Completions::new();
-        standby.end_waiting();
-        standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
-        standby.submit(Request::read(0, 4096), Reply::new(completions.clone(), 1));
-        assert_eq!(outcomes(&completions), [(1, Some(ErrorKind::Unavailable))]);
+        story(|standby, engine, completions| {
+            standby.end_waiting();
+            standby.serve(engine);
+            submit(standby, completions, 1..2);
+            assert_eq!(outcomes(completions), [(1, Some(ErrorKind::Unavailable))]);
+        });
     }
 
     #[test]
     fn the_end_answers_all_that_waits() {
-        let (standby, _) = standby();
-        let completions = Completions::new();
-        standby.submit(Request::Flush, Reply::new(completions.clone(), 1));
-        standby.end();
-        standby.submit(Request::Flush, Reply::new(completions.clone(), 2));
-        assert_eq!(outcomes(&completions), [(1, Some(ErrorKind::Unavailable)), (2, Some(ErrorKind::Unavailable))]);
+        story(|standby, _, completions| {
+            submit(standby, completions, 1..2);
+            standby.end();
+            submit(standby, completions, 2..3);
+            assert_eq!(outcomes(completions), [(1, Some(ErrorKind::Unavailable)), (2, Some(ErrorKind::Unavailable))]);
+        });
     }
 
     #[test]
     fn what_is_cancelled_before_the_engine_serves_never_begins() {
-        let (standby, geometry) = standby();
-        let (gone, stays) = (Completions::new(), Completions::new());
-        standby.submit(Request::read(0, 4096), Reply::new(gone.clone(), 1));
-        standby.submit(Request::read(0, 4096), Reply::new(stays.clone(), 2));
-        standby.submit(Request::read(0, 4096), Reply::new(stays.clone(), 3));
-        standby.cancel(&(Rc::clone(&gone) as Rc<dyn ReplySink>), None);
-        standby.cancel(&(Rc::clone(&stays) as Rc<dyn ReplySink>), Some(3));
-        assert_eq!(outcomes(&gone), [(1, Some(ErrorKind::Aborted))]);
-        assert!(standby.meter.in_flight() == 1 && standby.meter.oldest().is_some());
-        standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
-        assert_eq!(outcomes(&stays), [(3, Some(ErrorKind::Aborted)), (2, None)]);
+        story(|standby, engine, stays| {
+            let gone = Completions::new();
+            submit(standby, &gone, 1..2);
+            submit(standby, stays, 2..4);
+            standby.cancel(&(Rc::clone(&gone) as Rc<dyn ReplySink>), None);
+            standby.cancel(&(Rc::clone(stays) as Rc<dyn ReplySink>), Some(3));
+            assert_eq!(outcomes(&gone), [(1, Some(ErrorKind::Aborted))]);
+            assert!(standby.meter.in_flight() == 1 && standby.meter.oldest().is_some());
+            standby.serve(engine);
+            assert_eq!(outcomes(stays), [(3, Some(ErrorKind::Aborted)), (2, None)]);
+        });
     }
 
-    /// On a reactor: a limiter has a task.
-    fn on_a_reactor(story: impl FnOnce(Rc<Standby>, Rc<Completions>) + 'static) {
-        let world = World::new(1);
-        let node = world.add_node(std::net::Ipv4Addr::LOCALHOST.into());
-        world.block_on(node, async move {
-            let (standby, geometry) = standby();
-            standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
-            story(standby, Completions::new());
+    #[test]
+    fn limits_come_and_go_while_it_serves() {
+        story(|standby, engine, completions| {
+            standby.serve(engine);
+            standby.set_limits(FEW);
+            submit(standby, completions, 0..4);
+            assert_eq!(outcomes(completions), [(0, None)]);
+            assert_eq!((standby.meter.limited().iops, standby.meter.limited().waiting), (10, 3));
+            standby.set_limits(Limits { iops: 20, ..FEW });
+            assert_eq!(standby.meter.limited().waiting, 3);
+            standby.set_limits(Limits::default());
+            assert_eq!(outcomes(completions), [(1, None), (2, None), (3, None)]);
+            assert!(standby.limiter.borrow().is_none(), "nothing is left of the limits");
+            submit(standby, completions, 4..100);
+            assert_eq!(outcomes(completions).len(), 96);
+        });
+    }
+
+    #[test]
+    fn limits_of_before_hold_when_the_engine_comes_and_end_with_it() {
+        story(|standby, engine, completions| {
+            standby.set_limits(FEW);
+            submit(standby, completions, 0..3);
+            standby.serve(engine);
+            assert_eq!(outcomes(completions), [(0, None)]);
+            standby.end();
+            assert_eq!(outcomes(completions), [(1, None), (2, None)], "the engine has the last word");
+            submit(standby, completions, 3..4);
+            assert_eq!(outcomes(completions), [(3, Some(ErrorKind::Unavailable))]);
+        });
+    }
+
+    #[test]
+    fn what_waits_for_limits_is_answered_when_another_engine_serves() {
+        story(|standby, engine, completions| {
+            standby.set_limits(FEW);
+            standby.serve(Rc::clone(&engine));
+            submit(standby, completions, 0..3);
+            standby.serve(engine);
+            assert_eq!(outcomes(completions), [(0, None), (1, None), (2, None)], "none is dropped (I34)");
         });
     }
 
@@ -288,39 +314,5 @@ mod tests {
         for token in tokens {
             standby.submit(Request::read(0, 4096), Reply::new(completions.clone(), token));
         }
-    }
-
-    #[test]
-    fn limits_come_and_go_while_it_serves() {
-        on_a_reactor(|standby, completions| {
-            standby.set_limits(FEW);
-            submit(&standby, &completions, 0..4);
-            assert_eq!(outcomes(&completions), [(0, None)]);
-            assert_eq!((standby.meter.limited().iops, standby.meter.limited().waiting), (10, 3));
-            standby.set_limits(Limits { iops: 20, ..FEW });
-            assert_eq!(standby.meter.limited().waiting, 3);
-            standby.set_limits(Limits::default());
-            assert_eq!(outcomes(&completions), [(1, None), (2, None), (3, None)]);
-            assert!(standby.limiter.borrow().is_none(), "nothing is left of the limits");
-            submit(&standby, &completions, 4..100);
-            assert_eq!(outcomes(&completions).len(), 96);
-        });
-    }
-
-    #[test]
-    fn limits_of_before_hold_when_the_engine_comes_and_end_with_it() {
-        let world = World::new(1);
-        let node = world.add_node(std::net::Ipv4Addr::LOCALHOST.into());
-        world.block_on(node, async {
-            let ((standby, geometry), completions) = (standby(), Completions::new());
-            standby.set_limits(FEW);
-            submit(&standby, &completions, 0..3);
-            standby.serve(Rc::new(MemoryDevice::new(geometry).expect("memory")));
-            assert_eq!(outcomes(&completions), [(0, None)]);
-            standby.end();
-            assert_eq!(outcomes(&completions), [(1, None), (2, None)], "the engine has the last word");
-            submit(&standby, &completions, 3..4);
-            assert_eq!(outcomes(&completions), [(3, Some(ErrorKind::Unavailable))]);
-        });
     }
 }
