@@ -130,6 +130,8 @@ pub(crate) struct Core {
     /// Operations cancelled in the backlog, to be told of in the next turn.
     withdrawn: RefCell<Vec<Completion>>,
     timers: RefCell<BTreeMap<TimerKey, Waker>>,
+    /// What is to be done once all ready tasks of this turn have run.
+    at_end: RefCell<Vec<Rc<dyn TurnEnd>>>,
     /// When this turn began.
     turned: Cell<Instant>,
     next_timer: Cell<u64>,
@@ -151,6 +153,7 @@ impl Core {
             backlog: RefCell::default(),
             withdrawn: RefCell::default(),
             timers: RefCell::default(),
+            at_end: RefCell::default(),
             turned,
             next_timer: Cell::new(0),
             messages: RefCell::default(),
@@ -203,6 +206,7 @@ impl Core {
         self.take_messages();
         self.fire_timers();
         self.executor.run_ready();
+        self.end_turn();
         self.stats.set_activity(stats::kernel);
         self.submit_backlog();
         let wait = self.shorten(wait);
@@ -220,7 +224,18 @@ impl Core {
     /// Whether a turn would find work without waiting.
     pub(crate) fn has_work(&self) -> bool {
         let waiting = !self.backlog.borrow().is_empty() || !self.withdrawn.borrow().is_empty();
-        waiting || self.executor.has_ready() || self.inbox.is_pending()
+        waiting || self.executor.has_ready() || self.inbox.is_pending() || !self.at_end.borrow().is_empty()
+    }
+
+    /// Does what was left for the end of the turn. The list's memory is kept for the next turn.
+    fn end_turn(&self) {
+        let mut asked = self.at_end.take();
+        for end in asked.drain(..) {
+            end.turn_ends();
+        }
+        // What these left for later comes with the next turn.
+        asked.append(&mut self.at_end.borrow_mut());
+        self.at_end.replace(asked);
     }
 
     /// Ends the reactor: refuses messages, drops every task, timer and waiter. The driver lets go of what is in flight
@@ -230,6 +245,7 @@ impl Core {
         self.executor.clear();
         // Taken out first: what these drop may come back to the reactor.
         drop(self.timers.take());
+        drop(self.at_end.take());
         drop(self.backlog.take());
         drop(self.withdrawn.take());
         // The identifiers stay taken: the driver may still work on these operations.
@@ -476,6 +492,17 @@ pub fn now() -> Instant {
 /// Outside a reactor.
 pub fn turn_began() -> Instant {
     current(|core| core.turned.get())
+}
+
+/// Something to do at the end of a turn: once, for all that the turn's tasks brought.
+pub trait TurnEnd {
+    /// Called once for each time it was asked for.
+    fn turn_ends(&self);
+}
+
+/// Has `end` called when all ready tasks of this turn have run, before the reactor waits.
+pub fn at_turn_end(end: Rc<dyn TurnEnd>) {
+    current(|core| core.at_end.borrow_mut().push(end));
 }
 
 /// The time now, on the clock that all reactors but simulated ones have; from any thread.

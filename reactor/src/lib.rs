@@ -29,7 +29,9 @@ mod timer;
 
 pub use crate::buffer::{Buffer, Reservation, Slice};
 pub use crate::clock::{KernelClock, kernel_clock};
-pub use crate::core::{boot_id, handle, monotonic_now, now, random, random_bytes, task_count, turn_began, wall_clock};
+pub use crate::core::{
+    TurnEnd, at_turn_end, boot_id, handle, monotonic_now, now, random, random_bytes, task_count, turn_began, wall_clock,
+};
 pub use crate::counting::CountingAllocator;
 pub use crate::disk::{Disk, DiskAction, DiskOptions, DiskReply, DiskSink};
 pub use crate::executor::{JoinHandle, TaskEnded, spawn, yield_now};

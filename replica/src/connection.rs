@@ -99,11 +99,9 @@ struct Connection {
     replica: Rc<dyn Replica>,
     epoch: u64,
     write: RefCell<Option<Write>>,
-    /// Answers were queued since the last flush.
-    unsent: Cell<bool>,
     /// The engine said Close.
     closing: Cell<bool>,
-    /// The connection's task.
+    /// The connection's task, when it waits for the last answer.
     task: RefCell<Option<Waker>>,
 }
 
@@ -126,7 +124,6 @@ impl Connection {
             session: RefCell::new(session),
             replica,
             write: RefCell::new(None),
-            unsent: Cell::new(false),
             closing: Cell::new(false),
             task: RefCell::new(None),
         }
@@ -143,7 +140,10 @@ impl Connection {
 
     async fn turns(self: &Rc<Self>) -> io::Result<()> {
         loop {
-            let Some(chunk) = self.next_chunk().await? else { return self.stream.drained(0).await };
+            let Some(chunk) = self.next_chunk().await? else {
+                self.stream.flush();
+                return self.stream.drained(0).await;
+            };
             if chunk.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -151,21 +151,20 @@ impl Connection {
         }
     }
 
-    /// Waits for bytes, and sends the answers that come up meanwhile; `None` when all is said.
+    /// Waits for bytes; `None` when all is said.
     async fn next_chunk(&self) -> io::Result<Option<Chunk>> {
         let mut receive = pin!(self.stream.receive());
         poll_fn(|context| {
             let received = receive.as_mut().poll(context);
-            if self.unsent.take() {
-                self.stream.flush();
-            }
             if let Poll::Ready(chunk) = received {
                 return Poll::Ready(chunk.map(Some));
             }
             if self.closing.get() && self.session.borrow().in_flight() == 0 {
                 return Poll::Ready(Ok(None));
             }
-            self.task.borrow_mut().get_or_insert_with(|| context.waker().clone());
+            if self.closing.get() {
+                *self.task.borrow_mut() = Some(context.waker().clone());
+            }
             Poll::Pending
         })
         .await
@@ -306,7 +305,7 @@ impl Connection {
     }
 
     fn send_soon(&self) {
-        self.unsent.set(true);
+        self.stream.flush_at_turn_end();
         if let Some(task) = self.task.take() {
             task.wake();
         }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use reactor::{DetachedStream, Received, Slice, TcpStream};
+use reactor::{DetachedStream, Received, Slice, TcpStream, TurnEnd};
 
 /// Memory for opened bytes that is larger is not kept for the next ones.
 const KEPT: usize = 256 << 10;
@@ -54,9 +54,14 @@ pub trait Security: Debug + Send + Sync {
 
 /// A connection's stream; clones share it.
 #[derive(Clone)]
-pub(crate) struct Stream {
+pub(crate) struct Stream(Rc<Ends>);
+
+/// What the clones of a stream share.
+struct Ends {
     socket: TcpStream,
-    secure: Option<Rc<RefCell<Secure>>>,
+    secure: Option<RefCell<Secure>>,
+    /// A flush was left for the end of the turn.
+    flushes: Cell<bool>,
 }
 
 pub(crate) struct Secure {
@@ -83,7 +88,7 @@ pub(crate) enum Chunk {
 impl Stream {
     /// A stream whose two ends know each other; takes as long as it takes. Without a session it is plain.
     pub(crate) async fn establish(socket: TcpStream, session: Option<Box<dyn SecureSession>>) -> io::Result<Self> {
-        let Some(mut session) = session else { return Ok(Self { socket, secure: None }) };
+        let Some(mut session) = session else { return Ok(Self::new(socket, None)) };
         let mut early = Vec::new();
         session.send(&[], &mut Socket::new(&socket))?;
         socket.flush();
@@ -103,47 +108,84 @@ impl Stream {
 
     fn secured(socket: TcpStream, session: Box<dyn SecureSession>, early: Vec<u8>) -> Self {
         let secure = Secure { session: Some(session), early, unsealed: Vec::new() };
-        Self { socket, secure: Some(Rc::new(RefCell::new(secure))) }
+        Self::new(socket, Some(RefCell::new(secure)))
+    }
+
+    fn new(socket: TcpStream, secure: Option<RefCell<Secure>>) -> Self {
+        Self(Rc::new(Ends { socket, secure, flushes: Cell::new(false) }))
     }
 
     /// The other end.
     pub(crate) fn peer_address(&self) -> SocketAddr {
-        self.socket.peer_address()
+        self.0.socket.peer_address()
     }
 
     /// Waits for bytes; an empty chunk is the end of the stream.
     pub(crate) async fn receive(&self) -> io::Result<Chunk> {
-        let Some(secure) = &self.secure else { return self.socket.receive().await.map(Chunk::Plain) };
+        let Some(secure) = &self.0.secure else { return self.0.socket.receive().await.map(Chunk::Plain) };
         let mut bytes = std::mem::take(&mut secure.borrow_mut().early);
         while bytes.is_empty() {
-            let sealed = self.socket.receive().await?;
+            let sealed = self.0.socket.receive().await?;
             if sealed.is_empty() {
                 return Ok(Chunk::Plain(sealed));
             }
-            bytes = secure.borrow_mut().open(&sealed, &self.socket)?;
+            bytes = secure.borrow_mut().open(&sealed, &self.0.socket)?;
         }
         Ok(Chunk::Opened(bytes))
     }
 
     /// Queues a copy of a few bytes (a header).
     pub(crate) fn push_copy(&self, bytes: &[u8]) {
-        match &self.secure {
-            None => self.socket.push_copy(bytes),
+        match &self.0.secure {
+            None => self.0.socket.push_copy(bytes),
             Some(secure) => secure.borrow_mut().unsealed.extend_from_slice(bytes),
         }
     }
 
     /// Queues bytes by reference.
     pub(crate) fn push(&self, slice: Slice) {
-        match &self.secure {
-            None => self.socket.push(slice),
+        match &self.0.secure {
+            None => self.0.socket.push(slice),
             // At once, so that the work is done with the request, and not for many of them at the flush.
-            Some(secure) => self.check(secure.borrow_mut().seal(&slice, &self.socket)),
+            Some(secure) => self.0.check(secure.borrow_mut().seal(&slice, &self.0.socket)),
         }
     }
 
     /// Sends what is queued.
     pub(crate) fn flush(&self) {
+        self.0.flush();
+    }
+
+    /// Sends what is queued by then, once all that this turn brings is done: in one call, however many requests or answers there are.
+    pub(crate) fn flush_at_turn_end(&self) {
+        if !self.0.flushes.replace(true) {
+            reactor::at_turn_end(Rc::clone(&self.0) as Rc<dyn TurnEnd>);
+        }
+    }
+
+    /// Waits until at most `bytes` of what was flushed are not with the system yet.
+    pub(crate) async fn drained(&self, bytes: usize) -> io::Result<()> {
+        self.0.socket.drained(bytes).await
+    }
+
+    /// Ends the stream for both sides now.
+    pub(crate) fn close(&self) {
+        self.0.socket.close();
+    }
+
+    /// Takes the stream off this reactor once all output is sent.
+    pub(crate) async fn detach(self) -> io::Result<DetachedConnection> {
+        self.flush();
+        let session = match &self.0.secure {
+            None => None,
+            Some(secure) => Some(secure.borrow_mut().session.take().ok_or(io::ErrorKind::NotConnected)?),
+        };
+        Ok(DetachedConnection { socket: self.0.socket.clone().detach().await?, session })
+    }
+}
+
+impl Ends {
+    fn flush(&self) {
         if let Some(secure) = &self.secure {
             self.check(secure.borrow_mut().seal(&[], &self.socket));
         }
@@ -157,25 +199,12 @@ impl Stream {
             self.socket.close();
         }
     }
+}
 
-    /// Waits until at most `bytes` of what was flushed are not with the system yet.
-    pub(crate) async fn drained(&self, bytes: usize) -> io::Result<()> {
-        self.socket.drained(bytes).await
-    }
-
-    /// Ends the stream for both sides now.
-    pub(crate) fn close(&self) {
-        self.socket.close();
-    }
-
-    /// Takes the stream off this reactor once all output is sent.
-    pub(crate) async fn detach(self) -> io::Result<DetachedConnection> {
+impl TurnEnd for Ends {
+    fn turn_ends(&self) {
+        self.flushes.set(false);
         self.flush();
-        let session = match &self.secure {
-            None => None,
-            Some(secure) => Some(secure.borrow_mut().session.take().ok_or(io::ErrorKind::NotConnected)?),
-        };
-        Ok(DetachedConnection { socket: self.socket.detach().await?, session })
     }
 }
 
@@ -184,7 +213,7 @@ impl DetachedConnection {
     pub(crate) fn attach(self) -> io::Result<Stream> {
         let socket = self.socket.attach()?;
         Ok(match self.session {
-            None => Stream { socket, secure: None },
+            None => Stream::new(socket, None),
             Some(session) => Stream::secured(socket, session, Vec::new()),
         })
     }

@@ -55,8 +55,6 @@ impl RemoteReplica {
             state: RefCell::new(state),
             changed: Notify::new(),
             news: Notify::new(),
-            unsent: Cell::new(false),
-            sender: RefCell::new(None),
         });
         super::tasks::start(&replica, options);
         Ok(replica)

@@ -6,7 +6,6 @@ mod tasks;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
 use block_device::{BlockDevice, Buffer, Error, ErrorKind, Geometry, Outcome, Range, Reply, Request, Segments};
@@ -62,10 +61,6 @@ pub struct RemoteReplica {
     changed: Notify,
     /// Notified when it may have said something else of damage.
     news: Notify,
-    /// Output was queued since the last flush.
-    unsent: Cell<bool>,
-    /// The task that flushes.
-    sender: RefCell<Option<Waker>>,
 }
 
 struct State {
@@ -155,11 +150,8 @@ impl RemoteReplica {
             drop(state);
             return pending.answer_to.fail(error);
         }
-        let idle = state.client.in_flight() == 0;
         state.backlog.push_back(Waiting { command, data, pending });
         self.send_backlog(&mut state);
-        drop(state);
-        self.send_soon(idle);
     }
 
     /// Sends what waits, as far as credits reach.
@@ -170,25 +162,13 @@ impl RemoteReplica {
                     self.stream.push_copy(&header);
                     self.stream.push_copy(&payload);
                     data.into_iter().for_each(|data| self.stream.push(data));
-                    self.unsent.set(true);
+                    self.stream.flush_at_turn_end();
                 }
                 Err(wire::NoCredit(pending)) => {
                     state.backlog.push_front(Waiting { command, data, pending });
                     return;
                 }
             }
-        }
-    }
-
-    /// Flushes at once when nothing else is in flight (nothing to wait for), else with what else this turn brings.
-    fn send_soon(&self, at_once: bool) {
-        if at_once {
-            self.unsent.set(false);
-            self.stream.flush();
-        } else if self.unsent.get()
-            && let Some(sender) = self.sender.take()
-        {
-            sender.wake();
         }
     }
 
@@ -241,9 +221,6 @@ impl RemoteReplica {
         // No late answer can come: nobody reads the stream any more (I15, I16).
         self.stream.close();
         self.changed.notify_waiters();
-        if let Some(sender) = self.sender.take() {
-            sender.wake();
-        }
         for pending in pending {
             pending.answer_to.fail(error.clone());
         }
@@ -511,16 +488,12 @@ impl Replica for RemoteReplica {
     }
 
     fn close(&self) {
-        let idle = {
-            let mut state = self.state.borrow_mut();
-            if std::mem::replace(&mut state.closing, true) || state.failure.is_some() {
-                return;
-            }
-            self.stream.push_copy(&state.client.close());
-            state.client.in_flight() == 0 && state.backlog.is_empty()
-        };
-        self.unsent.set(true);
-        self.send_soon(idle);
+        let mut state = self.state.borrow_mut();
+        if std::mem::replace(&mut state.closing, true) || state.failure.is_some() {
+            return;
+        }
+        self.stream.push_copy(&state.client.close());
+        self.stream.flush_at_turn_end();
     }
 }
 

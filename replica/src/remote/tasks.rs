@@ -1,8 +1,6 @@
-//! The tasks of a connection: one receives, one sends, one asks how the replica is.
+//! The tasks of a connection: one receives, one asks how the replica is.
 
-use std::future::poll_fn;
 use std::rc::{Rc, Weak};
-use std::task::Poll;
 
 use block_device::{Error, ErrorKind};
 use reactor::{Instant, now, sleep_until, spawn};
@@ -13,7 +11,6 @@ use crate::stream::Stream;
 /// The tasks hold the replica only while they do something: they end with it.
 pub(super) fn start(replica: &Rc<RemoteReplica>, options: &RemoteOptions) {
     spawn(receive(Rc::downgrade(replica), replica.stream.clone()));
-    spawn(send(Rc::downgrade(replica), replica.stream.clone()));
     spawn(watch(Rc::downgrade(replica), options.clone()));
 }
 
@@ -32,7 +29,6 @@ async fn receive(replica: Weak<RemoteReplica>, stream: Stream) {
             received.map_err(|error| format!("the replica's node broke the protocol: {error}"))
         });
         ended.drain(..).for_each(super::Ended::tell);
-        replica.send_soon(false);
         match result {
             Ok(false) => {}
             Ok(true) => {
@@ -42,22 +38,6 @@ async fn receive(replica: Weak<RemoteReplica>, stream: Stream) {
             Err(text) => return replica.end(&Error::with_detail(ErrorKind::Unavailable, text)),
         }
     }
-}
-
-/// Flushes what was queued since the last turn, all of it at once.
-async fn send(replica: Weak<RemoteReplica>, stream: Stream) {
-    poll_fn(|context| {
-        let Some(replica) = replica.upgrade() else { return Poll::Ready(()) };
-        if replica.failure_is_set() {
-            return Poll::Ready(());
-        }
-        if replica.unsent.take() {
-            stream.flush();
-        }
-        *replica.sender.borrow_mut() = Some(context.waker().clone());
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Pings, and fails the replica when nothing comes from it any more.
@@ -102,7 +82,6 @@ impl RemoteReplica {
             state.client.ping()
         };
         self.stream.push_copy(&ping);
-        self.unsent.set(true);
-        self.send_soon(true);
+        self.stream.flush_at_turn_end();
     }
 }
