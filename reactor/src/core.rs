@@ -227,11 +227,19 @@ impl Core {
         waiting || self.executor.has_ready() || self.inbox.is_pending() || !self.at_end.borrow().is_empty()
     }
 
+    /// Runs what is not a task: if it panics it has ended, and the reactor goes on.
+    fn guarded(&self, what: &str, run: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            tracing::error!("{what} panicked; the reactor goes on");
+            self.executor.count_panic();
+        }
+    }
+
     /// Does what was left for the end of the turn. The list's memory is kept for the next turn.
     fn end_turn(&self) {
         let mut asked = self.at_end.take();
         for end in asked.drain(..) {
-            end.turn_ends();
+            self.guarded("the end of a turn", || end.turn_ends());
         }
         // What these left for later comes with the next turn.
         asked.append(&mut self.at_end.borrow_mut());
@@ -288,10 +296,7 @@ impl Core {
             self.executor.queue(key);
         }
         for job in messages.jobs.drain(..) {
-            if catch_unwind(AssertUnwindSafe(job)).is_err() {
-                tracing::error!("a posted job panicked and was ended");
-                self.executor.count_panic();
-            }
+            self.guarded("a posted job", job);
         }
         self.messages.replace(messages);
     }
@@ -353,11 +358,7 @@ impl Core {
                 let over = last.then(|| waiters.remove(id));
                 drop(waiters);
                 drop(over);
-                let told = catch_unwind(AssertUnwindSafe(|| sink.complete(token, completion)));
-                if told.is_err() {
-                    tracing::error!("the receiver of a completion panicked; the reactor goes on");
-                    self.executor.count_panic();
-                }
+                self.guarded("the receiver of a completion", || sink.complete(token, completion));
             }
             Waiter::Abandoned => {
                 if last {

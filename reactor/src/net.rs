@@ -1,19 +1,20 @@
 //! TCP: streams whose sends of one turn go out together, listeners, and hand-over between reactors.
 
 mod filling;
+mod received;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Deref;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use smallvec::SmallVec;
 
 use self::filling::Filling;
+pub use self::received::Received;
 use crate::buffer::{Buffer, Slice};
 use crate::core::{Home, OperationSink, perform};
 use crate::driver::{Completion, Operation, OperationId, Output, ResourceId, SEND_SLICES};
@@ -26,69 +27,6 @@ const RESUME_CHUNKS: usize = RECEIVED_CHUNKS / 2;
 
 /// The size of the buffers that small pieces of a stream's output are gathered in.
 const GATHER: usize = 16 << 10;
-
-/// A chunk of bytes from a socket. It holds a place in the driver's receive ring until it is dropped: do not keep it.
-#[derive(Debug)]
-pub struct Received {
-    bytes: ReceivedBytes,
-    /// How many of the bytes are taken already.
-    start: usize,
-}
-
-/// Where the bytes of a chunk live.
-#[derive(Debug)]
-enum ReceivedBytes {
-    /// Own memory.
-    Owned(Vec<u8>),
-    /// A buffer of the ring, returned on drop.
-    Ring(crate::driver::uring::RingChunk),
-    /// What lay behind data that was received into a buffer.
-    Behind(Buffer),
-}
-
-impl Received {
-    /// A chunk with memory of its own.
-    pub(crate) const fn owned(bytes: Vec<u8>) -> Self {
-        Self { bytes: ReceivedBytes::Owned(bytes), start: 0 }
-    }
-
-    /// A chunk in the receive ring.
-    pub(crate) const fn in_ring(chunk: crate::driver::uring::RingChunk) -> Self {
-        Self { bytes: ReceivedBytes::Ring(chunk), start: 0 }
-    }
-
-    /// The first `length` bytes of a buffer.
-    fn behind(mut buffer: Buffer, length: usize) -> Self {
-        buffer.truncate(length);
-        Self { bytes: ReceivedBytes::Behind(buffer), start: 0 }
-    }
-
-    /// The end of a stream.
-    pub(crate) const fn end() -> Self {
-        Self::owned(Vec::new())
-    }
-
-    /// Moves as many bytes as fit; how many these were.
-    fn move_into(&mut self, to: &mut [u8]) -> usize {
-        let length = to.len().min(self.len());
-        to[..length].copy_from_slice(&self[..length]);
-        self.start += length;
-        length
-    }
-}
-
-impl Deref for Received {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let bytes: &[u8] = match &self.bytes {
-            ReceivedBytes::Owned(bytes) => bytes,
-            ReceivedBytes::Ring(chunk) => chunk,
-            ReceivedBytes::Behind(buffer) => buffer,
-        };
-        &bytes[self.start..]
-    }
-}
 
 /// A socket between two reactors: the descriptor (or its simulated twin) and bytes received but not yet read.
 #[derive(Debug)]
