@@ -64,8 +64,6 @@ pub const ALL: &[Bug] = &[
     ),
     in_cluster("copy-without-the-lock", "a region is copied beside writes to it (I17)").from(10),
     in_cluster("copy-beside-earlier-writes", "the copier does not wait for writes that began before it (I17)").from(10),
-    in_cluster("acknowledge-what-a-copy-lacks", "a write that fails on a replica on its way is forgotten (I17, I18)")
-        .from(421),
     in_cluster("skip-zeroes-in-a-rebuild", "what the source has cleared is not cleared on the target (I18)"),
     in_cluster("look-only-at-what-the-source-has", "a rebuild leaves what only the target has (I18)"),
     in_cluster("follow-no-writes", "the map of what a replica lacks has no new writes (I23)").from(10),
@@ -108,7 +106,9 @@ pub const ALL: &[Bug] = &[
     .from(535),
     in_races("trust-notes-after-a-power-cut", "intent and maps count although later ones may be lost (I23)").from(29),
     in_races("keep-the-maps-in-a-revert", "what going back to a snapshot changes is in no map (I23)").from(3),
-    in_races("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)").from(646),
+    in_races("acknowledge-what-a-copy-lacks", "a write that fails on a replica on its way is forgotten (I17, I18)")
+        .from(74),
+    in_races("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)").from(2128),
     in_races("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)").from(323),
     in_races("read-after-the-lease", "an engine that was cut off goes on answering reads (I9, I14)").from(6),
     in_races(
