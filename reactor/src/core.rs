@@ -237,6 +237,9 @@ impl Core {
 
     /// Does what was left for the end of the turn. The list's memory is kept for the next turn.
     fn end_turn(&self) {
+        if self.at_end.borrow().is_empty() {
+            return;
+        }
         let mut asked = self.at_end.take();
         for end in asked.drain(..) {
             self.guarded("the end of a turn", || end.turn_ends());
