@@ -49,7 +49,7 @@ pub const ALL: &[Bug] = &[
     in_cluster("record-the-last-in-sync-as-failed", "the last replica in sync is recorded as failed (I3)").from(95),
     in_cluster("flush-only-the-local-replica", "remote replicas say that they flushed (I4)").from(292),
     in_cluster("read-before-settling", "after a crash every replica in sync is read from at once (I7, I8)").from(13),
-    in_cluster("write-without-an-intent", "writes do not wait until their regions are noted (I7)").from(230),
+    in_cluster("write-without-an-intent", "writes do not wait until their regions are noted (I7)").from(286),
     in_cluster("equalize-nothing", "what differs after a crash or an outage stays so (I7, I17)"),
     in_cluster("read-from-replicas-on-their-way", "a replica that is settled or rebuilt is read from (I8)"),
     in_cluster("let-writes-overlap", "overlapping writes are sent as they come (I9)").from(18),
@@ -68,8 +68,8 @@ pub const ALL: &[Bug] = &[
     in_cluster("look-only-at-what-the-source-has", "a rebuild leaves what only the target has (I18)"),
     in_cluster("follow-no-writes", "the map of what a replica lacks has no new writes (I23)").from(10),
     in_cluster("follow-from-the-failure-on", "the map has not what was not durable when the replica was lost (I23)")
-        .from(152),
-    in_cluster("let-regions-leave-before-the-maps-have-them", "the intent forgets what no map has yet (I23)").from(259),
+        .from(216),
+    in_cluster("let-regions-leave-before-the-maps-have-them", "the intent forgets what no map has yet (I23)").from(350),
     in_cluster("take-the-map-before-the-attach", "a copy misses what was written since it began (I17, I23)").from(10),
     in_cluster("trust-any-token", "a replica made anew counts as the one that left (I23)").from(273),
     in_cluster("grow-one-replica", "the others are smaller than the volume (I39)").from(177),
@@ -93,23 +93,23 @@ pub const ALL: &[Bug] = &[
     in_cluster("fill-the-burst-with-other-limits", "each change of limits gives the whole burst once more").from(16),
     in_races("let-regions-in-use-leave", "regions leave the intent although writes are in flight there (I7)").from(155),
     in_races("grant-before-the-drain", "what is at the disk for an older grant lands after a new one (I13, I15)")
-        .from(970),
+        .from(1400),
     in_races(
         "forget-writes-that-end-during-a-flush",
         "a write in flight when a flush began counts as durable after it (I23)",
     )
-    .from(335),
+    .from(864),
     in_races(
         "forget-writes-in-flight-at-the-failure",
         "a flush that passed a write hides that a replica that fails then lacks it (I23)",
     )
-    .from(535),
+    .from(662),
     in_races("trust-notes-after-a-power-cut", "intent and maps count although later ones may be lost (I23)").from(29),
     in_races("keep-the-maps-in-a-revert", "what going back to a snapshot changes is in no map (I23)").from(3),
     in_races("acknowledge-what-a-copy-lacks", "a write that fails on a replica on its way is forgotten (I17, I18)")
         .from(74),
     in_races("copy-across-a-snapshot", "a replica that is copied to joins without the snapshot (I24)").from(2128),
-    in_races("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)").from(323),
+    in_races("forget-a-revert-under-way", "only some replicas go back to the snapshot (I7, I26)").from(414),
     in_races("read-after-the-lease", "an engine that was cut off goes on answering reads (I9, I14)").from(6),
     in_races(
         "take-over-without-waiting-for-the-lease",
@@ -117,14 +117,14 @@ pub const ALL: &[Bug] = &[
     )
     .from(6),
     in_races("answer-beside-a-write", "a read shows what a write beside it has brought to one replica only (I9)")
-        .from(120),
+        .from(994),
     in_races(
         "leave-the-old-intent-closed",
         "an engine begins to write while the notes say that the last one closed (I7)",
     )
     .from(20),
     in_races("mend-beside-writes", "a block is mended while it is written anew (I17, I22)").from(210),
-    in_races("clean-without-a-flush", "an engine stops in order and has not flushed (I4)").from(33),
+    in_races("clean-without-a-flush", "an engine stops in order and has not flushed (I4)").from(92),
     in_faulty_store("ignore-failed-journal-writes", "a record whose write failed counts as written (I27)"),
     in_store("reuse-freed-clusters-at-once", "a freed cluster is used again before that is durable (I27)").from(716),
     in_store("trust-unflushed-blocks", "recovery takes blocks that were not flushed as they are (I27)").from(41),
