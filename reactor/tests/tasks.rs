@@ -11,7 +11,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use reactor::{Config, PostError, Reactor, TaskEnded, spawn, yield_now};
+use reactor::{Config, PostError, Reactor, TaskEnded, TurnEnd, at_turn_end, spawn, yield_now};
 use tokio::sync::oneshot;
 
 use support::run;
@@ -103,6 +103,18 @@ fn panics_end_their_task_and_nothing_else() {
             panic!("on purpose, in drop");
         }
     }
+    struct PanicsAtTurnEnd;
+    impl TurnEnd for PanicsAtTurnEnd {
+        fn turn_ends(&self) {
+            panic!("on purpose, at the end of a turn");
+        }
+    }
+    struct Counts(Cell<u32>);
+    impl TurnEnd for Counts {
+        fn turn_ends(&self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
     run(async {
         let bystander = spawn(async {
             for _ in 0..10 {
@@ -110,6 +122,9 @@ fn panics_end_their_task_and_nothing_else() {
             }
             "unharmed"
         });
+        let counts = Rc::new(Counts(Cell::new(0)));
+        at_turn_end(Rc::new(PanicsAtTurnEnd));
+        at_turn_end(Rc::clone(&counts) as Rc<dyn TurnEnd>);
         let task = spawn(async {
             let _guard = PanicsInDrop;
             pending::<()>().await;
@@ -119,6 +134,7 @@ fn panics_end_their_task_and_nothing_else() {
         assert_eq!(task.await, Err(TaskEnded));
         reactor::handle().post(|| panic!("on purpose, in a job")).expect("posted");
         assert_eq!(bystander.await, Ok("unharmed"));
+        assert_eq!(counts.0.get(), 1, "what else was left for that turn's end was done");
     });
 }
 
