@@ -3,26 +3,11 @@
 mod support;
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use reactor::simulated::{NodeId, World};
 use reactor::{Buffer, TcpListener, TcpStream, spawn};
 
-use support::{pair, pattern, patterned, run};
-
-const SERVER: [u8; 4] = [10, 0, 0, 1];
-
-fn address() -> SocketAddr {
-    (SERVER, 7000).into()
-}
-
-fn world(seed: u64) -> (World, NodeId, NodeId) {
-    let world = World::new(seed);
-    let server = world.add_node(SERVER.into());
-    let client = world.add_node([10, 0, 0, 2].into());
-    (world, server, client)
-}
+use support::{address, pair, pattern, patterned, run, world};
 
 /// A sequence of small numbers that differs by seed.
 struct Dice(u64);

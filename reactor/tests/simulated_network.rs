@@ -1,5 +1,7 @@
 //! The network of a simulated world: streams, partitions, resets, and the end of peers.
 
+mod support;
+
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -9,19 +11,7 @@ use std::time::Duration;
 use reactor::simulated::{Link, NodeId, World};
 use reactor::{TcpListener, TcpStream, sleep, spawn, timeout};
 
-const SERVER: [u8; 4] = [10, 0, 0, 1];
-
-fn address() -> SocketAddr {
-    (SERVER, 7000).into()
-}
-
-/// A world with a server node and a client node.
-fn world(seed: u64) -> (World, NodeId, NodeId) {
-    let world = World::new(seed);
-    let server = world.add_node(SERVER.into());
-    let client = world.add_node([10, 0, 0, 2].into());
-    (world, server, client)
-}
+use support::{SERVER, address, world};
 
 /// What a [`sink`] has seen of one connection.
 #[derive(Default)]

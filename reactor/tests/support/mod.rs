@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
+use reactor::simulated::{NodeId, World};
 use reactor::{Config, Reactor, Slice, TcpListener, TcpStream, spawn};
 
 /// No test here takes longer, on however busy a machine.
@@ -37,6 +38,22 @@ pub(crate) fn run_with<F: Future<Output: 'static> + 'static>(config: &Config, fu
     drop(running);
     watch.join().expect("a watch does not panic");
     output
+}
+
+/// The address of the server in a [`world`].
+pub(crate) const SERVER: [u8; 4] = [10, 0, 0, 1];
+
+/// Where it listens.
+pub(crate) fn address() -> SocketAddr {
+    (SERVER, 7000).into()
+}
+
+/// A simulated world with a server node and a client node.
+pub(crate) fn world(seed: u64) -> (World, NodeId, NodeId) {
+    let world = World::new(seed);
+    let server = world.add_node(SERVER.into());
+    let client = world.add_node([10, 0, 0, 2].into());
+    (world, server, client)
 }
 
 pub(crate) fn any_port() -> SocketAddr {
