@@ -181,7 +181,8 @@ impl State {
     pub(crate) fn begin_receive(&mut self, index: usize, id: OperationId, resource: ResourceId) -> Work {
         let end = self.socket(index, resource);
         if let Some(own) = self.network.end_mut(end) {
-            own.receive = Some(id);
+            // A kernel would share the bytes out between them in any order.
+            assert!(own.receive.replace(id).is_none(), "one receive at a time");
         }
         self.news(end);
         Work::Receive(end)
